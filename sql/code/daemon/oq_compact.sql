@@ -1,0 +1,51 @@
+-- Narrow tables that are mostly dead while a held snapshot keeps VACUUM from helping: lock for an
+-- instant, take out the few live rows, truncate, put them back. Not MVCC-safe: an older snapshot sees
+-- the table empty, which ack, nack, release and heartbeat answer with 40001.
+-- Locks: access exclusive on one table, waited for 20 ms at most, then not again for 5 s.
+create or replace function {{.api_schema}}.oq_compact()
+returns bigint
+language plpgsql
+{{template "internal/pinned.sql" .}}
+set lock_timeout = '20ms'
+as $$
+#variable_conflict use_column
+declare
+    v_now   timestamptz := clock_timestamp();
+    v_table record;
+    v_count bigint := 0;
+    v_rows  bigint;
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'oq_compact needs a READ COMMITTED transaction' using errcode = '25001';
+    end if;
+    perform verify_instance();
+    if pg_sequence_last_value('compact_after'::regclass) > (date_part('epoch', v_now) * 1000)::bigint
+        or not pg_try_advisory_xact_lock(hashtext('{{.schema}}:compact'), 0)
+    then
+        return 0;
+    end if;
+    select c.oid, c.relname into v_table
+      from pg_class c
+     where c.relnamespace = '{{.schema}}'::regnamespace and c.relkind = 'r'
+       and c.relname in ('ready', 'scheduled', 'leased', 'ttl', 'mark', 'epoch_open', 'passed')
+       and pg_total_relation_size(c.oid) > 33554432
+       and pg_stat_get_dead_tuples(c.oid) > 100000
+       and pg_stat_get_dead_tuples(c.oid) > 10 * pg_stat_get_live_tuples(c.oid)
+       and pg_stat_get_live_tuples(c.oid) < 500000
+     order by pg_stat_get_dead_tuples(c.oid) desc
+     limit 1;
+    if v_table.oid is null then
+        return 0;
+    end if;
+    perform setval('compact_after', (date_part('epoch', v_now) * 1000)::bigint + 5000);
+    begin
+        v_rows := rewrite(v_table.relname);
+        v_count := 1;
+    exception when lock_not_available then null;
+    end;
+    return v_count;
+end
+$$;
+comment on function {{.api_schema}}.oq_compact() is
+'Gives the space of dead rows back where VACUUM can''t; returns how many tables it rewrote.
+A duty of the daemon, part of oq_tick. Safe to run at any time, by several at once.';

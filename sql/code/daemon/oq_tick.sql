@@ -1,0 +1,78 @@
+-- Every duty once. A duty that fails says so in a warning and does not keep the others from their work;
+-- each is bounded and goes on at the next tick.
+-- Calls: oq_promote, oq_reap, oq_expire, oq_advance, oq_rotate, oq_compact, oq_wake.
+create or replace function {{.api_schema}}.oq_tick(max_rows int default 1000)
+returns table (duty text, done bigint)
+language plpgsql
+{{template "internal/pinned.sql" .}}
+as $$
+#variable_conflict use_column
+declare
+    v_now   timestamptz := clock_timestamp();
+    v_ms    bigint := (date_part('epoch', clock_timestamp()) * 1000)::bigint;
+    v_beat  bigint := pg_sequence_last_value('beat'::regclass);
+    v_moved boolean;
+    v_done  bigint;
+    v_busy  boolean := false;
+    v_low   timestamptz;
+    v_next  timestamptz;
+    v_duty  text;
+begin
+    if max_rows is null or max_rows not between 1 and 100000 then
+        perform fail('max_rows', max_rows::text, 'between 1 and 100000');
+    end if;
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'oq_tick needs a READ COMMITTED transaction' using errcode = '25001';
+    end if;
+    perform verify_instance();
+    perform setval('beat', v_ms);
+    -- Has anything been enqueued or put back since the last tick? Its epoch began at the last position.
+    select coalesce(pg_sequence_last_value('position'::regclass), 0) > e.lo into v_moved
+      from epoch_open e
+     order by e.epoch desc
+     limit 1;
+
+    foreach v_duty in array array['promote', 'reap', 'expire', 'advance', 'rotate', 'compact', 'wake'] loop
+        -- Space is looked after once a second.
+        continue when v_duty in ('rotate', 'compact') and v_ms / 1000 = v_beat / 1000;
+        v_done := 0;
+        begin
+            case v_duty
+            when 'promote' then v_done := {{.api_schema}}.oq_promote(max_rows);
+            when 'reap' then v_done := {{.api_schema}}.oq_reap(max_rows);
+            when 'expire' then v_done := {{.api_schema}}.oq_expire(max_rows);
+            when 'advance' then v_done := {{.api_schema}}.oq_advance();
+            when 'rotate' then v_done := {{.api_schema}}.oq_rotate();
+            when 'compact' then v_done := {{.api_schema}}.oq_compact();
+            when 'wake' then v_done := {{.api_schema}}.oq_wake();
+            end case;
+        exception when others then
+            raise warning 'duty % failed: % (%)', v_duty, sqlerrm, sqlstate;
+        end;
+        v_busy := v_busy or v_done > 0;
+        duty := v_duty;
+        done := v_done;
+        return next;
+    end loop;
+
+    -- While things move: soon, to catch the wake-up that slips. Else when the next is due.
+    duty := 'sleep_ms';
+    done := 1000;
+    if v_busy or v_moved then
+        done := 20;
+    else
+        v_low := time_low(-1);
+        select s.due_at into v_next from scheduled s where s.due_at >= v_low order by s.due_at limit 1;
+        done := least(done, ceil(date_part('epoch', v_next - clock_timestamp()) * 1000)::bigint);
+        v_low := time_low(-2);
+        select l.expires_at into v_next from leased l where l.expires_at >= v_low order by l.expires_at limit 1;
+        done := least(done, ceil(date_part('epoch', v_next - clock_timestamp()) * 1000)::bigint);
+        done := greatest(done, 1);
+    end if;
+    return next;
+end
+$$;
+comment on function {{.api_schema}}.oq_tick(int) is
+'Runs every duty once; a row for each, and last sleep_ms: how long until the next is due.
+The daemon calls it in time; pg_cron, or anybody by hand, can as well, at once or twice. max_rows
+bounds each duty, 1 to 100000. Errors: OQ001; 55000 in a restored copy.';

@@ -1,0 +1,13 @@
+-- Gives a lane its first mark. Two transactions may both do it: the higher mark of a lane counts.
+-- Index: mark_lane_idx.
+create or replace function {{.schema}}.open_lane(lane bigint)
+returns void
+language plpgsql
+as $$
+begin
+    if not exists (select from {{.schema}}.mark m where m.lane = open_lane.lane) then
+        insert into {{.schema}}.mark (lane, low) values (open_lane.lane, 0);
+    end if;
+end
+$$;
+comment on function {{.schema}}.open_lane(bigint) is 'Gives a lane its first mark.';

@@ -1,0 +1,48 @@
+-- Raises the marks of the time lanes to their first visible row, but never past the clock, read before
+-- the snapshot. Where the clock went back, marks in the future go, and open epochs begin at the
+-- beginning. Index: scheduled_due_idx, leased_expires_idx, ttl_expires_idx.
+create or replace function {{.schema}}.raise_time()
+returns bigint
+language plpgsql
+as $$
+declare
+    v_now   timestamptz := clock_timestamp();
+    v_us    bigint;
+    v_low   timestamptz;
+    v_old   bigint;
+    v_new   bigint;
+    v_first timestamptz;
+    v_count bigint := 0;
+begin
+    v_us := (date_part('epoch', v_now) * 1000000)::bigint;
+    for v_lane in reverse -1 .. -3 loop
+        v_low := {{.schema}}.time_low(v_lane);
+        v_old := (date_part('epoch', v_low) * 1000000)::bigint;
+        if v_low > v_now + interval '1 second' then
+            delete from {{.schema}}.mark m where m.lane = v_lane;
+            insert into {{.schema}}.mark (lane, low) values (v_lane, 0);
+            update {{.schema}}.epoch_open set lo_scheduled = 0, lo_leased = 0, lo_ttl = 0;
+            continue;
+        end if;
+        if v_lane = -1 then
+            select s.due_at into v_first from {{.schema}}.scheduled s
+             where s.due_at >= v_low order by s.due_at limit 1;
+        elsif v_lane = -2 then
+            select l.expires_at into v_first from {{.schema}}.leased l
+             where l.expires_at >= v_low order by l.expires_at limit 1;
+        else
+            select t.expires_at into v_first from {{.schema}}.ttl t
+             where t.expires_at >= v_low order by t.expires_at limit 1;
+        end if;
+        v_new := least(v_us, (date_part('epoch', v_first) * 1000000)::bigint);
+        -- Twice a second is enough: what lies between is walked once by each look.
+        if v_new >= v_old + 500000 then
+            insert into {{.schema}}.mark (lane, low) values (v_lane, v_new);
+            delete from {{.schema}}.mark m where m.lane = v_lane and m.low = v_old;
+            v_count := v_count + 1;
+        end if;
+    end loop;
+    return v_count;
+end
+$$;
+comment on function {{.schema}}.raise_time() is 'Raises the marks of the time lanes.';

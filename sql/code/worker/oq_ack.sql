@@ -1,0 +1,50 @@
+-- Completes a job: its row goes from leased to finished, if the token is its current lease.
+-- Calls: demand, lost_lease. Locks: the leased row. Index: leased_pk, queue_id_idx.
+create or replace function {{.api_schema}}.oq_ack(
+    job_id      bigint,
+    lease_token bigint,
+    result      jsonb   default null,
+    strict      boolean default false
+)
+returns boolean
+language plpgsql
+{{template "internal/pinned.sql" .}}
+as $$
+#variable_conflict use_column
+declare
+    v_done bigint;
+begin
+    if result is not null and pg_column_size(result) > 131072 then
+        perform check_result(result);
+    end if;
+    with ended as (
+        delete from leased l
+         where l.job_id = oq_ack.job_id and l.token = oq_ack.lease_token
+        returning l.job_id, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id
+    )
+    insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
+        worker_id, result)
+    select pg_sequence_last_value('generation'::regclass)::smallint, e.job_id, e.lane >> 16, e.attempt,
+        e.lost, clock_timestamp(), e.leased_at, 'completed', q.keep <> 'none', e.worker_id,
+        case when q.keep <> 'none' then oq_ack.result end
+      from ended e
+     cross join lateral (
+        select q.keep, q.restricted, q.queue_id, q.queue_name from queue q
+         where q.queue_id = e.lane >> 16
+         order by q.version desc, q.row_id
+         limit 1) q
+     where case when q.restricted then demand(q.queue_id, q.queue_name, 'consume') is not null else true end
+    returning finished.job_id into v_done;
+    if v_done is null then
+        perform lost_lease(oq_ack.job_id, oq_ack.strict);
+        return false;
+    end if;
+    return true;
+end
+$$;
+comment on function {{.api_schema}}.oq_ack(bigint, bigint, jsonb, boolean) is
+'Completes a leased job, with an optional result; false where the lease is lost.
+strict => true raises OQ002 instead, so that the caller''s own writes roll back: with it, effects in
+this database are exactly once. An ack after expiry is accepted while nobody has taken the job back.
+In a REPEATABLE READ or SERIALIZABLE transaction a lease that is not found raises 40001.
+result: at most 1 MB, read by oq_result and oq_jobs for the queue''s retention.';

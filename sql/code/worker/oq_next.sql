@@ -1,0 +1,52 @@
+-- Acks the last jobs and leases the next: one round trip and one commit for a worker's whole turn.
+-- Calls, Locks, Index: as oq_ack_many, then as oq_lease.
+create or replace function {{.api_schema}}.oq_next(
+    queue_name    text,
+    worker_id     text default null,
+    lease_seconds int  default null,
+    max_jobs      int  default 1,
+    acked_job_ids bigint[] default null,
+    acked_tokens  bigint[] default null
+)
+returns setof {{.schema}}.leased_job
+language plpgsql
+{{template "internal/pinned.sql" .}}
+as $$
+#variable_conflict use_column
+declare
+{{template "internal/lease_locals.sql" .}}
+begin
+    if acked_job_ids is not null or acked_tokens is not null then
+        perform check_leases(acked_job_ids, acked_tokens, null);
+        with ended as (
+            delete from leased l
+             using (
+                select u.job_id, u.token
+                  from unnest(oq_next.acked_job_ids, oq_next.acked_tokens) u(job_id, token)
+                 order by u.job_id) u
+             where l.job_id = u.job_id and l.token = u.token
+            returning l.job_id, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id
+        )
+        insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
+            worker_id)
+        select pg_sequence_last_value('generation'::regclass)::smallint, e.job_id, e.lane >> 16, e.attempt,
+            e.lost, clock_timestamp(), e.leased_at, 'completed', q.keep <> 'none', e.worker_id
+          from ended e
+         cross join lateral (
+            select q.keep, q.restricted, q.queue_id, q.queue_name from queue q
+             where q.queue_id = e.lane >> 16
+             order by q.version desc, q.row_id
+             limit 1) q
+         where case when q.restricted then demand(q.queue_id, q.queue_name, 'consume') is not null else true end;
+        get diagnostics v_count = row_count;
+        if v_count < cardinality(acked_job_ids) then
+            perform lost_lease(null, false);
+        end if;
+    end if;
+{{template "internal/lease_body.sql" .}}
+end
+$$;
+comment on function {{.api_schema}}.oq_next(text, text, int, int, bigint[], bigint[]) is
+'Acks the last jobs and leases the next, in one call.
+acked_job_ids and acked_tokens as in oq_ack_many: leases that are lost are left out. The rest as in
+oq_lease. Results need oq_ack or oq_ack_many. Errors: OQ001, 42501; 55000 in a restored copy.';

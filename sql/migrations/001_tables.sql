@@ -1,0 +1,410 @@
+-- The places in which a job can stand, and the registers that keep leases away from dead rows.
+-- Nothing here is created at run time. sql/DESIGN.md says why each table is as it is.
+
+do $$
+declare
+    v_public_creates boolean;
+begin
+    if '{{.schema}}' !~ '^[a-z_][a-z0-9_]{0,40}$' or '{{.api_schema}}' !~ '^[a-z_][a-z0-9_]{0,62}$' then
+        raise exception 'schema and api_schema must be plain lower-case names, not "%" and "%"',
+            '{{.schema}}', '{{.api_schema}}';
+    end if;
+    if current_setting('server_version_num')::int < 140000 then
+        raise exception 'OpenQueue needs PostgreSQL 14 or newer, this is %',
+            current_setting('server_version');
+    end if;
+    if to_regnamespace('{{.api_schema}}') is null then
+        create schema {{.api_schema}};
+    end if;
+
+    -- Whoever may create functions beside ours can shadow them for every caller (CVE-2018-1058).
+    select exists (
+        select from pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
+         where n.nspname = '{{.api_schema}}' and a.grantee = 0 and a.privilege_type = 'CREATE')
+      into v_public_creates;
+    if v_public_creates then
+        begin
+            revoke create on schema {{.api_schema}} from public;
+        exception when insufficient_privilege then null;
+        end;
+        if exists (
+            select from pg_namespace n, aclexplode(n.nspacl) a
+             where n.nspname = '{{.api_schema}}' and a.grantee = 0 and a.privilege_type = 'CREATE')
+        then
+            raise exception 'everybody may create functions in schema {{.api_schema}}'
+                using hint = 'Let its owner run: revoke create on schema {{.api_schema}} from public; '
+                    'or choose another api_schema.';
+        end if;
+    end if;
+end
+$$;
+
+create schema {{.schema}};
+comment on schema {{.schema}} is 'OpenQueue: tables and private functions. Use the oq_ functions.';
+
+-- Registers outside MVCC: read at once by everyone, in any isolation level.
+
+create sequence {{.schema}}.position as bigint cache 1;
+comment on sequence {{.schema}}.position is
+    'Job ids and places in a lane. Cache 1: a cached value would be drawn before its epoch.';
+
+create sequence {{.schema}}.epoch as bigint cache 1;
+comment on sequence {{.schema}}.epoch is 'The current epoch. Writers lock it shared, oq_advance opens the next.';
+
+create sequence {{.schema}}.token as bigint minvalue 0 cycle cache 1;
+comment on sequence {{.schema}}.token is 'Tells apart lease calls of the same instant.';
+
+create sequence {{.schema}}.generation as bigint minvalue 0 maxvalue 2 cycle cache 1;
+comment on sequence {{.schema}}.generation is 'The generation into which rows go now.';
+
+create sequence {{.schema}}.beat as bigint minvalue 0 cache 1;
+comment on sequence {{.schema}}.beat is 'When oq_tick last ran, in milliseconds since 1970.';
+
+create sequence {{.schema}}.compact_after as bigint minvalue 0 cache 1;
+comment on sequence {{.schema}}.compact_after is 'No compaction before, in milliseconds since 1970.';
+
+do $$
+begin
+    perform setval('{{.schema}}.compact_after', 0);
+    perform setval('{{.schema}}.epoch', 1);
+    perform setval('{{.schema}}.token', 0);
+    perform setval('{{.schema}}.generation', 0);
+    perform setval('{{.schema}}.beat', 0);
+end
+$$;
+
+-- Queues. Rows are only added by a first use, so that two producers that create the same queues in
+-- opposite order never wait for each other; the newest version, then the oldest row, counts.
+
+create table {{.schema}}.queue (
+    row_id              bigint generated always as identity constraint queue_pk primary key,
+    version             int         not null default 0,
+    queue_id            bigint      not null,
+    queue_name          text        not null,
+    paused              boolean     not null default false,
+    restricted          boolean     not null default false,
+    lease_seconds       int         not null default 30,
+    max_retries         int         not null default 3,
+    max_lost_leases     int         not null default 3,
+    max_payload_bytes   int         not null default 1048576,
+    max_depth           int,
+    keep                text        not null default 'outcome',
+    notify              text        not null default 'wake',
+    retention           interval    not null default '1 day',
+    retry               jsonb       not null
+        default '{"kind": "exponential", "base": "1 s", "factor": 2, "max": "1 h", "jitter": 0.1}',
+    created_at          timestamptz not null default now(),
+    dropped_at          timestamptz,
+    constraint queue_keep_check check (keep in ('outcome', 'full', 'none')),
+    constraint queue_notify_check check (notify in ('wake', 'daemon'))
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+create index queue_name_idx on {{.schema}}.queue (queue_name, version desc, row_id);
+create index queue_id_idx on {{.schema}}.queue (queue_id, version desc, row_id);
+
+comment on table {{.schema}}.queue is 'Queues and their options; of several rows the newest version counts.';
+comment on column {{.schema}}.queue.version is 'Rises with every change of options.';
+comment on column {{.schema}}.queue.queue_id is '47 bits of a hash of the name, so nobody waits to learn it.';
+comment on column {{.schema}}.queue.max_depth is 'Most ready and scheduled jobs; null: no limit.';
+comment on column {{.schema}}.queue.notify is 'wake: the enqueue notifies sleepers; daemon: only oq_wake does.';
+comment on column {{.schema}}.queue.dropped_at is 'Hidden since then, until a job commits in it.';
+
+create table {{.schema}}.queue_grant (
+    queue_id    bigint not null,
+    role_id     oid    not null,
+    privilege   text   not null,
+    constraint queue_grant_pk primary key (queue_id, role_id, privilege),
+    constraint queue_grant_privilege_check check (privilege in ('produce', 'consume', 'observe'))
+);
+comment on table {{.schema}}.queue_grant is 'Who may do what in a restricted queue.';
+
+-- What never changes of a job. Generations are cleared by TRUNCATE, never row by row.
+
+create table {{.schema}}.job (
+    gen         smallint    not null,
+    priority    smallint    not null,
+    max_retries int,
+    job_id      bigint      not null,
+    queue_id    bigint      not null,
+    created_at  timestamptz not null,
+    run_at      timestamptz,
+    expires_at  timestamptz,
+    payload     jsonb       not null,
+    headers     jsonb,
+    retry       jsonb,
+    tags        text[]
+) partition by list (gen);
+comment on table {{.schema}}.job is 'One row a job: what its producer said. Written once.';
+comment on column {{.schema}}.job.max_retries is 'Null: as the queue says.';
+comment on column {{.schema}}.job.expires_at is 'Not leased after this time.';
+comment on column {{.schema}}.job.retry is 'Null: as the queue says.';
+
+create type {{.schema}}.outcome as enum ('completed', 'cancelled', 'expired');
+comment on type {{.schema}}.outcome is 'How a job ended for good.';
+
+create table {{.schema}}.finished (
+    gen         smallint    not null,
+    lost        smallint    not null,
+    attempt     int         not null,
+    job_id      bigint      not null,
+    queue_id    bigint      not null,
+    finished_at timestamptz not null,
+    leased_at   timestamptz,
+    token       bigint,
+    outcome     {{.schema}}.outcome not null,
+    kept        boolean     not null default true,
+    worker_id   text,
+    error       text,
+    result      jsonb
+) partition by list (gen);
+comment on table {{.schema}}.finished is 'Completed, cancelled and expired jobs.';
+comment on column {{.schema}}.finished.token is 'The last lease, where the job ended while leased.';
+comment on column {{.schema}}.finished.kept is 'False where the queue keeps nothing: no view shows the job.';
+
+create table {{.schema}}.attempt (
+    gen         smallint    not null,
+    attempt     int         not null,
+    job_id      bigint      not null,
+    token       bigint      not null,
+    leased_at   timestamptz not null,
+    ended_at    timestamptz not null,
+    outcome     text        not null,
+    worker_id   text,
+    error       text
+) partition by list (gen);
+comment on table {{.schema}}.attempt is 'Attempts that failed or lost their lease.';
+
+{{range $table := list "job" "finished" "attempt"}}{{range $gen := list 0 1 2}}
+create table {{$.schema}}.{{$table}}_{{$gen}} partition of {{$.schema}}.{{$table}} (
+    constraint {{$table}}_{{$gen}}_pk primary key
+        ({{if eq $table "attempt"}}job_id, attempt{{else}}job_id{{end}})
+) for values in ({{$gen}})
+with (autovacuum_vacuum_insert_threshold = 1000000, autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 100000, autovacuum_analyze_scale_factor = 0,
+    autovacuum_analyze_threshold = 100000, vacuum_truncate = off);
+comment on table {{$.schema}}.{{$table}}_{{$gen}} is 'Generation {{$gen}} of {{$table}}.';
+{{end}}{{end}}
+
+create table {{.schema}}.generation_state (
+    gen             smallint    not null constraint generation_state_pk primary key,
+    opened_at       timestamptz,
+    closed_at       timestamptz,
+    stage           text        not null,
+    cursor_id       bigint      not null default 0,
+    try_after       timestamptz,
+    tries           int         not null default 0,
+    constraint generation_state_stage_check check (stage in
+        ('empty', 'current', 'closed', 'job', 'finished', 'attempt', 'evacuated'))
+);
+comment on table {{.schema}}.generation_state is 'How far each generation is on its way to TRUNCATE.';
+comment on column {{.schema}}.generation_state.stage is
+    'empty, current, closed, then the table being evacuated, then evacuated.';
+comment on column {{.schema}}.generation_state.cursor_id is 'The last job looked at in this stage.';
+comment on column {{.schema}}.generation_state.try_after is 'No attempt to lock before this time.';
+insert into {{.schema}}.generation_state (gen, opened_at, stage)
+values (0, clock_timestamp(), 'current'), (1, null, 'empty'), (2, null, 'empty');
+
+-- Where a job stands. One narrow row, deleted here and inserted there at each step.
+
+create table {{.schema}}.ready (
+    lane        bigint   not null,
+    position    bigint   not null,
+    job_id      bigint   not null,
+    token       bigint   not null default 0,
+    attempt     int      not null default 0,
+    failed      smallint not null default 0,
+    lost        smallint not null default 0,
+    expires_at  timestamptz,
+    constraint ready_pk primary key (lane, position)
+);
+create index ready_returned_idx on {{.schema}}.ready (job_id) where position <> job_id;
+comment on table {{.schema}}.ready is 'May run now. Leased from the front of each lane.';
+comment on column {{.schema}}.ready.lane is
+    'queue_id * 65536 + 32767 - priority: a queue''s lanes lie together, highest priority first.';
+comment on column {{.schema}}.ready.position is 'The job id at first, a new number of the same sequence later.';
+comment on column {{.schema}}.ready.token is 'The last lease token, so that the next is larger.';
+comment on column {{.schema}}.ready.attempt is 'Leases so far.';
+comment on column {{.schema}}.ready.failed is 'Failures since the last redrive.';
+comment on column {{.schema}}.ready.lost is 'Lost leases since the last redrive.';
+
+create table {{.schema}}.scheduled (
+    due_at      timestamptz not null,
+    job_id      bigint      not null,
+    lane        bigint      not null,
+    token       bigint      not null default 0,
+    attempt     int         not null default 0,
+    failed      smallint    not null default 0,
+    lost        smallint    not null default 0,
+    expires_at  timestamptz,
+    constraint scheduled_pk primary key (job_id)
+);
+create index scheduled_due_idx on {{.schema}}.scheduled (due_at);
+comment on table {{.schema}}.scheduled is 'Runs at a later time, retries with backoff included.';
+
+create table {{.schema}}.leased (
+    job_id      bigint      not null,
+    token       bigint      not null,
+    lane        bigint      not null,
+    expires_at  timestamptz not null,
+    leased_at   timestamptz not null,
+    attempt     int         not null,
+    failed      smallint    not null,
+    lost        smallint    not null,
+    worker_id   text,
+    job_expires_at timestamptz,
+    progress    jsonb,
+    constraint leased_pk primary key (job_id)
+);
+create index leased_expires_idx on {{.schema}}.leased (expires_at);
+comment on table {{.schema}}.leased is 'Held by a worker until expires_at.';
+comment on column {{.schema}}.leased.job_expires_at is 'The job''s time to live, for when it comes back.';
+comment on column {{.schema}}.leased.progress is 'What the worker said at its last heartbeat.';
+
+create table {{.schema}}.dead (
+    job_id      bigint      not null,
+    queue_id    bigint      not null,
+    died_at     timestamptz not null,
+    token       bigint      not null,
+    attempt     int         not null,
+    failed      smallint    not null,
+    lost        smallint    not null,
+    reason      text        not null,
+    worker_id   text,
+    error       text,
+    constraint dead_pk primary key (job_id)
+);
+create index dead_queue_idx on {{.schema}}.dead (queue_id, job_id);
+comment on table {{.schema}}.dead is 'Retries used up or poisoned; kept until someone acts.';
+comment on column {{.schema}}.dead.reason is 'retries_exhausted, no_retry or lost_lease.';
+
+create table {{.schema}}.ttl (
+    expires_at  timestamptz not null,
+    job_id      bigint      not null,
+    constraint ttl_pk primary key (job_id)
+);
+create index ttl_expires_idx on {{.schema}}.ttl (expires_at);
+comment on table {{.schema}}.ttl is 'When jobs with a time to live expire. A timer, not a place.';
+
+-- Low marks and epochs: no visible row of a lane stands below its highest mark, but those that
+-- members of an unresolved epoch have still to commit, and those noted in passed.
+
+create table {{.schema}}.mark (
+    lane        bigint      not null,
+    low         bigint      not null,
+    mark_id     bigint      generated always as identity,
+    raised_at   timestamptz not null default clock_timestamp(),
+    constraint mark_pk primary key (mark_id)
+);
+create index mark_lane_idx on {{.schema}}.mark (lane, low desc);
+comment on table {{.schema}}.mark is 'Low marks, insert-only: the highest of a lane counts.';
+comment on column {{.schema}}.mark.lane is
+    'As in ready; -1 scheduled.due_at, -2 leased.expires_at, -3 ttl.expires_at (microseconds).';
+insert into {{.schema}}.mark (lane, low) values (-1, 0), (-2, 0), (-3, 0);
+
+create table {{.schema}}.epoch_open (
+    row_id      bigint      generated always as identity constraint epoch_open_pk primary key,
+    epoch       bigint      not null,
+    lo          bigint      not null,
+    lo_scheduled bigint     not null,
+    lo_leased   bigint      not null,
+    lo_ttl      bigint      not null,
+    opened_at   timestamptz not null default clock_timestamp()
+);
+comment on table {{.schema}}.epoch_open is 'Epochs whose members may still commit rows below a mark.';
+comment on column {{.schema}}.epoch_open.lo is 'Every position of a member is above it.';
+insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_leased, lo_ttl) values (1, 0, 0, 0, 0);
+
+create table {{.schema}}.passed (
+    lane        bigint not null,
+    position    bigint not null,
+    constraint passed_pk primary key (lane, position)
+);
+comment on table {{.schema}}.passed is 'Rows that an open lease held while the mark went by.';
+
+create table {{.schema}}.instance (
+    one                 boolean not null default true constraint instance_pk primary key,
+    system_identifier   bigint  not null,
+    constraint instance_one_check check (one)
+);
+comment on table {{.schema}}.instance is 'The cluster that this installation works in.';
+insert into {{.schema}}.instance (system_identifier)
+select system_identifier from pg_control_system();
+
+{{range $table := list "ready" "scheduled" "leased" "dead" "ttl" "mark" "epoch_open" "passed"}}
+alter table {{$.schema}}.{{$table}} set (autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = {{if has $table (list "mark" "epoch_open" "passed")}}500{{else}}10000{{end}}, autovacuum_vacuum_cost_delay = 0,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000,
+    vacuum_truncate = off);
+{{end}}
+
+-- Result rows whose columns share a name with an argument, which RETURNS TABLE can't express.
+
+create type {{.schema}}.leased_job as (
+    job_id           bigint,
+    lease_token      bigint,
+    queue_name       text,
+    payload          jsonb,
+    headers          jsonb,
+    priority         int,
+    attempt          int,
+    max_retries      int,
+    group_key        text,
+    created_at       timestamptz,
+    lease_expires_at timestamptz
+);
+comment on type {{.schema}}.leased_job is 'A row of oq_lease and oq_next.';
+
+create type {{.schema}}.queue_stats as (
+    queue_name           text,
+    paused               boolean,
+    ready                bigint,
+    scheduled            bigint,
+    waiting              bigint,
+    leased               bigint,
+    dead                 bigint,
+    completed            bigint,
+    oldest_ready_seconds numeric,
+    enqueued_per_second  numeric,
+    completed_per_second numeric
+);
+comment on type {{.schema}}.queue_stats is 'A row of oq_stats.';
+
+-- Group roles belong to the cluster: made only where missing.
+do $$
+declare
+    v_role text;
+begin
+    foreach v_role in array array['oq_producer', 'oq_worker', 'oq_observer', 'oq_operator', 'oq_daemon']
+    loop
+        if not exists (select from pg_roles where rolname = v_role) then
+            begin
+                execute format('create role %I nologin', v_role);
+            exception when duplicate_object or unique_violation then null;
+            end;
+        end if;
+    end loop;
+end
+$$;
+
+---- create above / drop below ----
+
+drop schema {{.schema}} cascade;
+
+-- A role goes with the last installation that uses it, unless somebody was made its member.
+do $$
+declare
+    v_role record;
+begin
+    for v_role in
+        select r.oid, r.rolname
+          from pg_roles r
+         where r.rolname in ('oq_producer', 'oq_worker', 'oq_observer', 'oq_operator', 'oq_daemon')
+           and not exists (select from pg_auth_members m where m.roleid = r.oid
+               and m.member <> (select oid from pg_roles where rolname = current_user))
+    loop
+        begin
+            execute format('drop role %I', v_role.rolname);
+        exception when dependent_objects_still_exist or insufficient_privilege then null;
+        end;
+    end loop;
+end
+$$;

@@ -1,0 +1,29 @@
+-- Functions and views, as they were at this migration.
+{{ install_snapshot "002" }}
+
+---- create above / drop below ----
+
+do $$
+declare
+    v_drop text;
+begin
+    for v_drop in
+        select format('drop view if exists %s cascade', c.oid::regclass)
+          from pg_class c
+         where c.relkind = 'v' and c.relnamespace in ('{{.schema}}'::regnamespace, '{{.api_schema}}'::regnamespace)
+           and (c.relnamespace = '{{.schema}}'::regnamespace
+            or c.relname in ('oq_queues', 'oq_jobs', 'oq_dead', 'oq_workers'))
+    loop
+        execute v_drop;
+    end loop;
+    for v_drop in
+        select format('drop function if exists %s cascade', p.oid::regprocedure)
+          from pg_proc p
+         where p.pronamespace = '{{.schema}}'::regnamespace
+            or p.pronamespace = '{{.api_schema}}'::regnamespace and p.proname like 'oq\_%'
+           and 'search_path=pg_catalog, {{.schema}}, pg_temp' = any (p.proconfig)
+    loop
+        execute v_drop;
+    end loop;
+end
+$$;

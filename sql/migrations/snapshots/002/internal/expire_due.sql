@@ -1,0 +1,80 @@
+-- Jobs whose time to live has passed, from expires_at = low to high (null: now). A job that somebody holds keeps its
+-- lease; one whose row is locked keeps its timer and is looked at again.
+-- Locks: ttl, scheduled and ready rows (skip locked). Index: ttl_expires_idx, scheduled_pk, ready_pk.
+create or replace function {{.schema}}.expire_due(low timestamptz, high timestamptz, max_rows int)
+returns bigint
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_now   timestamptz := clock_timestamp();
+    v_high  timestamptz := least(v_now, expire_due.high);
+    v_gen   smallint := pg_sequence_last_value('{{.schema}}.generation'::regclass)::smallint;
+    v_ids   bigint[];
+    v_count bigint;
+begin
+    v_ids := array(
+        select t.job_id
+          from {{.schema}}.ttl t
+         where t.expires_at >= expire_due.low and t.expires_at <= v_high
+         order by t.expires_at
+         limit expire_due.max_rows
+           for update skip locked);
+    if cardinality(v_ids) = 0 then
+        return 0;
+    end if;
+    with held as materialized (
+        select j.job_id, j.queue_id, (j.queue_id << 16) + 32767 - j.priority as lane
+          from unnest(v_ids) i(job_id)
+         cross join lateral (
+            select j.job_id, j.queue_id, j.priority from {{.schema}}.job j
+             where j.job_id = i.job_id
+             limit 1) j
+    ), from_scheduled as (
+        delete from {{.schema}}.scheduled s
+         where s.ctid = any (array(
+            select x.ctid from {{.schema}}.scheduled x
+             where x.job_id = any (v_ids) and x.expires_at <= v_now
+             order by x.job_id
+               for update skip locked))
+        returning s.job_id, s.lane, s.attempt, s.lost
+    ), from_ready as (
+        delete from {{.schema}}.ready r
+         where r.ctid = any (array(
+            select x.ctid
+              from held h
+             cross join lateral (
+                select f.ctid from {{.schema}}.ready f
+                 where f.lane = h.lane and f.position = h.job_id and f.expires_at <= v_now
+                   for update skip locked) x
+            union all
+            select x.ctid
+              from held h
+             cross join lateral (
+                select f.ctid from {{.schema}}.ready f
+                 where f.job_id = h.job_id and f.position <> f.job_id and f.expires_at <= v_now
+                   for update skip locked) x))
+        returning r.job_id, r.lane, r.attempt, r.lost
+    ), ended as (
+        select * from from_scheduled union all select * from from_ready
+    ), finished as (
+        insert into {{.schema}}.finished (gen, job_id, queue_id, attempt, lost, finished_at, outcome)
+        select v_gen, e.job_id, e.lane >> 16, e.attempt, e.lost, v_now, 'expired' from ended e
+    )
+    select count(*) into v_count from ended;
+
+    -- The timers of what no longer waits for a lease.
+    delete from {{.schema}}.ttl t
+     where t.job_id = any (v_ids)
+       and not exists (select from {{.schema}}.scheduled s where s.job_id = t.job_id)
+       and not exists (
+        select from {{.schema}}.job j
+          join {{.schema}}.ready r
+            on r.lane = (j.queue_id << 16) + 32767 - j.priority and r.position = j.job_id
+         where j.job_id = t.job_id)
+       and not exists (
+        select from {{.schema}}.ready r where r.job_id = t.job_id and r.position <> r.job_id);
+    return v_count;
+end
+$$;
+comment on function {{.schema}}.expire_due(timestamptz, timestamptz, int) is 'Ends jobs whose time to live has passed.';

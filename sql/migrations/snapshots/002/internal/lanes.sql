@@ -1,0 +1,28 @@
+-- Every lane with its newest mark, by jumping from lane to lane in the index: superseded marks and dead
+-- rows are not walked. Index: mark_lane_idx.
+create or replace function {{.schema}}.lanes()
+returns table (lane bigint, low bigint, raised_at timestamptz)
+language plpgsql
+stable
+as $$
+#variable_conflict use_column
+begin
+    return query
+    with recursive k as (
+        (select m.lane, m.low, m.raised_at from {{.schema}}.mark m
+          where m.lane >= 0
+          order by m.lane, m.low desc
+          limit 1)
+        union all
+        select n.lane, n.low, n.raised_at
+          from k
+         cross join lateral (
+            select m.lane, m.low, m.raised_at from {{.schema}}.mark m
+             where m.lane > k.lane
+             order by m.lane, m.low desc
+             limit 1) n
+    )
+    select k.lane, k.low, k.raised_at from k;
+end
+$$;
+comment on function {{.schema}}.lanes() is 'Every lane with its newest mark.';

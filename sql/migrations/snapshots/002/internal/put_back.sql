@@ -1,0 +1,45 @@
+-- A job that its worker gave back: to ready, to scheduled after a delay, or to finished when its time to
+-- live has passed. The caller has entered the epoch. Wakes sleepers.
+-- Calls: wake.
+create or replace function {{.schema}}.put_back(lease {{.schema}}.leased, now timestamptz, delay interval)
+returns text
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_queue_id bigint := lease.lane >> 16;
+    v_notify   text;
+    v_name     text;
+begin
+    if lease.job_expires_at <= now then
+        insert into {{.schema}}.finished (gen, job_id, queue_id, attempt, lost, finished_at, outcome)
+        values (pg_sequence_last_value('{{.schema}}.generation'::regclass)::smallint, lease.job_id,
+            v_queue_id, lease.attempt, lease.lost, now, 'expired');
+        return 'expired';
+    elsif delay > interval '0' then
+        insert into {{.schema}}.scheduled (due_at, job_id, lane, token, attempt, failed, lost, expires_at)
+        values (now + delay, lease.job_id, lease.lane, lease.token, lease.attempt, lease.failed,
+            lease.lost, lease.job_expires_at);
+        return 'scheduled';
+    end if;
+    insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
+    values (lease.lane, nextval('{{.schema}}.position'), lease.job_id, lease.token, lease.attempt,
+        lease.failed, lease.lost, lease.job_expires_at);
+    if not (case
+        when pg_try_advisory_lock(hashtext('{{.schema}}:sleeper'), (v_queue_id & 2147483647)::int)
+        then pg_advisory_unlock(hashtext('{{.schema}}:sleeper'), (v_queue_id & 2147483647)::int)
+        else false end)
+    then
+        select q.queue_name, q.notify into v_name, v_notify
+          from {{.schema}}.queue q
+         where q.queue_id = v_queue_id
+         order by q.version desc, q.row_id
+         limit 1;
+        if v_notify = 'wake' then
+            perform {{.schema}}.wake(v_name);
+        end if;
+    end if;
+    return 'ready';
+end
+$$;
+comment on function {{.schema}}.put_back({{.schema}}.leased, timestamptz, interval) is 'Puts back a job that its worker gave back.';

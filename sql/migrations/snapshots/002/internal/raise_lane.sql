@@ -1,0 +1,37 @@
+-- Raises the low mark of a lane to its first visible row, or behind the last position drawn where it
+-- has none: read before the snapshot that looks for rows. What is not visible yet below the new mark
+-- belongs to an epoch that is not resolved, whose stragglers oq_advance puts at the end of the lane.
+-- Index: mark_lane_idx, ready_pk.
+create or replace function {{.schema}}.raise_lane(lane bigint)
+returns boolean
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_last bigint := coalesce(pg_sequence_last_value('{{.schema}}.position'::regclass), 0);
+    v_low  bigint;
+    v_new  bigint;
+begin
+    -- A snapshot older than the read above can't tell what is gone.
+    if current_setting('transaction_isolation') <> 'read committed' then
+        return false;
+    end if;
+    select m.low into v_low
+      from {{.schema}}.mark m
+     where m.lane = raise_lane.lane
+     order by m.lane, m.low desc
+     limit 1;
+    select least(r.position, v_last + 1) into v_new
+      from {{.schema}}.ready r
+     where r.lane = raise_lane.lane and r.position >= v_low
+     order by r.position
+     limit 1;
+    v_new := coalesce(v_new, v_last + 1);
+    if v_new > v_low then
+        insert into {{.schema}}.mark (lane, low) values (raise_lane.lane, v_new);
+        return true;
+    end if;
+    return false;
+end
+$$;
+comment on function {{.schema}}.raise_lane(bigint) is 'Raises the low mark of a lane to its first visible row.';

@@ -1,0 +1,55 @@
+-- Completes many jobs at once; leases that are lost are left out.
+-- Calls: check_leases, check_result, demand, lost_lease.
+-- Locks: leased rows, job ids ascending. Index: leased_pk, queue_id_idx.
+create or replace function {{.api_schema}}.oq_ack_many(
+    job_ids      bigint[],
+    lease_tokens bigint[],
+    results      jsonb[] default null
+)
+returns setof bigint
+language plpgsql
+{{template "internal/pinned.sql" .}}
+as $$
+#variable_conflict use_column
+declare
+    v_count int;
+begin
+    perform check_leases(job_ids, lease_tokens, results);
+    if results is not null then
+        perform check_result(r.result) from unnest(results) r(result) where pg_column_size(r.result) > 131072;
+    end if;
+    return query
+    with ended as (
+        delete from leased l
+         using (
+            select u.job_id, u.token, u.result
+              from unnest(oq_ack_many.job_ids, oq_ack_many.lease_tokens, oq_ack_many.results)
+                u(job_id, token, result)
+             order by u.job_id) u
+         where l.job_id = u.job_id and l.token = u.token
+        returning l.job_id, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id, u.result
+    )
+    insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
+        worker_id, result)
+    select pg_sequence_last_value('generation'::regclass)::smallint, e.job_id, e.lane >> 16, e.attempt,
+        e.lost, clock_timestamp(), e.leased_at, 'completed', q.keep <> 'none', e.worker_id,
+        case when q.keep <> 'none' then e.result end
+      from ended e
+     cross join lateral (
+        select q.keep, q.restricted, q.queue_id, q.queue_name from queue q
+         where q.queue_id = e.lane >> 16
+         order by q.version desc, q.row_id
+         limit 1) q
+     where case when q.restricted then demand(q.queue_id, q.queue_name, 'consume') is not null else true end
+    returning finished.job_id;
+    get diagnostics v_count = row_count;
+    if v_count < cardinality(job_ids) then
+        perform lost_lease(null, false);
+    end if;
+end
+$$;
+comment on function {{.api_schema}}.oq_ack_many(bigint[], bigint[], jsonb[]) is
+'Completes many leased jobs; returns the ids acked, ascending.
+The arrays go together: job_ids[i] with lease_tokens[i] and results[i]; at most 10000. A lost lease
+changes nothing and its id is not returned. Errors: OQ001 for arrays of different length, 40001 in a
+REPEATABLE READ or SERIALIZABLE transaction that does not find all.';

@@ -1,0 +1,47 @@
+-- LISTEN, and the shared session lock by which producers see that somebody sleeps. The lock is tried
+-- for at most 50 ms: where it can't be had, the worker is not woken and its polling has to do.
+-- Calls: check_queue_name, demand. Locks: sleeper shared (session).
+create or replace function {{.api_schema}}.oq_listen(
+    queue_name text
+)
+returns void
+language plpgsql
+{{template "internal/pinned.sql" .}}
+as $$
+#variable_conflict use_column
+declare
+    v_queue_id bigint;
+    v_restricted boolean;
+begin
+    perform check_queue_name(oq_listen.queue_name);
+    v_queue_id := open_queue(oq_listen.queue_name);
+    select q.restricted into v_restricted
+      from queue q
+     where q.queue_id = v_queue_id
+     order by q.version desc, q.row_id
+     limit 1;
+    if v_restricted then
+        perform demand(v_queue_id, oq_listen.queue_name, 'consume');
+    end if;
+    execute format('listen %I', 'oq:' || oq_listen.queue_name);
+    -- Held once however often it is asked for. A probing producer holds it for an instant.
+    if exists (
+        select from pg_locks k
+         where k.locktype = 'advisory' and k.pid = pg_backend_pid() and k.granted and k.objsubid = 2
+           and k.database = (select d.oid from pg_database d where d.datname = current_database())
+           and k.classid = (hashtext('{{.schema}}:sleeper')::bigint & 4294967295)::oid
+           and k.objid = (v_queue_id & 2147483647)::oid)
+    then
+        return;
+    end if;
+    for i in 1..50 loop
+        exit when pg_try_advisory_lock_shared(
+            hashtext('{{.schema}}:sleeper'), (v_queue_id & 2147483647)::int);
+        perform pg_sleep(0.001);
+    end loop;
+end
+$$;
+comment on function {{.api_schema}}.oq_listen(text) is
+'This session wants to be woken when the queue gets work: LISTEN "oq:<queue>".
+Then lease once more, wait for a notification or a poll time-out, and oq_unlisten while busy.
+Needs a session of its own: behind a transaction pooler, poll.';

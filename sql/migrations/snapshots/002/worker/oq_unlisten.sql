@@ -1,0 +1,34 @@
+-- The end of oq_listen: no more wake-ups, and producers no longer pay for one.
+-- Locks: gives back sleeper shared (session).
+create or replace function {{.api_schema}}.oq_unlisten(
+    queue_name text
+)
+returns void
+language plpgsql
+{{template "internal/pinned.sql" .}}
+as $$
+#variable_conflict use_column
+declare
+    v_queue_id bigint;
+begin
+    perform check_queue_name(oq_unlisten.queue_name);
+    execute format('unlisten %I', 'oq:' || oq_unlisten.queue_name);
+    select q.queue_id into v_queue_id
+      from queue q
+     where q.queue_name = oq_unlisten.queue_name
+     order by q.version desc, q.row_id
+     limit 1;
+    if v_queue_id is not null and exists (
+        select from pg_locks k
+         where k.locktype = 'advisory' and k.pid = pg_backend_pid() and k.granted and k.objsubid = 2
+           and k.database = (select d.oid from pg_database d where d.datname = current_database())
+           and k.classid = (hashtext('{{.schema}}:sleeper')::bigint & 4294967295)::oid
+           and k.objid = (v_queue_id & 2147483647)::oid)
+    then
+        perform pg_advisory_unlock_shared(
+            hashtext('{{.schema}}:sleeper'), (v_queue_id & 2147483647)::int);
+    end if;
+end
+$$;
+comment on function {{.api_schema}}.oq_unlisten(text) is
+'The end of oq_listen: this session is not woken for the queue any more.';
