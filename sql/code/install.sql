@@ -24,6 +24,8 @@
 {{template "internal/raise_time.sql" .}}
 {{template "internal/rewrite.sql" .}}
 {{template "internal/tend.sql" .}}
+{{template "internal/may_lease.sql" .}}
+{{template "internal/enqueue_checked.sql" .}}
 
 {{template "producer/oq_enqueue.sql" .}}
 {{template "producer/oq_enqueue_bulk.sql" .}}

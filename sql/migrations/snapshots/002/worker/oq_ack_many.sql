@@ -21,19 +21,24 @@ begin
     return query
     with ended as (
         delete from leased l
-         using (
-            select u.job_id, u.token, u.result
-              from unnest(oq_ack_many.job_ids, oq_ack_many.lease_tokens, oq_ack_many.results)
-                u(job_id, token, result)
-             order by u.job_id) u
-         where l.job_id = u.job_id and l.token = u.token
-        returning l.job_id, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id, u.result
+         where l.ctid = any (array(
+            select x.ctid
+              from (
+                select u.job_id, u.token
+                  from unnest(oq_ack_many.job_ids, oq_ack_many.lease_tokens) u(job_id, token)
+                 order by u.job_id) u
+             cross join lateral (
+                select x.ctid from leased x
+                 where x.job_id = u.job_id and x.token = u.token
+                   for update) x))
+        returning l.job_id, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id
     )
     insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
         worker_id, result)
     select pg_sequence_last_value('generation'::regclass)::smallint, e.job_id, e.lane >> 16, e.attempt,
         e.lost, clock_timestamp(), e.leased_at, 'completed', q.keep <> 'none', e.worker_id,
-        case when q.keep <> 'none' then e.result end
+        case when q.keep <> 'none' then
+            oq_ack_many.results[array_position(oq_ack_many.job_ids, e.job_id)] end
       from ended e
      cross join lateral (
         select q.keep, q.restricted, q.queue_id, q.queue_name from queue q

@@ -20,11 +20,16 @@ begin
         perform check_leases(acked_job_ids, acked_tokens, null);
         with ended as (
             delete from leased l
-             using (
-                select u.job_id, u.token
-                  from unnest(oq_next.acked_job_ids, oq_next.acked_tokens) u(job_id, token)
-                 order by u.job_id) u
-             where l.job_id = u.job_id and l.token = u.token
+             where l.ctid = any (array(
+                select x.ctid
+                  from (
+                    select u.job_id, u.token
+                      from unnest(oq_next.acked_job_ids, oq_next.acked_tokens) u(job_id, token)
+                     order by u.job_id) u
+                 cross join lateral (
+                    select x.ctid from leased x
+                     where x.job_id = u.job_id and x.token = u.token
+                       for update) x))
             returning l.job_id, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id
         )
         insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,

@@ -1,0 +1,36 @@
+{{- /* The first rows of one lane, from its mark on, and what their workers need. A payload is
+mostly in the generation that is filling (.gen), else in the one before, else in the oldest. Naming the
+partitions saves opening all of them at each call. */ -}}
+        with claimed as (
+            delete from ready r
+             where r.ctid = any (array(
+                select x.ctid
+                  from ready x
+                 where x.lane = v_lane and x.position >= v_low
+                   and (x.expires_at is null or x.expires_at > v_now)
+                 order by x.position
+                 limit v_left
+                   for update skip locked))
+            returning r.job_id, r.position, r.token, r.attempt, r.failed, r.lost, r.expires_at
+        ), taken as (
+            insert into leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost,
+                worker_id, job_expires_at)
+            select c.job_id, greatest(v_token, c.token + 1), v_lane, v_now + v_seconds * interval '1 second',
+                v_now, c.attempt + 1, c.failed, c.lost, $2, c.expires_at
+              from claimed c
+        )
+        select c.job_id, greatest(v_token, c.token + 1), $1, j.payload, j.headers,
+            (32767 - (v_lane & 65535))::int, c.attempt + 1, coalesce(j.max_retries, v_max_retries),
+            null::text, j.created_at, v_now + v_seconds * interval '1 second'
+          from claimed c
+         cross join lateral (
+            select a.payload, a.headers, a.max_retries, a.created_at
+              from job_{{.gen}} a where a.job_id = c.job_id
+            union all
+            select a.payload, a.headers, a.max_retries, a.created_at
+              from job_{{mod (add .gen 2) 3}} a where a.job_id = c.job_id
+            union all
+            select a.payload, a.headers, a.max_retries, a.created_at
+              from job_{{mod (add .gen 1) 3}} a where a.job_id = c.job_id
+            limit 1) j
+         order by c.position;
