@@ -60,6 +60,9 @@ comment on sequence {{.schema}}.generation is 'The generation into which rows go
 create sequence {{.schema}}.beat as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.beat is 'When oq_tick last ran, in milliseconds since 1970.';
 
+create sequence {{.schema}}.epoch_low as bigint minvalue 0 cache 1;
+comment on sequence {{.schema}}.epoch_low is 'No unresolved epoch is below it: oq_advance starts there.';
+
 create sequence {{.schema}}.compact_after as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.compact_after is 'No compaction before, in milliseconds since 1970.';
 
@@ -67,6 +70,7 @@ do $$
 begin
     perform setval('{{.schema}}.compact_after', 0);
     perform setval('{{.schema}}.epoch', 1);
+    perform setval('{{.schema}}.epoch_low', 1);
     perform setval('{{.schema}}.token', 0);
     perform setval('{{.schema}}.generation', 0);
     perform setval('{{.schema}}.beat', 0);
@@ -249,6 +253,8 @@ create table {{.schema}}.leased (
     attempt     int         not null,
     failed      smallint    not null,
     lost        smallint    not null,
+    kept        boolean     not null default true,
+    restricted  boolean     not null default false,
     worker_id   text,
     job_expires_at timestamptz,
     progress    jsonb,
@@ -256,6 +262,8 @@ create table {{.schema}}.leased (
 );
 create index leased_expires_idx on {{.schema}}.leased (expires_at);
 comment on table {{.schema}}.leased is 'Held by a worker until expires_at.';
+comment on column {{.schema}}.leased.kept is 'As the queue''s option keep was at the lease: spares the ack a look at it.';
+comment on column {{.schema}}.leased.restricted is 'As the queue was at the lease: its ack checks the caller''s rights.';
 comment on column {{.schema}}.leased.job_expires_at is 'The job''s time to live, for when it comes back.';
 comment on column {{.schema}}.leased.progress is 'What the worker said at its last heartbeat.';
 
@@ -309,6 +317,7 @@ create table {{.schema}}.epoch_open (
     lo_ttl      bigint      not null,
     opened_at   timestamptz not null default clock_timestamp()
 );
+create index epoch_open_epoch_idx on {{.schema}}.epoch_open (epoch);
 comment on table {{.schema}}.epoch_open is 'Epochs whose members may still commit rows below a mark.';
 comment on column {{.schema}}.epoch_open.lo is 'Every position of a member is above it.';
 insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_leased, lo_ttl) values (1, 0, 0, 0, 0);

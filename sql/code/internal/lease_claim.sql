@@ -13,10 +13,10 @@ partitions saves opening all of them at each call. */ -}}
                    for update skip locked))
             returning r.job_id, r.position, r.token, r.attempt, r.failed, r.lost, r.expires_at
         ), taken as (
-            insert into leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost,
-                worker_id, job_expires_at)
+            insert into leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost, kept,
+                restricted, worker_id, job_expires_at)
             select c.job_id, greatest(v_token, c.token + 1), v_lane, v_now + v_seconds * interval '1 second',
-                v_now, c.attempt + 1, c.failed, c.lost, $2, c.expires_at
+                v_now, c.attempt + 1, c.failed, c.lost, v_kept, v_restricted, $2, c.expires_at
               from claimed c
         )
         select c.job_id, greatest(v_token, c.token + 1), $1, j.payload, j.headers,

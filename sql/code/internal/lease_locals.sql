@@ -2,6 +2,7 @@
     v_queue_id    bigint;
     v_restricted  boolean;
     v_paused      boolean;
+    v_kept        boolean;
     v_max_retries int;
     v_seconds     int;
     v_plain       boolean;
@@ -16,3 +17,9 @@
     v_count       int;
     v_tended      boolean;
     v_left        int := $4;
+    v_job_id      bigint;
+    v_job_token   bigint;
+    v_attempt     int;
+    v_failed      smallint;
+    v_lost        smallint;
+    v_job_expires_at timestamptz;

@@ -8,38 +8,43 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    v_now   timestamptz := clock_timestamp();
-    v_alone boolean;
-    v_only  bigint;
-    v_low   timestamptz;
-    v_count bigint := 0;
-begin
-    v_alone := pg_sequence_last_value('{{.schema}}.beat'::regclass)
+    v_now       timestamptz := clock_timestamp();
+    v_alone     boolean := pg_sequence_last_value('{{.schema}}.beat'::regclass)
         < (date_part('epoch', v_now) * 1000)::bigint - 2000;
-    if not v_alone then
-        v_only := tend.queue_id;
+    v_only      bigint := case when not v_alone then tend.queue_id end;
+    v_scheduled timestamptz;
+    v_leased    timestamptz;
+    v_ttl       timestamptz;
+    v_count     bigint := 0;
+begin
+    -- The first of each that is due, if any: an idle worker's poll ends with this one statement.
+    select (
+            select s.due_at from {{.schema}}.scheduled s
+             where s.due_at >= {{.schema}}.time_low(-1) and s.due_at <= v_now
+             order by s.due_at limit 1), (
+            select l.expires_at from {{.schema}}.leased l
+             where l.expires_at >= {{.schema}}.time_low(-2) and l.expires_at <= v_now
+             order by l.expires_at limit 1), (
+            select t.expires_at from {{.schema}}.ttl t
+             where v_alone and t.expires_at >= {{.schema}}.time_low(-3) and t.expires_at <= v_now
+             order by t.expires_at limit 1)
+      into v_scheduled, v_leased, v_ttl;
+    if v_scheduled is not null then
+        v_count := {{.schema}}.promote_due(v_scheduled, null, greatest(wanted, 1000), v_only);
     end if;
-    v_low := {{.schema}}.time_low(-1);
-    if exists (select from {{.schema}}.scheduled s where s.due_at >= v_low and s.due_at <= v_now) then
-        v_count := v_count + {{.schema}}.promote_due(v_low, null, greatest(wanted, 1000), v_only);
+    if v_leased is not null then
+        v_count := v_count + {{.schema}}.reap_expired(v_leased, null, greatest(wanted, 1000), v_only);
     end if;
-    v_low := {{.schema}}.time_low(-2);
-    if exists (select from {{.schema}}.leased l where l.expires_at >= v_low and l.expires_at <= v_now) then
-        v_count := v_count + {{.schema}}.reap_expired(v_low, null, greatest(wanted, 1000), v_only);
+    if v_ttl is not null then
+        perform {{.schema}}.expire_due(v_ttl, null, 1000);
     end if;
-    if v_alone then
-        v_low := {{.schema}}.time_low(-3);
-        if exists (select from {{.schema}}.ttl t where t.expires_at >= v_low and t.expires_at <= v_now) then
-            perform {{.schema}}.expire_due(v_low, null, 1000);
-        end if;
-        -- Late commits below the marks: looked for once a second, by whoever comes first.
-        if not exists (
-            select from {{.schema}}.epoch_open e
-             where e.epoch = pg_sequence_last_value('{{.schema}}.epoch'::regclass)
-               and e.opened_at > v_now - interval '1 second')
-        then
-            v_count := v_count + {{.api_schema}}.oq_advance();
-        end if;
+    -- Late commits below the marks: looked for once a second, by whoever comes first.
+    if v_alone and current_setting('transaction_isolation') = 'read committed' and not exists (
+        select from {{.schema}}.epoch_open e
+         where e.epoch = pg_sequence_last_value('{{.schema}}.epoch'::regclass)
+           and e.opened_at > v_now - interval '1 second')
+    then
+        v_count := v_count + {{.api_schema}}.oq_advance();
     end if;
     return v_count > 0;
 end

@@ -31,21 +31,16 @@ begin
                 select x.ctid from leased x
                  where x.job_id = u.job_id and x.token = u.token
                    for update) x))
-        returning l.job_id, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id
+        returning l.job_id, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id, l.kept, l.restricted
     )
     insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
         worker_id, result)
     select pg_sequence_last_value('generation'::regclass)::smallint, e.job_id, e.lane >> 16, e.attempt,
-        e.lost, clock_timestamp(), e.leased_at, 'completed', q.keep <> 'none', e.worker_id,
-        case when q.keep <> 'none' then
+        e.lost, clock_timestamp(), e.leased_at, 'completed', e.kept, e.worker_id,
+        case when e.kept then
             oq_ack_many.results[array_position(oq_ack_many.job_ids, e.job_id)] end
       from ended e
-     cross join lateral (
-        select q.keep, q.restricted, q.queue_id, q.queue_name from queue q
-         where q.queue_id = e.lane >> 16
-         order by q.version desc, q.row_id
-         limit 1) q
-     where case when q.restricted then demand(q.queue_id, q.queue_name, 'consume') is not null else true end
+     where case when e.restricted then demand_lease(e.lane >> 16) else true end
     returning finished.job_id;
     get diagnostics v_count = row_count;
     if v_count < cardinality(job_ids) then

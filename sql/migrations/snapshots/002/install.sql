@@ -12,6 +12,7 @@
 {{template "internal/check_depth.sql" .}}
 {{template "internal/job_options.sql" .}}
 {{template "internal/wake.sql" .}}
+{{template "internal/demand_lease.sql" .}}
 {{template "internal/lost_lease.sql" .}}
 {{template "internal/backoff.sql" .}}
 {{template "internal/put_back.sql" .}}

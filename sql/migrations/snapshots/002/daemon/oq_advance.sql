@@ -11,6 +11,7 @@ as $$
 declare
     v_now       timestamptz;
     v_current   bigint;
+    v_low       bigint;
     v_last      bigint;
     v_rows      record;
     v_epoch     record;
@@ -33,11 +34,18 @@ begin
         return 0;
     end if;
 
+    -- Resolved epochs are dead rows while a snapshot is held: none is walked twice. What is committed
+    -- as gone stays gone, so the register is right even if this transaction rolls back.
+    v_low := pg_sequence_last_value('epoch_low'::regclass);
+    v_low := coalesce((
+        select e.epoch from epoch_open e where e.epoch >= v_low order by e.epoch limit 1), v_low);
+    perform setval('epoch_low', v_low);
+
     -- An advance that rolled back left epochs without a row: they begin no later than the one before.
     v_current := pg_sequence_last_value('epoch'::regclass);
     insert into epoch_open (epoch, lo, lo_scheduled, lo_leased, lo_ttl)
     select g.epoch, e.lo, e.lo_scheduled, e.lo_leased, e.lo_ttl
-      from (select x.* from epoch_open x order by x.epoch desc, x.lo limit 1) e
+      from (select x.* from epoch_open x where x.epoch >= v_low order by x.epoch desc, x.lo limit 1) e
      cross join generate_series(e.epoch + 1, v_current) g(epoch);
 
     -- First what was drawn, then the next epoch: whoever draws later is a member of the next one or
@@ -151,7 +159,7 @@ begin
     for v_epoch in
         select e.row_id, e.epoch, e.lo, e.lo_scheduled, e.lo_leased, e.lo_ttl
           from epoch_open e
-         where e.epoch < v_current
+         where e.epoch >= v_low and e.epoch < v_current
            and case when pg_try_advisory_lock(hashtext('{{.schema}}:epoch'), (e.epoch & 2147483647)::int)
                then pg_advisory_unlock(hashtext('{{.schema}}:epoch'), (e.epoch & 2147483647)::int)
                else false end

@@ -28,8 +28,8 @@ begin
       from pg_class c
      where c.relnamespace = '{{.schema}}'::regnamespace and c.relkind = 'r'
        and c.relname in ('ready', 'scheduled', 'leased', 'ttl', 'mark', 'epoch_open', 'passed')
-       and pg_total_relation_size(c.oid) > 33554432
-       and pg_stat_get_dead_tuples(c.oid) > 100000
+       and pg_stat_get_dead_tuples(c.oid) > case when c.relname in ('mark', 'epoch_open', 'passed')
+           then 20000 else 200000 end
        and pg_stat_get_dead_tuples(c.oid) > 10 * pg_stat_get_live_tuples(c.oid)
        and pg_stat_get_live_tuples(c.oid) < 500000
      order by pg_stat_get_dead_tuples(c.oid) desc

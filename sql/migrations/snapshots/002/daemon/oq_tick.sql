@@ -11,6 +11,7 @@ declare
     v_now   timestamptz := clock_timestamp();
     v_ms    bigint := (date_part('epoch', clock_timestamp()) * 1000)::bigint;
     v_beat  bigint := pg_sequence_last_value('beat'::regclass);
+    v_epoch bigint := pg_sequence_last_value('epoch_low'::regclass);
     v_moved boolean;
     v_done  bigint;
     v_busy  boolean := false;
@@ -29,6 +30,7 @@ begin
     -- Has anything been enqueued or put back since the last tick? Its epoch began at the last position.
     select coalesce(pg_sequence_last_value('position'::regclass), 0) > e.lo into v_moved
       from epoch_open e
+     where e.epoch >= v_epoch
      order by e.epoch desc
      limit 1;
 

@@ -1,12 +1,12 @@
 {{- /* The body shared by oq_lease and oq_next: arguments $1 to $4 are the same in both. The plain case is
 two statements and few expressions: each is set up anew in every transaction. */ -}}
-    select q.queue_id, q.restricted, q.paused, q.max_retries, coalesce($3, q.lease_seconds),
+    select q.queue_id, q.restricted, q.paused, q.keep <> 'none', q.max_retries, coalesce($3, q.lease_seconds),
         $3 is null and $4 between 1 and 10000 and not q.restricted and not q.paused
             and coalesce(length($2) <= 200, true)
             and current_setting('{{.schema}}.instance', true) = '1'
             and clock_timestamp() < now() + interval '5 seconds',
         m.lane, m.low, m.raised_at > clock_timestamp() - interval '1 second'
-      into v_queue_id, v_restricted, v_paused, v_max_retries, v_seconds, v_plain, v_lane, v_low, v_fresh
+      into v_queue_id, v_restricted, v_paused, v_kept, v_max_retries, v_seconds, v_plain, v_lane, v_low, v_fresh
       from queue q
       left join lateral (
         select k.lane, k.low, k.raised_at from mark k
@@ -30,11 +30,45 @@ two statements and few expressions: each is set up anew in every transaction. */
         | (nextval('token') & 15);
     v_gen := pg_sequence_last_value('generation'::regclass);
     loop
-        {{range $gen := list 0 1 2}}{{if $gen}}elsif{{else}}if{{end}} v_gen = {{$gen}} then
-        return query
+        if $4 = 1 then
+            -- One job: statements of its own, as short as they can be.
+            delete from ready r
+             where r.ctid = (
+                select x.ctid
+                  from ready x
+                 where x.lane = v_lane and x.position >= v_low
+                   and (x.expires_at is null or x.expires_at > v_now)
+                 order by x.position
+                 limit 1
+                   for update skip locked)
+            returning r.job_id, greatest(v_token, r.token + 1), r.attempt + 1, r.failed, r.lost, r.expires_at
+              into v_job_id, v_job_token, v_attempt, v_failed, v_lost, v_job_expires_at;
+            v_count := 0;
+            if v_job_id is not null then
+                {{range $gen := list 0 1 2}}{{if $gen}}elsif{{else}}if{{end}} v_gen = {{$gen}} then
+                return query
+{{template "internal/lease_one.sql" $gen}}
+                {{end}}end if;
+                get diagnostics v_count = row_count;
+                if v_count = 0 then
+                    -- Enqueued in an earlier generation.
+                    return query
+                    select l.job_id, l.token, $1, a.payload, a.headers, (32767 - (v_lane & 65535))::int, l.attempt,
+                        coalesce(a.max_retries, v_max_retries), null::text, a.created_at, l.expires_at
+                      from leased l
+                      join job a on a.job_id = l.job_id
+                     where l.job_id = v_job_id
+                     limit 1;
+                    v_count := 1;
+                end if;
+            end if;
+        else
+            {{range $gen := list 0 1 2}}{{if $gen}}elsif{{else}}if{{end}} v_gen = {{$gen}} then
+            return query
 {{template "internal/lease_claim.sql" dict "gen" $gen}}
-        {{end}}end if;
-        get diagnostics v_count = row_count;
+            {{end}}end if;
+            get diagnostics v_count = row_count;
+        end if;
         if v_count = v_left and v_fresh then
             return;
         end if;

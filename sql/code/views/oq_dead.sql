@@ -1,0 +1,30 @@
+-- Calls: may. Index: dead_queue_idx, job_N_pk, queue_id_idx.
+create or replace view {{.api_schema}}.oq_dead with (security_barrier) as
+select d.job_id,
+    q.queue_name,
+    d.reason,
+    d.error,
+    d.died_at,
+    d.attempt,
+    coalesce(j.max_retries, q.max_retries) as max_retries,
+    d.failed::int as failures,
+    d.lost::int as lost_leases,
+    d.worker_id,
+    j.priority::int as priority,
+    j.created_at,
+    j.payload,
+    j.headers
+  from {{.schema}}.dead d
+  join {{.schema}}.job j on j.job_id = d.job_id
+ cross join lateral (
+    select x.queue_name, x.max_retries
+      from (
+        select q.queue_id, q.queue_name, q.max_retries, q.restricted
+          from {{.schema}}.queue q
+         where q.queue_id = d.queue_id
+         order by q.version desc, q.row_id
+         limit 1) x
+     where not x.restricted or {{.schema}}.may(x.queue_id, 'observe')) q;
+comment on view {{.api_schema}}.oq_dead is
+'Jobs that died: retries used up, refused a retry, or too many lost leases.
+They stay until oq_redrive, oq_cancel or oq_purge. oq_attempts has every error.';

@@ -1,0 +1,22 @@
+-- Wakes the sleepers of a queue, if there are any: for calls that make many jobs ready.
+-- Calls: wake. Locks: sleeper (try, dropped at once). Index: queue_id_idx.
+create or replace function {{.schema}}.wake_sleepers(queue_id bigint)
+returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+begin
+    if not (case
+        when pg_try_advisory_lock(
+            hashtext('{{.schema}}:sleeper'), (wake_sleepers.queue_id & 2147483647)::int)
+        then pg_advisory_unlock(
+            hashtext('{{.schema}}:sleeper'), (wake_sleepers.queue_id & 2147483647)::int)
+        else false end)
+    then
+        perform {{.schema}}.wake(q.queue_name)
+           from {{.schema}}.queue_now q
+          where q.queue_id = wake_sleepers.queue_id and q.notify = 'wake';
+    end if;
+end
+$$;
+comment on function {{.schema}}.wake_sleepers(bigint) is 'Wakes the sleepers of a queue, if there are any.';
