@@ -287,10 +287,12 @@ comment on column {{.schema}}.dead.reason is 'retries_exhausted, no_retry or los
 create table {{.schema}}.ttl (
     expires_at  timestamptz not null,
     job_id      bigint      not null,
-    constraint ttl_pk primary key (job_id)
+    ttl_id      bigint      generated always as identity constraint ttl_pk primary key
 );
+create index ttl_job_idx on {{.schema}}.ttl (job_id);
 create index ttl_expires_idx on {{.schema}}.ttl (expires_at);
 comment on table {{.schema}}.ttl is 'When jobs with a time to live expire. A timer, not a place.';
+comment on column {{.schema}}.ttl.ttl_id is 'A job that comes back gets a new timer: the old one may just be going.';
 
 -- Low marks and epochs: no visible row of a lane stands below its highest mark, but those that
 -- members of an unresolved epoch have still to commit, and those noted in passed.

@@ -1,6 +1,6 @@
 -- Every duty once. A duty that fails says so in a warning and does not keep the others from their work;
 -- each is bounded and goes on at the next tick.
--- Calls: oq_promote, oq_reap, oq_expire, oq_advance, oq_rotate, oq_compact, oq_wake.
+-- Calls: oq_advance, oq_promote, oq_reap, oq_expire, oq_rotate, oq_compact, oq_wake.
 create or replace function {{.api_schema}}.oq_tick(max_rows int default 1000)
 returns table (duty text, done bigint)
 language plpgsql
@@ -34,7 +34,8 @@ begin
      order by e.epoch desc
      limit 1;
 
-    foreach v_duty in array array['promote', 'reap', 'expire', 'advance', 'rotate', 'compact', 'wake'] loop
+    -- Advance first: its transaction is no member of an epoch yet.
+    foreach v_duty in array array['advance', 'promote', 'reap', 'expire', 'rotate', 'compact', 'wake'] loop
         -- Space is looked after once a second.
         continue when v_duty in ('rotate', 'compact') and v_ms / 1000 = v_beat / 1000;
         v_done := 0;
@@ -64,10 +65,18 @@ begin
         done := 20;
     else
         v_low := time_low(-1);
-        select s.due_at into v_next from scheduled s where s.due_at >= v_low order by s.due_at limit 1;
+        select s.due_at into v_next
+          from scheduled s
+         where s.due_at >= v_low and s.due_at <= v_now + interval '1 second'
+         order by s.due_at
+         limit 1;
         done := least(done, ceil(date_part('epoch', v_next - clock_timestamp()) * 1000)::bigint);
         v_low := time_low(-2);
-        select l.expires_at into v_next from leased l where l.expires_at >= v_low order by l.expires_at limit 1;
+        select l.expires_at into v_next
+          from leased l
+         where l.expires_at >= v_low and l.expires_at <= v_now + interval '1 second'
+         order by l.expires_at
+         limit 1;
         done := least(done, ceil(date_part('epoch', v_next - clock_timestamp()) * 1000)::bigint);
         done := greatest(done, 1);
     end if;

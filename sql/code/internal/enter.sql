@@ -3,25 +3,37 @@
 -- A transaction older than five seconds enters once: every later position is above the first epoch's
 -- lo as well, so one that writes for an hour holds some locks, not one an epoch. The note of it is a
 -- setting that ends, like the lock, with the transaction or the savepoint.
--- Locks: epoch shared, till the end of the transaction (memory only).
+-- Locks: epoch shared, till the end of the transaction (memory only). Index: epoch_open_epoch_idx.
 create or replace function {{.schema}}.enter()
 returns boolean
 language plpgsql
 as $$
 declare
     v_epoch bigint;
+    v_noted text;
+    v_none  text;
 begin
     if clock_timestamp() > now() + interval '5 seconds' then
-        if current_setting('{{.schema}}.entered', true) = '1' then
-            return true;
+        -- The setting is anybody's to make, so it is only believed of an epoch that is open and locked.
+        v_noted := current_setting('{{.schema}}.entered', true);
+        if v_noted ~ '^[0-9]{1,18}$' then
+            v_epoch := v_noted::bigint;
+            if pg_advisory_xact_lock_shared(
+                    hashtext('{{.schema}}:epoch'), (v_epoch & 2147483647)::int) is not null
+                and exists (select from {{.schema}}.epoch_open e where e.epoch = v_epoch)
+            then
+                return true;
+            end if;
         end if;
-        perform set_config('{{.schema}}.entered', '1', true);
     end if;
     for i in 1..1000 loop
         v_epoch := pg_sequence_last_value('{{.schema}}.epoch'::regclass);
         if pg_advisory_xact_lock_shared(hashtext('{{.schema}}:epoch'), (v_epoch & 2147483647)::int) is not null
             and v_epoch = pg_sequence_last_value('{{.schema}}.epoch'::regclass)
         then
+            if clock_timestamp() > now() + interval '5 seconds' then
+                v_none := set_config('{{.schema}}.entered', v_epoch::text, true);
+            end if;
             return true;
         end if;
     end loop;

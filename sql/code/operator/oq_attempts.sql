@@ -10,7 +10,6 @@ returns table (
     error     text
 )
 language plpgsql
-stable
 {{template "internal/pinned.sql" .}}
 as $$
 #variable_conflict use_column

@@ -2,7 +2,6 @@
 create or replace function {{.api_schema}}.oq_get(job_id bigint)
 returns setof {{.api_schema}}.oq_jobs
 language plpgsql
-stable
 {{template "internal/pinned.sql" .}}
 as $$
 #variable_conflict use_column

@@ -2,7 +2,6 @@
 create or replace function {{.api_schema}}.oq_result(job_id bigint)
 returns table (state text, result jsonb, error text)
 language plpgsql
-stable
 {{template "internal/pinned.sql" .}}
 as $$
 #variable_conflict use_column

@@ -19,7 +19,7 @@ begin
     if length(reason) > 1000 then
         perform fail('reason', length(reason) || ' characters long', 'at most 1000 characters');
     end if;
-    select q.queue_id, q.queue_name, q.restricted, q.keep into v_queue
+    select q.queue_id, q.restricted, q.keep into v_queue
       from (select j.queue_id from job j where j.job_id = oq_cancel.job_id limit 1) j
       join queue q on q.queue_id = j.queue_id
      order by q.version desc, q.row_id
@@ -28,7 +28,7 @@ begin
         return false;
     end if;
     if v_queue.restricted then
-        perform demand(v_queue.queue_id, v_queue.queue_name, 'produce');
+        perform demand(v_queue.queue_id, null, 'produce');
     end if;
 
     v_place := hold_place(oq_cancel.job_id, true);

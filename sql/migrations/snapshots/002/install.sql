@@ -2,6 +2,12 @@
 
 {{template "internal/fail.sql" .}}
 {{template "internal/check_queue_name.sql" .}}
+{{template "internal/queue_now.sql" .}}
+{{template "internal/may.sql" .}}
+{{template "internal/demand.sql" .}}
+{{template "internal/require_queue.sql" .}}
+{{template "internal/check_retry.sql" .}}
+{{template "internal/check_privileges.sql" .}}
 {{template "internal/open_lane.sql" .}}
 {{template "internal/open_queue.sql" .}}
 {{template "internal/enter.sql" .}}
@@ -14,6 +20,7 @@
 {{template "internal/wake.sql" .}}
 {{template "internal/demand_lease.sql" .}}
 {{template "internal/lost_lease.sql" .}}
+{{template "internal/wake_sleepers.sql" .}}
 {{template "internal/backoff.sql" .}}
 {{template "internal/put_back.sql" .}}
 {{template "internal/raise_lane.sql" .}}
@@ -26,11 +33,18 @@
 {{template "internal/rewrite.sql" .}}
 {{template "internal/tend.sql" .}}
 {{template "internal/may_lease.sql" .}}
+{{template "internal/queue_shown.sql" .}}
+{{template "internal/check_patch.sql" .}}
+{{template "internal/hold_place.sql" .}}
+{{template "internal/delete_jobs.sql" .}}
+{{template "internal/recent.sql" .}}
 {{template "internal/enqueue_checked.sql" .}}
 
 {{template "producer/oq_enqueue.sql" .}}
 {{template "producer/oq_enqueue_bulk.sql" .}}
 {{template "producer/oq_enqueue_many.sql" .}}
+{{template "producer/oq_update.sql" .}}
+{{template "producer/oq_cancel.sql" .}}
 
 {{template "worker/oq_lease.sql" .}}
 {{template "worker/oq_ack.sql" .}}
@@ -52,3 +66,27 @@
 {{template "daemon/oq_compact.sql" .}}
 {{template "daemon/oq_wake.sql" .}}
 {{template "daemon/oq_tick.sql" .}}
+
+{{template "views/oq_queues.sql" .}}
+{{template "views/oq_jobs.sql" .}}
+{{template "views/oq_dead.sql" .}}
+{{template "views/oq_workers.sql" .}}
+
+{{template "operator/oq_create_queue.sql" .}}
+{{template "operator/oq_drop_queue.sql" .}}
+{{template "operator/oq_pause.sql" .}}
+{{template "operator/oq_resume.sql" .}}
+{{template "operator/oq_grant.sql" .}}
+{{template "operator/oq_revoke.sql" .}}
+{{template "operator/oq_adopt.sql" .}}
+{{template "operator/oq_version.sql" .}}
+{{template "operator/oq_get.sql" .}}
+{{template "operator/oq_attempts.sql" .}}
+{{template "operator/oq_result.sql" .}}
+{{template "operator/oq_stats.sql" .}}
+{{template "operator/oq_purge.sql" .}}
+{{template "operator/oq_redrive.sql" .}}
+{{template "operator/oq_repair.sql" .}}
+{{template "operator/oq_audit.sql" .}}
+
+{{template "grants.sql" .}}

@@ -15,6 +15,7 @@ declare
     v_last      bigint;
     v_rows      record;
     v_epoch     record;
+    v_own       bigint[];
     v_count     bigint := 0;
     v_step      bigint;
     v_left      boolean;
@@ -126,7 +127,7 @@ begin
         having count(*) > 0;
         v_count := v_count + 1;
     end loop;
-    v_count := v_count + raise_time();
+    perform raise_time();
 
     -- What a mark passed over: gone, come back, or still held.
     if exists (select from passed) then
@@ -155,11 +156,19 @@ begin
     end if;
 
     -- Resolve. A closed epoch whose lock is free has no members left, and no later one: who locks it
-    -- now reads the epoch again and moves on. So the lock is tried, not kept.
+    -- now reads the epoch again and moves on. So the lock is tried, not kept. Our own shared locks would
+    -- not refuse us: the epochs of this transaction are left to the next tick.
+    v_own := array(
+        select k.objid::bigint
+          from pg_locks k
+         where k.locktype = 'advisory' and k.pid = pg_backend_pid() and k.objsubid = 2
+           and k.database = (select d.oid from pg_database d where d.datname = current_database())
+           and k.classid = (hashtext('{{.schema}}:epoch')::bigint & 4294967295)::oid);
     for v_epoch in
         select e.row_id, e.epoch, e.lo, e.lo_scheduled, e.lo_leased, e.lo_ttl
           from epoch_open e
          where e.epoch >= v_low and e.epoch < v_current
+           and not e.epoch & 2147483647 = any (v_own)
            and case when pg_try_advisory_lock(hashtext('{{.schema}}:epoch'), (e.epoch & 2147483647)::int)
                then pg_advisory_unlock(hashtext('{{.schema}}:epoch'), (e.epoch & 2147483647)::int)
                else false end

@@ -26,10 +26,10 @@ begin
             then
                 perform {{.schema}}.fail('patch.priority', v_value, 'between -32768 and 32767');
             end if;
-            priority := v_value;
+            priority := v_value::int;
         when 'run_at' then
             begin
-                run_at := v_value;
+                run_at := v_value::timestamptz;
             exception when data_exception then
                 perform {{.schema}}.fail('patch.run_at', v_value, 'a timestamp with time zone');
             end;
@@ -40,7 +40,7 @@ begin
             if v_value is not null and (v_value !~ '^[0-9]{1,5}$' or v_value::int > 32767) then
                 perform {{.schema}}.fail('patch.max_retries', v_value, 'between 0 and 32767');
             end if;
-            max_retries := v_value;
+            max_retries := v_value::int;
         when 'payload' then
             payload := patch -> v_key;
         when 'headers' then

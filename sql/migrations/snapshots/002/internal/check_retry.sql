@@ -5,7 +5,7 @@ returns jsonb
 language plpgsql
 as $$
 declare
-    v_result jsonb := '{"kind": "exponential", "base": "1 s", "factor": 2, "max": "1 h", "jitter": 0.1}';
+    v_result jsonb := jsonb '{"kind": "exponential", "base": "1 s", "factor": 2, "max": "1 h", "jitter": 0.1}';
     v_key    text;
     v_value  text;
     v_time   interval;
@@ -22,7 +22,7 @@ begin
             end if;
         when 'base', 'max' then
             begin
-                v_time := v_value;
+                v_time := v_value::interval;
             exception when data_exception then
                 v_time := null;
             end;

@@ -10,17 +10,19 @@ declare
     v_now   timestamptz := clock_timestamp();
     v_high  timestamptz := least(v_now, expire_due.high);
     v_gen   smallint := pg_sequence_last_value('{{.schema}}.generation'::regclass)::smallint;
+    v_timers bigint[];
     v_ids   bigint[];
     v_count bigint;
 begin
-    v_ids := array(
-        select t.job_id
+    select array_agg(t.ttl_id), array_agg(distinct t.job_id) into v_timers, v_ids
+      from (
+        select t.ttl_id, t.job_id
           from {{.schema}}.ttl t
          where t.expires_at >= expire_due.low and t.expires_at <= v_high
          order by t.expires_at
          limit expire_due.max_rows
-           for update skip locked);
-    if cardinality(v_ids) = 0 then
+           for update skip locked) t;
+    if v_ids is null then
         return 0;
     end if;
     with held as materialized (
@@ -65,7 +67,7 @@ begin
 
     -- The timers of what no longer waits for a lease.
     delete from {{.schema}}.ttl t
-     where t.job_id = any (v_ids)
+     where t.ttl_id = any (v_timers)
        and not exists (select from {{.schema}}.scheduled s where s.job_id = t.job_id)
        and not exists (
         select from {{.schema}}.job j

@@ -16,7 +16,12 @@ begin
         values (pg_sequence_last_value('{{.schema}}.generation'::regclass)::smallint, lease.job_id,
             v_queue_id, lease.attempt, lease.lost, now, 'expired');
         return 'expired';
-    elsif delay > interval '0' then
+    end if;
+    -- The tick may just be dropping the timer of a job that it sees leased.
+    if lease.job_expires_at is not null then
+        insert into {{.schema}}.ttl (expires_at, job_id) values (lease.job_expires_at, lease.job_id);
+    end if;
+    if delay > interval '0' then
         insert into {{.schema}}.scheduled (due_at, job_id, lane, token, attempt, failed, lost, expires_at)
         values (now + delay, lease.job_id, lease.lane, lease.token, lease.attempt, lease.failed,
             lease.lost, lease.job_expires_at);

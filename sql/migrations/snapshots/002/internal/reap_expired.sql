@@ -57,6 +57,11 @@ begin
         select v_gen, j.job_id, j.lane >> 16, j.attempt, j.lost + 1, v_now, 'expired'
           from judged j
          where j.place = 'expired'
+    ), timers as (
+        insert into {{.schema}}.ttl (expires_at, job_id)
+        select j.job_expires_at, j.job_id
+          from judged j
+         where j.place = 'ready' and j.job_expires_at is not null
     ), returned as (
         insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
         select j.lane, nextval('{{.schema}}.position'), j.job_id, j.token, j.attempt, j.failed,

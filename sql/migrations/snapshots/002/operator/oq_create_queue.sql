@@ -17,7 +17,7 @@ declare
     v_value    text;
     v_low      bigint;
     v_high     bigint;
-    v_checked  jsonb := '{}';
+    v_checked  jsonb := jsonb '{}';
     v_time     interval;
     v_created  boolean;
     v_queue_id bigint;
@@ -59,7 +59,7 @@ begin
             continue;
         when 'retention' then
             begin
-                v_time := v_value;
+                v_time := v_value::interval;
             exception when data_exception then
                 v_time := null;
             end;

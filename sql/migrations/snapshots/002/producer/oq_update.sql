@@ -22,7 +22,7 @@ declare
     v_count int;
 begin
     v_patch := check_patch(patch);
-    select q.queue_id, q.queue_name, q.restricted, q.max_payload_bytes into v_queue
+    select q.queue_id, q.restricted, q.max_payload_bytes into v_queue
       from (select j.queue_id from job j where j.job_id = oq_update.job_id limit 1) j
       join queue q on q.queue_id = j.queue_id
      order by q.version desc, q.row_id
@@ -31,7 +31,7 @@ begin
         return false;
     end if;
     if v_queue.restricted then
-        perform demand(v_queue.queue_id, v_queue.queue_name, 'produce');
+        perform demand(v_queue.queue_id, null, 'produce');
     end if;
     if patch ? 'payload' then
         perform check_payload(v_patch.payload, v_queue.max_payload_bytes);
@@ -64,8 +64,9 @@ begin
         else v_place.lane end;
     v_due := case when patch ? 'run_at' then v_patch.run_at else v_place.due_at end;
     if v_lane = v_place.lane
-        and case v_place.place when 'ready' then v_due is null or v_due <= v_now
-            else v_due > v_now and v_due = v_place.due_at end
+        and (case v_place.place
+            when 'ready' then v_due is null or v_due <= v_now
+            else v_due > v_now and v_due = v_place.due_at end)
     then
         return true;
     end if;

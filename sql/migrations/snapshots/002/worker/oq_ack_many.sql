@@ -21,16 +21,10 @@ begin
     return query
     with ended as (
         delete from leased l
-         where l.ctid = any (array(
-            select x.ctid
-              from (
-                select u.job_id, u.token
-                  from unnest(oq_ack_many.job_ids, oq_ack_many.lease_tokens) u(job_id, token)
-                 order by u.job_id) u
-             cross join lateral (
-                select x.ctid from leased x
-                 where x.job_id = u.job_id and x.token = u.token
-                   for update) x))
+         where l.job_id = any (oq_ack_many.job_ids)
+           and case when (l.job_id, l.token) in (
+                 select u.job_id, u.token from unnest(oq_ack_many.job_ids, oq_ack_many.lease_tokens) u(job_id, token))
+             then true end
         returning l.job_id, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id, l.kept, l.restricted
     )
     insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
@@ -43,7 +37,9 @@ begin
      where case when e.restricted then demand_lease(e.lane >> 16) else true end
     returning finished.job_id;
     get diagnostics v_count = row_count;
-    if v_count < cardinality(job_ids) then
+    if v_count < cardinality(job_ids)
+        and v_count < (select count(distinct u) from unnest(oq_ack_many.job_ids) u)
+    then
         perform lost_lease(null, false);
     end if;
 end

@@ -13,7 +13,6 @@ as $$
 #variable_conflict use_column
 declare
     v_now  timestamptz;
-    v_lost boolean;
 begin
     if lease_seconds is not null and lease_seconds not between 1 and 604800 then
         perform fail('lease_seconds', lease_seconds::text, 'between 1 and 604800');
@@ -56,13 +55,16 @@ begin
       from asked a
       left join extended e on e.job_id = a.job_id and e.token = a.token
      order by a.ord;
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        select count(*) < cardinality(job_ids) into v_lost
-          from leased l
-         where l.job_id = any (oq_heartbeat_many.job_ids) and l.token = any (oq_heartbeat_many.lease_tokens);
-        if v_lost then
-            perform lost_lease(null, false);
-        end if;
+    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+        and exists (
+            select from unnest(oq_heartbeat_many.job_ids, oq_heartbeat_many.lease_tokens) u(job_id, token)
+             where not exists (
+                    select from leased l where l.job_id = u.job_id and l.token = u.token)
+               and not exists (
+                    select from finished f
+                     where f.job_id = u.job_id and f.token = u.token and f.outcome = 'cancelled'))
+    then
+        perform lost_lease(null, false);
     end if;
 end
 $$;

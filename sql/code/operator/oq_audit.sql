@@ -1,0 +1,186 @@
+-- The laws, one statement and so one snapshot each: true at any moment, under any load. The tables are
+-- locked against TRUNCATE first, since rows that are being copied back are invisible to an older
+-- snapshot. 4 s of one core for 1M ready and 1M finished jobs. Ready has no index of job ids, so that
+-- a nested loop would scan it for every job: hash joins.
+-- Locks: access share on the tables. Index: all scanned.
+create or replace function {{.api_schema}}.oq_audit()
+returns table (law text, violations bigint, sample text)
+language plpgsql
+security definer
+set search_path = pg_catalog, {{.schema}}, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_nestloop = off
+set jit = off
+as $$
+#variable_conflict use_column
+begin
+    lock table job, ready, scheduled, leased, dead, finished, attempt, ttl, mark, epoch_open, passed, queue
+        in access share mode;
+
+    return query
+    select 'one_place'::text, count(*), array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+      from (
+        select p.job_id
+          from (
+            select r.job_id from ready r
+            union all select s.job_id from scheduled s
+            union all select l.job_id from leased l
+            union all select d.job_id from dead d
+            union all select f.job_id from finished f) p
+         group by p.job_id
+        having count(*) > 1) v;
+
+    -- A finished job's row may be gone with its generation.
+    return query
+    select 'place_without_job'::text, count(*),
+        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+      from (
+        select p.job_id
+          from (
+            select r.job_id from ready r
+            union all select s.job_id from scheduled s
+            union all select l.job_id from leased l
+            union all select d.job_id from dead d) p
+         where not exists (select from job j where j.job_id = p.job_id)) v;
+
+    return query
+    select 'job_without_place'::text, count(*),
+        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+      from (
+        select j.job_id
+          from job j
+         where not exists (select from ready p where p.job_id = j.job_id)
+           and not exists (select from scheduled p where p.job_id = j.job_id)
+           and not exists (select from leased p where p.job_id = j.job_id)
+           and not exists (select from dead p where p.job_id = j.job_id)
+           and not exists (select from finished p where p.job_id = j.job_id)) v;
+
+    return query
+    select 'job_twice'::text, count(*), array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+      from (select j.job_id from job j group by j.job_id having count(*) > 1) v;
+
+    return query
+    select 'lane_of_job'::text, count(*), array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+      from (
+        select j.job_id
+          from (
+            select r.job_id, r.lane from ready r
+            union all select s.job_id, s.lane from scheduled s
+            union all select l.job_id, l.lane from leased l
+            union all select d.job_id, null from dead d) p
+          join job j on j.job_id = p.job_id
+         where p.lane <> (j.queue_id << 16) + 32767 - j.priority) v;
+
+    return query
+    select 'lane_without_mark'::text, count(*),
+        array_to_string((array_agg(v.lane order by v.lane))[1:5], ', ')
+      from (
+        select distinct p.lane
+          from (
+            select r.lane from ready r
+            union all select s.lane from scheduled s
+            union all select l.lane from leased l) p
+         where not exists (select from mark m where m.lane = p.lane)) v;
+
+    return query
+    select 'queue_without_row'::text, count(*),
+        array_to_string((array_agg(v.queue_id order by v.queue_id))[1:5], ', ')
+      from (
+        select p.queue_id
+          from (
+            select j.queue_id from job j
+            union select f.queue_id from finished f
+            union select d.queue_id from dead d
+            union select r.lane >> 16 from ready r
+            union select s.lane >> 16 from scheduled s
+            union select l.lane >> 16 from leased l) p
+         where not exists (select from queue q where q.queue_id = p.queue_id)) v;
+
+    -- What stands below its lane's mark is noted, or belongs to an epoch that is not resolved.
+    return query
+    select 'below_mark'::text, count(*), array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+      from (
+        select r.job_id
+          from ready r
+          join (select m.lane, max(m.low) as low from mark m where m.lane >= 0 group by m.lane) k
+            on k.lane = r.lane
+         where r.position < k.low
+           and r.position <= coalesce((select min(e.lo) from epoch_open e), 9223372036854775807)
+           and not exists (select from passed p where p.lane = r.lane and p.position = r.position)
+        union all
+        select t.job_id
+          from (
+            select -1 as lane, s.job_id, s.due_at as at from scheduled s
+            union all select -2, l.job_id, l.expires_at from leased l
+            union all select -3, x.job_id, x.expires_at from ttl x) t
+          join (
+            select m.lane, timestamptz 'epoch' + max(m.low) * interval '1 microsecond' as low
+              from mark m
+             where m.lane < 0
+             group by m.lane) k on k.lane = t.lane
+          cross join (
+            select timestamptz 'epoch' + min(e.lo_scheduled) * interval '1 microsecond' as lo_scheduled,
+                timestamptz 'epoch' + min(e.lo_leased) * interval '1 microsecond' as lo_leased,
+                timestamptz 'epoch' + min(e.lo_ttl) * interval '1 microsecond' as lo_ttl
+              from epoch_open e) e
+         where t.at < k.low
+           and t.at < coalesce(case t.lane when -1 then e.lo_scheduled when -2 then e.lo_leased else e.lo_ttl
+            end, 'infinity')) v;
+
+    -- A job's tokens rise with its attempts, and the lease has the largest.
+    return query
+    select 'token_rises'::text, count(*), array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+      from (
+        select x.job_id
+          from (
+            select y.job_id, y.token,
+                lag(y.token) over (partition by y.job_id order by y.attempt, y.place) as before
+              from (
+                select a.job_id, a.attempt, a.token, 0 as place from attempt a
+                union all select l.job_id, l.attempt, l.token, 1 from leased l
+                union all select f.job_id, f.attempt, f.token, 1 from finished f
+                 where f.token > 0) y) x
+         where x.token <= x.before
+        union
+        select p.job_id
+          from (
+            select r.job_id, r.token from ready r where r.attempt > 0
+            union all select s.job_id, s.token from scheduled s where s.attempt > 0
+            union all select d.job_id, d.token from dead d) p
+          join attempt a on a.job_id = p.job_id
+         where a.token > p.token) v;
+
+    return query
+    select 'attempts_recorded'::text, count(*),
+        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+      from (
+        select p.job_id
+          from (
+            select r.job_id, r.attempt from ready r
+            union all select s.job_id, s.attempt from scheduled s
+            union all select l.job_id, l.attempt - 1 from leased l
+            union all select d.job_id, d.attempt from dead d
+            union all
+            select f.job_id, f.attempt - case when f.leased_at is null then 0 else 1 end from finished f) p
+          left join (select a.job_id, count(*) as attempts from attempt a group by a.job_id) a
+            on a.job_id = p.job_id
+         where p.attempt <> coalesce(a.attempts, 0)) v;
+
+    -- A lease looks at the time to live in the narrow row, and oq_expire finds it by its timer.
+    return query
+    select 'ttl_timer'::text, count(*), array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+      from (
+        select p.job_id
+          from (
+            select r.job_id, r.expires_at from ready r
+            union all select s.job_id, s.expires_at from scheduled s) p
+         where p.expires_at is not null
+           and not exists (select from ttl t where t.job_id = p.job_id)) v;
+end
+$$;
+comment on function {{.api_schema}}.oq_audit() is
+'The conservation laws: how often each is broken, which is 0, and a few of the ids.
+one_place: a job stands in one state. place_without_job, job_without_place, job_twice, lane_of_job,
+queue_without_row: the tables agree. lane_without_mark, below_mark: leases see every ready job.
+token_rises: no lease has an older token than one before. attempts_recorded: every attempt has its
+record. ttl_timer: what can expire will. Reads everything; changes nothing. See oq_repair.';

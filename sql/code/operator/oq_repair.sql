@@ -1,0 +1,79 @@
+-- Puts right what only a fault from outside can have broken: a dump taken in the middle of a compaction,
+-- a table restored by hand. Nothing of it happens in normal running, as oq_audit shows.
+-- The tables are locked against TRUNCATE before the snapshots are taken: rows that are being copied
+-- back are no violation. Young jobs are left to the transactions that may be moving them.
+-- Calls: enter, lanes, open_lane. Locks: repair (advisory), access share on the tables. Index: all scanned.
+create or replace function {{.api_schema}}.oq_repair(max_rows int default 1000)
+returns table (repair text, done bigint)
+language plpgsql
+security definer
+set search_path = pg_catalog, {{.schema}}, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_nestloop = off
+set jit = off
+set lock_timeout = '2s'
+as $$
+#variable_conflict use_column
+declare
+    v_lo   bigint;
+    v_lane bigint;
+begin
+    if max_rows is null or max_rows not between 1 and 100000 then
+        perform fail('max_rows', max_rows::text, 'between 1 and 100000');
+    end if;
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'oq_repair needs a READ COMMITTED transaction' using errcode = '25001';
+    end if;
+    perform pg_advisory_xact_lock(hashtext('{{.schema}}:repair'), 0);
+    lock table job, ready, scheduled, leased, dead, finished, attempt, mark in access share mode;
+    perform enter();
+
+    repair := 'job_without_place';
+    select min(e.lo) into v_lo from epoch_open e;
+    insert into ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
+    select (o.queue_id << 16) + 32767 - o.priority, nextval('position'), o.job_id, o.token, o.attempt,
+        o.failed, o.lost, o.expires_at
+      from (
+        select j.job_id, j.queue_id, j.priority, coalesce(a.token, 0) as token,
+            a.attempt, coalesce(a.failed, 0) as failed, coalesce(a.lost, 0) as lost,
+            case when j.expires_at > clock_timestamp() then j.expires_at end as expires_at
+          from job j
+         cross join lateral (
+            select max(a.token) as token, count(*)::int as attempt,
+                count(*) filter (where a.outcome = 'failed') as failed,
+                count(*) filter (where a.outcome = 'lost') as lost
+              from attempt a
+             where a.job_id = j.job_id) a
+         where j.job_id <= v_lo
+           and not exists (select from ready p where p.job_id = j.job_id)
+           and not exists (select from scheduled p where p.job_id = j.job_id)
+           and not exists (select from leased p where p.job_id = j.job_id)
+           and not exists (select from dead p where p.job_id = j.job_id)
+           and not exists (select from finished p where p.job_id = j.job_id)
+         order by j.job_id
+         limit oq_repair.max_rows) o;
+    get diagnostics done = row_count;
+    return next;
+
+    repair := 'lane_without_mark';
+    done := 0;
+    for v_lane in
+        select distinct p.lane
+          from (
+            select r.lane from ready r
+            union all select s.lane from scheduled s
+            union all select l.lane from leased l) p
+         where not exists (select from mark m where m.lane = p.lane)
+         order by p.lane
+    loop
+        perform open_lane(v_lane);
+        done := done + 1;
+    end loop;
+    return next;
+end
+$$;
+comment on function {{.api_schema}}.oq_repair(int) is
+'Puts right what oq_audit found after a fault from outside; a row for each repair.
+job_without_place: up to max_rows jobs (1 to 100000) that stand nowhere become ready, with the attempts
+that were recorded. A job that was being leased or completed at that moment runs again.
+lane_without_mark: priorities that no lease would look at. Errors: OQ001.';
