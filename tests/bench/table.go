@@ -1,0 +1,109 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+)
+
+// row is one line of the table: what one contender did in every round, and what that is beside the
+// contender it is compared with, round by round.
+type row struct {
+	id, work, who string
+	unit          string
+	values        []float64
+	cpu           []float64 // cores used by the load generator
+	against       string
+	ratios        []float64
+	goal          goal
+}
+
+// goal is a number of ENGINE.md, section 8, for the median of a row's ratios, or of its values
+// where there is nothing to compare with.
+type goal struct {
+	set    bool
+	atMost bool
+	number float64
+}
+
+func atLeast(x float64) goal { return goal{set: true, number: x} }
+func atMost(x float64) goal  { return goal{set: true, number: x, atMost: true} }
+
+func (g goal) met(x float64) bool {
+	if g.atMost {
+		return x <= g.number
+	}
+	return x >= g.number
+}
+
+// versus fills a row's ratios from another contender's rounds.
+func (r row) versus(base row, g goal) row {
+	r.against, r.goal = base.who, g
+	for i := range min(len(r.values), len(base.values)) {
+		r.ratios = append(r.ratios, r.values[i]/base.values[i])
+	}
+	return r
+}
+
+func median(values []float64) float64 {
+	s := slices.Sorted(slices.Values(values))
+	n := len(s)
+	if n == 0 {
+		return 0
+	}
+	return (s[(n-1)/2] + s[n/2]) / 2
+}
+
+func printTable(out io.Writer, rows []row, notes []string) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\tworkload\twho\tmedian (min–max)\tunit\tratio (min–max)\tgoal\tmet\tclient")
+	last := ""
+	for _, r := range rows {
+		id, work := r.id, r.work
+		if id+work == last {
+			id, work = "", ""
+		} else {
+			last = id + work
+		}
+		ratio, goal, met := "", "", ""
+		judged := r.values
+		if len(r.ratios) > 0 {
+			ratio = spread(r.ratios, 2) + " × " + r.against
+			judged = r.ratios
+		}
+		if r.goal.set {
+			sign := "≥"
+			if r.goal.atMost {
+				sign = "≤"
+			}
+			goal, met = fmt.Sprintf("%s %g", sign, r.goal.number), "no"
+			if r.goal.met(median(judged)) {
+				met = "yes"
+			}
+		}
+		cpu := ""
+		if len(r.cpu) > 0 {
+			cpu = fmt.Sprintf("%.2f", median(r.cpu))
+		}
+		digits := 0
+		if r.unit == "ms" {
+			digits = 2
+		}
+		fmt.Fprintln(w, strings.Join([]string{id, work, r.who, spread(r.values, digits), r.unit,
+			ratio, goal, met, cpu}, "\t"))
+	}
+	w.Flush()
+	for _, n := range notes {
+		fmt.Fprintln(out, n)
+	}
+}
+
+func spread(values []float64, digits int) string {
+	if len(values) == 1 {
+		return fmt.Sprintf("%.*f", digits, values[0])
+	}
+	return fmt.Sprintf("%.*f (%.*f–%.*f)", digits, median(values), digits, slices.Min(values), digits,
+		slices.Max(values))
+}

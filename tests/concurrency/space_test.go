@@ -1,0 +1,384 @@
+package concurrency
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/openqueue/openqueue/tests/testdb"
+)
+
+// load is producers and workers at work; each job's payload says which it is.
+type load struct {
+	mu       sync.Mutex
+	enqueued map[int64]string
+	acked    map[int64]int
+	errs     []error
+	stop     chan struct{}
+	wg       sync.WaitGroup
+}
+
+// startLoad runs producers and workers until finish. Some jobs fail once, some leases are left to expire.
+func startLoad(t *testing.T, db *testdb.DB, producers, workers int) *load {
+	t.Helper()
+	l := &load{enqueued: map[int64]string{}, acked: map[int64]int{}, stop: make(chan struct{})}
+	for i := range producers {
+		c := db.Conn(t)
+		l.wg.Go(func() {
+			for n := 0; l.going(); n++ {
+				l.note(l.produce(c, fmt.Sprintf("%d-%d", i, n), n))
+				time.Sleep(time.Millisecond) // a pace at which the workers keep up
+			}
+		})
+	}
+	for i := range workers {
+		c := db.Conn(t)
+		l.wg.Go(func() {
+			for n := i; l.going(); n++ {
+				l.note(l.work(c, n))
+			}
+		})
+	}
+	return l
+}
+
+func (l *load) going() bool {
+	select {
+	case <-l.stop:
+		return false
+	default:
+		return true
+	}
+}
+
+func (l *load) note(err error) {
+	if err == nil {
+		return
+	}
+	l.mu.Lock()
+	l.errs = append(l.errs, err)
+	l.mu.Unlock()
+}
+
+func (l *load) produce(c *pgx.Conn, name string, n int) error {
+	sql := "select oq_enqueue('q', to_jsonb($1::text))"
+	switch n % 7 {
+	case 1:
+		sql = "select oq_enqueue('q', to_jsonb($1::text), priority => 3)"
+	case 2:
+		sql = `select oq_enqueue('q', to_jsonb($1::text), options => '{"delay": "100 ms"}')`
+	case 3:
+		sql = "select oq_enqueue_bulk('q', array_fill(to_jsonb($1::text), array[20]))"
+	}
+	ids, err := try[int64](c, sql, name)
+	if err != nil {
+		return fmt.Errorf("enqueue: %w", err)
+	}
+	l.mu.Lock()
+	for _, id := range ids {
+		l.enqueued[id] = name
+	}
+	l.mu.Unlock()
+	return nil
+}
+
+func (l *load) work(c *pgx.Conn, n int) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	rows, err := c.Query(ctx, `select job_id, lease_token, payload #>> '{}', attempt
+		from oq_lease('q', 'worker', 1, $1)`, 1+n%30)
+	if err != nil {
+		return fmt.Errorf("lease: %w", err)
+	}
+	type leased struct {
+		ID, Token int64
+		Payload   string
+		Attempt   int
+	}
+	jobs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[leased])
+	if err != nil {
+		return fmt.Errorf("lease: %w", err)
+	}
+	if len(jobs) == 0 {
+		time.Sleep(time.Millisecond)
+		return nil
+	}
+	ids, tokens := []int64{}, []int64{}
+	for i, j := range jobs {
+		l.mu.Lock()
+		name, known := l.enqueued[j.ID]
+		l.mu.Unlock()
+		if known && name != j.Payload {
+			return fmt.Errorf("job %d has the payload of %s, want %s", j.ID, j.Payload, name)
+		}
+		switch {
+		case j.Attempt == 1 && (n+i)%11 == 0:
+			if _, err := try[string](c, "select coalesce(oq_nack($1, $2, 'again', retry_after => '50 ms'), '')",
+				j.ID, j.Token); err != nil {
+				return fmt.Errorf("nack: %w", err)
+			}
+		case j.Attempt == 1 && (n+i)%97 == 0:
+			// Left to the reaper.
+		default:
+			ids = append(ids, j.ID)
+			tokens = append(tokens, j.Token)
+		}
+	}
+	acked, err := try[int64](c, "select oq_ack_many($1, $2)", ids, tokens)
+	if err != nil {
+		return fmt.Errorf("ack: %w", err)
+	}
+	l.mu.Lock()
+	for _, id := range acked {
+		l.acked[id]++
+	}
+	l.mu.Unlock()
+	return nil
+}
+
+// finish stops the load, works off what is left and compares: each job was acked once.
+func (l *load) finish(t *testing.T, db *testdb.DB) {
+	t.Helper()
+	close(l.stop)
+	l.wg.Wait()
+	if len(l.errs) > 0 {
+		t.Errorf("%d errors under load, the first: %v", len(l.errs), l.errs[0])
+	}
+	c := db.Conn(t)
+	deadline := time.Now().Add(patience)
+	for len(l.acked) < len(l.enqueued) {
+		if time.Now().After(deadline) {
+			t.Errorf("%d of %d jobs were acked", len(l.acked), len(l.enqueued))
+			break
+		}
+		tick(t, c, 1)
+		if err := l.work(c, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for id := range l.enqueued {
+		if l.acked[id] != 1 {
+			t.Errorf("job %d was acked %d times", id, l.acked[id])
+		}
+	}
+	t.Logf("%d jobs", len(l.enqueued))
+	audit(t, c)
+}
+
+// Generations close, are emptied and truncated beside the load. What is not finished is carried on
+// with everything that is known of it.
+func TestRotationUnderLoad(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := db.Conn(t)
+	exec(t, c, `select oq_create_queue('q', '{"retention": "1 second", "max_lost_leases": 1000}')`)
+	exec(t, c, `select oq_create_queue('old', '{"max_retries": 0, "retention": "1 second"}')`)
+	later := get[int64](t, c, `select oq_enqueue('old', '"later"', headers => '{"a": 1}', options => '{"delay": "1 day", "tags": ["x"]}')`)
+	dead := get[int64](t, c, `select oq_enqueue('old', '"dead"')`)
+	j := lease(t, c, "old", 1)[0]
+	exec(t, c, "select oq_nack($1, $2, 'broken')", j.ID, j.Token)
+	held := get[int64](t, c, `select oq_enqueue('old', '"held"')`)
+	j = lease(t, c, "old", 1, 3600)[0]
+	done := get[int64](t, c, `select oq_enqueue('old', '"done"')`)
+	last := lease(t, c, "old", 1)[0]
+	exec(t, c, "select oq_ack($1, $2, '\"result\"')", last.ID, last.Token)
+	finished := time.Now()
+
+	l := startLoad(t, db, 2, 3)
+	warnings := make(chan string, 1000)
+	clock := watched(t, db, warnings)
+	turns, readable := 0, 0
+	generation := int64(0)
+	deadline := time.Now().Add(patience)
+	for turns < 4 {
+		if time.Now().After(deadline) {
+			t.Errorf("%d generations in %s", turns, patience)
+			break
+		}
+		tick(t, clock, 1)
+		exec(t, clock, "select oq_rotate(2000)")
+		if now := get[int64](t, clock, "select last_value from oq.generation"); now != generation {
+			generation = now
+			turns++
+		}
+		result := list[string](t, clock, "select result #>> '{}' from oq_result($1)", done)
+		if len(result) == 1 && result[0] == "result" {
+			readable++
+		} else if since := time.Since(finished); since < 950*time.Millisecond {
+			t.Fatalf("the result was gone after %s, before the retention", since)
+		}
+	}
+	if readable == 0 {
+		t.Error("the result was never there")
+	}
+	if n := len(list[string](t, clock, "select state from oq_result($1)", done)); n != 0 {
+		t.Error("the result is kept for ever")
+	}
+	close(warnings)
+	for warning := range warnings {
+		t.Errorf("warning: %s", warning)
+	}
+	if n := get[int](t, c, "select count(*)::int from oq.finished"); n == 0 {
+		t.Error("nothing finished")
+	}
+	l.finish(t, db)
+
+	for id, want := range map[int64]string{
+		later: `scheduled "later" {"a": 1} 0`, dead: `dead "dead" - 1 broken`, held: `leased "held" - 1`,
+	} {
+		got := get[string](t, c, `select concat_ws(' ', state, payload, coalesce(headers::text, '-'), attempt, error)
+			from oq_get($1)`, id)
+		if got != want {
+			t.Errorf("job is %q after the rotations, want %q", got, want)
+		}
+	}
+	if got := list[string](t, c, "select outcome || ' ' || error from oq_attempts($1)", dead); len(got) != 1 || got[0] != "failed broken" {
+		t.Errorf("attempts of the dead job: %v", got)
+	}
+	if !ack(t, c, j) {
+		t.Error("the lease was lost")
+	}
+	audit(t, c)
+}
+
+// Every narrow table is rewritten again and again beside the load.
+func TestCompactionUnderLoad(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := db.Conn(t)
+	exec(t, c, `select oq_create_queue('q', '{"max_lost_leases": 1000}')`)
+	l := startLoad(t, db, 2, 3)
+	ticks := db.Conn(t)
+	l.wg.Go(func() {
+		for l.going() {
+			_, err := ticks.Exec(context.Background(), "select from oq_tick()")
+			l.note(err)
+		}
+	})
+	exec(t, c, "set lock_timeout = '20ms'")
+	tables := []string{"ready", "leased", "scheduled", "ttl", "mark", "epoch_open", "passed"}
+	rewrites := map[string]int{}
+	deadline := time.Now().Add(patience)
+	for n := 0; ; n++ {
+		table := tables[n%len(tables)]
+		_, err := c.Exec(context.Background(), "select oq.rewrite($1)", table)
+		switch code(err) {
+		case "":
+			rewrites[table]++
+		case "55P03":
+		default:
+			t.Fatalf("rewrite of %s: %v", table, err)
+		}
+		few := false
+		for _, table := range tables {
+			few = few || rewrites[table] < 15
+		}
+		if !few {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("rewrites in %s: %v", patience, rewrites)
+			break
+		}
+	}
+	t.Logf("rewrites: %v", rewrites)
+	l.finish(t, db)
+}
+
+// Compaction gives up when somebody holds the table, and nobody queues up behind it for long.
+func TestCompactionWaitsForNobody(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b := db.Conn(t), db.Conn(t)
+	exec(t, a, "select oq_enqueue('q')")
+	exec(t, a, "begin")
+	j := lease(t, a, "q", 1)[0]
+	exec(t, b, "set lock_timeout = '20ms'")
+	for _, table := range []string{"ready", "leased", "mark"} {
+		_, err := b.Exec(context.Background(), "select oq.rewrite($1)", table)
+		if code(err) != "55P03" {
+			t.Errorf("rewrite of %s beside an open lease: %q, want 55P03", table, code(err))
+		}
+	}
+	if settings := get[[]string](t, b, "select proconfig from pg_proc where proname = 'oq_compact'"); !contains(settings, "lock_timeout=20ms") {
+		t.Errorf("oq_compact is set to %v", settings)
+	}
+	exec(t, a, "commit")
+	if !ack(t, a, j) {
+		t.Error("the lease was lost")
+	}
+	audit(t, a)
+}
+
+func contains(all []string, one string) bool {
+	for _, s := range all {
+		if s == one {
+			return true
+		}
+	}
+	return false
+}
+
+// What a dump shows that was taken in the middle of a compaction: a job that stands nowhere.
+func TestRepairAfterADumpInTheMiddleOfACompaction(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := db.Conn(t)
+	ids := list[int64](t, c, "select oq_enqueue_bulk('q', array_fill('{}'::jsonb, array[3]))")
+	j := lease(t, c, "q", 1)[0]
+	exec(t, c, "select oq_nack($1, $2, retry_after => '0')", j.ID, j.Token)
+	lease(t, c, "q", 1)
+	tick(t, c, 2)
+	exec(t, c, "truncate oq.ready, oq.leased")
+	law := "select violations from oq_audit() where law = 'job_without_place'"
+	if n := get[int64](t, c, law); n != 3 {
+		t.Errorf("the audit sees %d jobs that stand nowhere, want 3", n)
+	}
+	exec(t, c, "select oq_repair()")
+	audit(t, c)
+	seen := drain(t, db, "q")
+	expect(t, seen, ids...)
+	if back := seen[j.ID]; back.Attempt != 2 || back.Token <= j.Token {
+		t.Errorf("the job came back as %+v, after %+v", back, j)
+	}
+	audit(t, c)
+}
+
+// A duty that is cancelled in the middle has done nothing, and the next one goes on.
+func TestDutiesCutShort(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := db.Conn(t)
+	exec(t, c, `select oq_create_queue('q', '{"retention": "1 second", "max_lost_leases": 1000}')`)
+	l := startLoad(t, db, 1, 1)
+	cut, done := 0, 0
+	deadline := time.Now().Add(patience)
+	for n := 0; cut < 60 || done < 60; n++ {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d duties cut short, %d done", cut, done)
+		}
+		sql := []string{"oq_tick()", "oq_rotate()", "oq_advance()", "oq_reap()", "oq_promote()", "oq_tick(20)"}[n%6]
+		exec(t, c, fmt.Sprintf("set statement_timeout = '%dms'", 1+n%4))
+		_, err := c.Exec(context.Background(), "select from "+sql)
+		switch code(err) {
+		case "":
+			done++
+		case "57014":
+			cut++
+		default:
+			t.Fatalf("%s: %v", sql, err)
+		}
+		if n%20 == 0 {
+			exec(t, c, "set statement_timeout = 0")
+			tick(t, c, 1)
+		}
+	}
+	exec(t, c, "set statement_timeout = 0")
+	t.Logf("%d cut short, %d done", cut, done)
+	l.finish(t, db)
+}
+
