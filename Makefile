@@ -1,0 +1,51 @@
+# OpenQueue. `make help` lists what there is.
+
+TERN = github.com/jackc/tern/v2@v2.4.2
+PSQL ?= psql
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test lint bench migrate build snapshot fmt tools go
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+go:
+	@command -v go >/dev/null || { echo 'OpenQueue is built with Go: see https://go.dev/doc/install' >&2; exit 1; }
+
+run: build ## the main job from nothing: a server (or DATABASE_URL), the queue, the daemon
+	OQ_LOG_FORMAT=$${OQ_LOG_FORMAT:-console} bin/openqueued dev
+
+demo: go ## thousands of real files through Go and bash workers, one of them killed
+	go run ./clients/demo
+
+build: go ## bin/openqueued
+	@mkdir -p bin
+	go build -o bin/openqueued ./daemon/openqueued
+
+migrate: go ## install or upgrade the queue in DATABASE_URL by tern
+	@test -n "$$DATABASE_URL" || { echo 'set DATABASE_URL' >&2; exit 2; }
+	TERN_CONFIG=tern.conf TERN_MIGRATIONS=sql/migrations go run $(TERN) migrate
+
+test: go tools lint ## everything CI runs; brings its own PostgreSQL
+	go test -race -timeout 15m -p 1 ./...
+
+lint: go ## formatting, vet, and the snapshot of the code
+	@test -z "$$(gofmt -l daemon clients tests sql)" || { gofmt -l daemon clients tests sql; exit 1; }
+	go vet ./...
+	@diff -r sql/code sql/migrations/snapshots/002 >/dev/null || \
+	    { echo 'sql/migrations/snapshots/002 differs from sql/code: make snapshot' >&2; exit 1; }
+
+bench: go ## the benchmark; BENCH=B4 picks a row
+	go run ./tests/bench
+
+snapshot: ## before the first release: what migration 002 installs is sql/code
+	rm -rf sql/migrations/snapshots/002
+	cp -r sql/code sql/migrations/snapshots/002
+
+fmt: go ## gofmt
+	gofmt -w daemon clients tests sql
+
+# What the tests need beside Go: psql, and plpgsql_check where Debian's PostgreSQL serves them.
+tools:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then tests/tools.sh; fi
+	@command -v psql >/dev/null || { echo 'the tests need psql' >&2; exit 1; }

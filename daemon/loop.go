@@ -1,0 +1,125 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/rs/zerolog"
+)
+
+// A duty is something to do again and again on a session of its own. It says when to come back.
+type duty struct {
+	name string
+	run  func(ctx context.Context, conn *pgx.Conn) (time.Duration, error)
+}
+
+const (
+	backoffMin = 100 * time.Millisecond
+	backoffMax = 10 * time.Second
+)
+
+// loop runs a duty for ever: it connects, again with backoff when the session is lost, and ends with
+// its context or when the schema does not fit.
+type loop struct {
+	duty    duty
+	connect func(ctx context.Context) (*pgx.Conn, error)
+	log     zerolog.Logger
+	beat    atomic.Int64 // when the duty last succeeded, Unix nanoseconds
+	failed  func(duty string)
+}
+
+func (l *loop) run(ctx context.Context) error {
+	pause := backoffMin
+	for ctx.Err() == nil {
+		conn, err := l.connect(ctx)
+		if err == nil {
+			var worked bool
+			worked, err = l.serve(ctx, conn)
+			// The server ends the session, and gives its locks back, without our waiting for it.
+			closeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			_ = conn.Close(closeCtx)
+			cancel()
+			if worked {
+				pause = backoffMin
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, errSchema) {
+			return err
+		}
+		l.failed(l.duty.name)
+		l.log.Warn().Err(err).Str("duty", l.duty.name).Dur("again_in", pause).Msg("lost the session")
+		sleep(ctx, pause/2+rand.N(pause/2+1))
+		pause = min(2*pause, backoffMax)
+	}
+	return nil
+}
+
+// serve runs the duty on one session until that is lost.
+func (l *loop) serve(ctx context.Context, conn *pgx.Conn) (worked bool, err error) {
+	pause := backoffMin
+	for {
+		next, err := l.duty.run(ctx, conn)
+		if err == nil {
+			l.beat.Store(time.Now().UnixNano())
+			worked, pause = true, backoffMin
+			if !sleep(ctx, next) {
+				return worked, nil
+			}
+			continue
+		}
+		if ctx.Err() != nil || conn.IsClosed() || errors.Is(err, errSchema) {
+			return worked, err
+		}
+		l.failed(l.duty.name)
+		event := l.log.Error()
+		if transient(err) {
+			event = l.log.Warn()
+		}
+		event.Err(err).Str("duty", l.duty.name).Dur("again_in", pause).Msg("duty failed")
+		if !sleep(ctx, pause) {
+			return worked, nil
+		}
+		pause = min(2*pause, backoffMax)
+	}
+}
+
+func (l *loop) age() time.Duration {
+	beat := l.beat.Load()
+	if beat == 0 {
+		return -1
+	}
+	return time.Since(time.Unix(0, beat))
+}
+
+// transient errors go away by themselves.
+func transient(err error) bool {
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) {
+		return true
+	}
+	switch refused.Code {
+	case "40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03":
+		return true
+	}
+	return refused.Code[:2] == "08" || refused.Code[:2] == "53"
+}
+
+// sleep is false when the context ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

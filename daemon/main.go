@@ -1,0 +1,139 @@
+// Package daemon is the clock: it calls the duties of the queue in time and knows no table.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/rs/zerolog"
+)
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitConfig = 2
+	exitSchema = 3
+)
+
+var (
+	errConfig = errors.New("bad configuration")
+	errSchema = errors.New("schema does not fit")
+)
+
+const usage = `openqueued is the clock of OpenQueue, a job queue in PostgreSQL.
+
+usage: openqueued <command>
+
+  run             run the duties until a signal
+  migrate         install or upgrade the queue [--to N; 0 removes it]
+  dev             a server, the queue and the daemon in one, from nothing
+  health          is the daemon on OQ_HTTP_ADDR ready?
+  config          print the settings in force
+  version         print the version
+
+Settings are environment variables: see daemon/README.md.
+`
+
+// Main runs a command line and returns its exit code.
+func Main(args []string) int {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-signals:
+			cancel()
+		case <-done:
+			return
+		}
+		select {
+		case <-signals:
+			os.Exit(exitFailed)
+		case <-done:
+		}
+	}()
+	err := command(ctx, args, os.Stdout, os.Stderr)
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case errors.Is(err, errConfig):
+		fmt.Fprintln(os.Stderr, "openqueued:", err)
+		return exitConfig
+	case errors.Is(err, errSchema):
+		fmt.Fprintln(os.Stderr, "openqueued:", err)
+		return exitSchema
+	}
+	fmt.Fprintln(os.Stderr, "openqueued:", err)
+	return exitFailed
+}
+
+func command(ctx context.Context, args []string, out, errOut io.Writer) error {
+	if len(args) < 2 {
+		fmt.Fprint(errOut, usage)
+		return fmt.Errorf("%w: no command", errConfig)
+	}
+	name := args[1]
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	flags.SetOutput(errOut)
+	to := -1
+	if name == "migrate" {
+		flags.IntVar(&to, "to", -1, "migrate to this version; 0 removes everything")
+	}
+	switch name {
+	case "version":
+		fmt.Fprintln(out, Version)
+		return nil
+	case "help", "-h", "--help":
+		fmt.Fprint(out, usage)
+		return nil
+	case "run", "migrate", "dev", "health", "config":
+	default:
+		fmt.Fprint(errOut, usage)
+		return fmt.Errorf("%w: unknown command %q", errConfig, name)
+	}
+	if err := flags.Parse(args[2:]); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return fmt.Errorf("%w: %v", errConfig, err)
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("%w: unexpected argument %q", errConfig, flags.Arg(0))
+	}
+	cfg, err := loadConfig()
+	if err != nil {
+		return err
+	}
+	log := newLogger(cfg, errOut)
+	switch name {
+	case "run":
+		return run(ctx, cfg, log)
+	case "migrate":
+		return Migrate(ctx, cfg, to, out)
+	case "dev":
+		return dev(ctx, cfg, log, out)
+	case "health":
+		return health(ctx, cfg, out)
+	default:
+		return cfg.print(out)
+	}
+}
+
+func newLogger(cfg Config, w io.Writer) zerolog.Logger {
+	if cfg.LogFormat == "console" {
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: "15:04:05.000"}
+	}
+	level, _ := zerolog.ParseLevel(cfg.LogLevel) // loadConfig has parsed it already.
+	return zerolog.New(w).Level(level).With().Timestamp().Logger()
+}

@@ -1,0 +1,84 @@
+package daemon
+
+import (
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+type metrics struct {
+	registry *prometheus.Registry
+	doneRows *prometheus.CounterVec
+	failures *prometheus.CounterVec
+	tickTime prometheus.Histogram
+	leading  prometheus.Gauge
+	jobs     *prometheus.GaugeVec
+	oldest   *prometheus.GaugeVec
+}
+
+func newMetrics() *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		doneRows: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "openqueue_duty_done_total", Help: "What each duty of oq_tick has done.",
+		}, []string{"duty"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "openqueue_loop_failures_total", Help: "Failed runs of a loop, and warnings of the server.",
+		}, []string{"loop"}),
+		tickTime: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "openqueue_tick_duration_seconds", Help: "Time of one oq_tick.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 8),
+		}),
+		leading: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "openqueue_leader", Help: "1 where this daemon runs the duties.",
+		}),
+		jobs: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "openqueue_queue_jobs", Help: "Jobs of a queue by state.",
+		}, []string{"queue", "state"}),
+		oldest: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "openqueue_queue_oldest_ready_seconds", Help: "Age of the oldest ready job.",
+		}, []string{"queue"}),
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "openqueue_build_info", Help: "1, with the version.",
+		ConstLabels: prometheus.Labels{"version": Version, "go": runtime.Version()},
+	})
+	build.Set(1)
+	m.registry.MustRegister(m.doneRows, m.failures, m.tickTime, m.leading, m.jobs, m.oldest, build,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) watch(l *loop) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "openqueue_loop_last_success_timestamp_seconds", Help: "When a loop last succeeded; 0: never.",
+		ConstLabels: prometheus.Labels{"loop": l.duty.name},
+	}, func() float64 { return float64(l.beat.Load()) / 1e9 }))
+}
+
+func (m *metrics) failed(loop string)        { m.failures.WithLabelValues(loop).Inc() }
+func (m *metrics) done(duty string, n int64) { m.doneRows.WithLabelValues(duty).Add(float64(n)) }
+func (m *metrics) ticked(d time.Duration)    { m.tickTime.Observe(d.Seconds()) }
+func (m *metrics) lead(yes bool) {
+	m.leading.Set(0)
+	if yes {
+		m.leading.Set(1)
+	}
+}
+
+// queues replaces all: a queue that was dropped is not shown any more.
+func (m *metrics) queues(all []queueStats) {
+	m.jobs.Reset()
+	m.oldest.Reset()
+	for _, q := range all {
+		for state, n := range map[string]int64{
+			"ready": q.Ready, "scheduled": q.Scheduled, "waiting": q.Waiting, "leased": q.Leased,
+			"dead": q.Dead, "completed": q.Completed,
+		} {
+			m.jobs.WithLabelValues(q.Queue, state).Set(float64(n))
+		}
+		m.oldest.WithLabelValues(q.Queue).Set(q.Oldest)
+	}
+}

@@ -1,0 +1,89 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/tern/v2/migrate"
+
+	"github.com/openqueue/openqueue/sql"
+)
+
+// Migrate installs the queue or brings it to a version; to < 0 is the newest, 0 removes it.
+func Migrate(ctx context.Context, cfg Config, to int, out io.Writer) error {
+	conn, err := pgx.Connect(ctx, cfg.DatabaseURL)
+	if err != nil {
+		return hideURL(err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	// The same table as tern.conf names; a second installation has one of its own.
+	versions := "public.openqueue_version"
+	if cfg.Schema != "oq" {
+		versions = "public." + cfg.Schema + "_version"
+	}
+	m, err := migrate.NewMigrator(ctx, conn, versions)
+	if err != nil {
+		return err
+	}
+	m.Data = map[string]any{"schema": cfg.Schema, "api_schema": cfg.APISchema}
+	files, err := fs.Sub(sql.Migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	if err := m.LoadMigrations(files); err != nil {
+		return err
+	}
+	newest := int32(len(m.Migrations))
+	from, err := m.GetCurrentVersion(ctx)
+	if err != nil {
+		return err
+	}
+	if from > newest {
+		return fmt.Errorf("%w: the database is at migration %d, this program knows %d", errSchema, from, newest)
+	}
+	target := newest
+	if to >= 0 {
+		if int32(to) > newest {
+			return fmt.Errorf("%w: --to %d: the newest migration is %d", errConfig, to, newest)
+		}
+		target = int32(to)
+	}
+	if err := m.MigrateTo(ctx, target); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "schema %s: migration %d, was %d\n", cfg.Schema, target, from)
+	return nil
+}
+
+// checkVersion tells a schema that is missing, too old or too new from a database that is away.
+func checkVersion(ctx context.Context, conn *pgx.Conn) error {
+	var version string
+	err := conn.QueryRow(ctx, `select oq_version()`).Scan(&version)
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Code == "42883" {
+		return fmt.Errorf("%w: OpenQueue is not installed here: run openqueued migrate", errSchema)
+	}
+	if err != nil {
+		return err
+	}
+	want := Version[:strings.LastIndex(Version, ".")+1]
+	if !strings.HasPrefix(version, want) {
+		return fmt.Errorf("%w: the database has version %s, this daemon is %s", errSchema, version, Version)
+	}
+	return nil
+}
+
+// hideURL keeps a connection string, and so a password, out of an error.
+func hideURL(err error) error {
+	var parse *pgconn.ParseConfigError
+	if errors.As(err, &parse) {
+		return fmt.Errorf("%w: OQ_DATABASE_URL or DATABASE_URL: not a connection string", errConfig)
+	}
+	return err
+}
