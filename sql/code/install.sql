@@ -30,6 +30,7 @@
 {{template "internal/reap_expired.sql" .}}
 {{template "internal/expire_due.sql" .}}
 {{template "internal/raise_time.sql" .}}
+{{template "internal/advance.sql" .}}
 {{template "internal/rewrite.sql" .}}
 {{template "internal/tend.sql" .}}
 {{template "internal/may_lease.sql" .}}

@@ -161,7 +161,7 @@ create table {{.schema}}.finished (
     result      jsonb
 ) partition by list (gen);
 comment on table {{.schema}}.finished is 'Completed, cancelled and expired jobs.';
-comment on column {{.schema}}.finished.token is 'The last lease, where the job ended while leased.';
+comment on column {{.schema}}.finished.token is 'The last lease where the job was cancelled while leased; negative: an earlier one.';
 comment on column {{.schema}}.finished.kept is 'False where the queue keeps nothing: no view shows the job.';
 
 create table {{.schema}}.attempt (
@@ -327,8 +327,9 @@ insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_leased, lo_ttl) 
 create table {{.schema}}.passed (
     lane        bigint not null,
     position    bigint not null,
-    constraint passed_pk primary key (lane, position)
+    passed_id   bigint generated always as identity constraint passed_pk primary key
 );
+create index passed_position_idx on {{.schema}}.passed (lane, position);
 comment on table {{.schema}}.passed is 'Rows that an open lease held while the mark went by.';
 
 create table {{.schema}}.instance (
@@ -409,8 +410,11 @@ begin
         select r.oid, r.rolname
           from pg_roles r
          where r.rolname in ('oq_producer', 'oq_worker', 'oq_observer', 'oq_operator', 'oq_daemon')
-           and not exists (select from pg_auth_members m where m.roleid = r.oid
-               and m.member <> (select oid from pg_roles where rolname = current_user))
+           and not exists (
+            select from pg_auth_members m
+              join pg_roles p on p.oid = m.member
+             where m.roleid = r.oid and p.rolname <> current_user
+               and p.rolname not in ('oq_producer', 'oq_worker', 'oq_observer', 'oq_operator', 'oq_daemon'))
     loop
         begin
             execute format('drop role %I', v_role.rolname);

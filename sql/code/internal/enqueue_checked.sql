@@ -34,33 +34,33 @@ declare
 begin
     select q.queue_id, q.max_payload_bytes, q.max_depth, q.restricted, q.dropped_at is not null, q.notify
       into v_queue_id, v_max_bytes, v_max_depth, v_restricted, v_dropped, v_notify
-      from queue q
+      from {{.schema}}.queue q
      where q.queue_name = enqueue_checked.queue_name
      order by q.version desc, q.row_id
      limit 1;
     if v_queue_id is null or v_dropped then
-        v_queue_id := open_queue(enqueue_checked.queue_name);
+        v_queue_id := {{.schema}}.open_queue(enqueue_checked.queue_name);
         v_max_bytes := coalesce(v_max_bytes, 1048576);
         v_notify := coalesce(v_notify, 'wake');
     end if;
     if v_restricted then
-        perform demand(v_queue_id, enqueue_checked.queue_name, 'produce');
+        perform {{.schema}}.demand(v_queue_id, enqueue_checked.queue_name, 'produce');
     end if;
 
     if priority is null or priority not between -32768 and 32767 then
-        perform fail('priority', priority::text, 'between -32768 and 32767');
+        perform {{.schema}}.fail('priority', priority::text, 'between -32768 and 32767');
     end if;
     -- Binary size times eight bounds the text of anything but a few odd numbers.
     if payload is null or pg_column_size(payload) > v_max_bytes / 8 then
-        perform check_payload(payload, v_max_bytes);
+        perform {{.schema}}.check_payload(payload, v_max_bytes);
     end if;
     if max_retries is not null and max_retries not between 0 and 32767 then
-        perform fail('max_retries', max_retries::text, 'between 0 and 32767');
+        perform {{.schema}}.fail('max_retries', max_retries::text, 'between 0 and 32767');
     end if;
     if headers is not null
         and (jsonb_typeof(headers) <> 'object' or octet_length(headers::text) > 65536)
     then
-        perform fail('headers', headers::text, 'a JSON object of at most 65536 bytes');
+        perform {{.schema}}.fail('headers', headers::text, 'a JSON object of at most 65536 bytes');
     end if;
     if unique_key is not null then
         raise exception 'unique_key is not supported yet' using errcode = '0A000';
@@ -69,15 +69,15 @@ begin
         raise exception 'group_key is not supported yet' using errcode = '0A000';
     end if;
     if v_max_depth is not null then
-        perform check_depth(v_queue_id, enqueue_checked.queue_name, v_max_depth, 1);
+        perform {{.schema}}.check_depth(v_queue_id, enqueue_checked.queue_name, v_max_depth, 1);
     end if;
 
-    perform enter();
+    perform {{.schema}}.enter();
     v_now := clock_timestamp();
     if options is not null then
-        v_options := job_options(options, v_now);
+        v_options := {{.schema}}.job_options(options, v_now);
         if v_options.run_at is not null and v_run_at is not null then
-            perform fail('options.delay', options ->> 'delay', 'either run_at or delay, not both');
+            perform {{.schema}}.fail('options.delay', options ->> 'delay', 'either run_at or delay, not both');
         end if;
         v_run_at := coalesce(v_run_at, v_options.run_at);
         v_expires_at := v_options.expires_at;
@@ -86,35 +86,35 @@ begin
     end if;
     v_lane := (v_queue_id << 16) + 32767 - priority;
     if priority <> 0 then
-        perform open_lane(v_lane);
+        perform {{.schema}}.open_lane(v_lane);
     end if;
 
     v_job_id := nextval('{{.schema}}.position');
-    insert into job (gen, job_id, queue_id, priority, created_at, run_at, max_retries, expires_at,
+    insert into {{.schema}}.job (gen, job_id, queue_id, priority, created_at, run_at, max_retries, expires_at,
         payload, headers, retry, tags)
     values (pg_sequence_last_value('{{.schema}}.generation'::regclass)::smallint, v_job_id, v_queue_id,
         priority::smallint, v_now, v_run_at, max_retries, v_expires_at, payload, headers, v_retry, v_tags);
 
     if v_expires_at is not null then
-        insert into ttl (expires_at, job_id) values (v_expires_at, v_job_id);
+        insert into {{.schema}}.ttl (expires_at, job_id) values (v_expires_at, v_job_id);
     end if;
     if v_run_at > v_now then
         if v_run_at = 'infinity' then
-            perform fail('run_at', 'infinity', 'a finite timestamp');
+            perform {{.schema}}.fail('run_at', 'infinity', 'a finite timestamp');
         end if;
-        insert into scheduled (due_at, job_id, lane, expires_at)
+        insert into {{.schema}}.scheduled (due_at, job_id, lane, expires_at)
         values (v_run_at, v_job_id, v_lane, v_expires_at);
         return v_job_id;
     end if;
 
-    insert into ready (lane, position, job_id, expires_at)
+    insert into {{.schema}}.ready (lane, position, job_id, expires_at)
     values (v_lane, v_job_id, v_job_id, v_expires_at);
     if v_notify = 'wake' and not (case
         when pg_try_advisory_lock(hashtext('{{.schema}}:sleeper'), (v_queue_id & 2147483647)::int)
         then pg_advisory_unlock(hashtext('{{.schema}}:sleeper'), (v_queue_id & 2147483647)::int)
         else false end)
     then
-        perform wake(enqueue_checked.queue_name);
+        perform {{.schema}}.wake(enqueue_checked.queue_name);
     end if;
     return v_job_id;
 end

@@ -4,7 +4,7 @@ two statements and few expressions: each is set up anew in every transaction. */
         $3 is null and $4 between 1 and 10000 and not q.restricted and not q.paused
             and coalesce(length($2) <= 200, true)
             and current_setting('{{.schema}}.instance', true) = '1'
-            and clock_timestamp() < now() + interval '5 seconds',
+            and clock_timestamp() < now() + interval '1 second',
         m.lane, m.low, m.raised_at > clock_timestamp() - interval '1 second'
       into v_queue_id, v_restricted, v_paused, v_kept, v_max_retries, v_seconds, v_plain, v_lane, v_low, v_fresh
       from queue q

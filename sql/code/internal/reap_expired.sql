@@ -53,8 +53,9 @@ begin
           from judged j
          where j.place = 'dead'
     ), expired as (
-        insert into {{.schema}}.finished (gen, job_id, queue_id, attempt, lost, finished_at, outcome)
-        select v_gen, j.job_id, j.lane >> 16, j.attempt, j.lost + 1, v_now, 'expired'
+        insert into {{.schema}}.finished (gen, job_id, queue_id, attempt, lost, finished_at, outcome,
+            kept)
+        select v_gen, j.job_id, j.lane >> 16, j.attempt, j.lost + 1, v_now, 'expired', j.kept
           from judged j
          where j.place = 'expired'
     ), timers as (

@@ -3,8 +3,6 @@ create or replace function {{.schema}}.verify_instance()
 returns void
 language plpgsql
 as $$
-declare
-    v_none text;
 begin
     if (select i.system_identifier from {{.schema}}.instance i)
         is distinct from (select c.system_identifier from pg_control_system() c)
@@ -13,7 +11,7 @@ begin
             using errcode = '55000',
             hint = 'If the original is stopped, run: select oq_adopt();';
     end if;
-    v_none := set_config('{{.schema}}.instance', '1', false);
+    perform set_config('{{.schema}}.instance', '1', false);
 end
 $$;
 comment on function {{.schema}}.verify_instance() is 'Raises 55000 in a copy of the database that was not adopted.';

@@ -1,35 +1,37 @@
--- The only GRANT and REVOKE: made again from nothing at every installation. Nobody but the owner reads
--- a table. PUBLIC is revoked by name, since functions are born with it. A function that is not listed
--- here is an error, so none is forgotten.
+-- The only GRANT and REVOKE: made again from nothing at every installation. Nobody but the owner
+-- reads a table. PUBLIC is revoked by name, since functions are born with it. A function that is
+-- not listed here is an error, so none is forgotten.
 do $$
 declare
-    v_roles  constant text[] := array['oq_producer', 'oq_worker', 'oq_observer', 'oq_operator', 'oq_daemon'];
+    v_roles  constant text[] := array[
+        'oq_producer', 'oq_worker', 'oq_observer', 'oq_operator', 'oq_daemon'];
     v_rights constant jsonb := '{
-        "oq_producer": ["oq_enqueue", "oq_enqueue_bulk", "oq_enqueue_many", "oq_update", "oq_cancel",
-            "oq_version"],
+        "oq_producer": ["oq_enqueue", "oq_enqueue_bulk", "oq_enqueue_many", "oq_update",
+            "oq_cancel", "oq_version"],
         "oq_worker": ["oq_lease", "oq_ack", "oq_ack_many", "oq_next", "oq_nack", "oq_release",
             "oq_heartbeat", "oq_heartbeat_many", "oq_listen", "oq_unlisten", "oq_version"],
         "oq_observer": ["oq_get", "oq_attempts", "oq_result", "oq_stats", "oq_audit", "oq_version"],
-        "oq_operator": ["oq_create_queue", "oq_drop_queue", "oq_pause", "oq_resume", "oq_grant", "oq_revoke",
-            "oq_adopt", "oq_repair", "oq_redrive", "oq_purge", "oq_tick", "oq_promote", "oq_reap",
-            "oq_expire", "oq_wake", "oq_advance", "oq_rotate", "oq_compact"],
-        "oq_daemon": ["oq_tick", "oq_promote", "oq_reap", "oq_expire", "oq_wake", "oq_advance", "oq_rotate",
-            "oq_compact", "oq_lead", "oq_stats", "oq_version"]
+        "oq_operator": ["oq_create_queue", "oq_drop_queue", "oq_pause", "oq_resume", "oq_grant",
+            "oq_revoke", "oq_adopt", "oq_repair", "oq_redrive", "oq_purge", "oq_tick", "oq_promote",
+            "oq_reap", "oq_expire", "oq_wake", "oq_advance", "oq_rotate", "oq_compact"],
+        "oq_daemon": ["oq_tick", "oq_promote", "oq_reap", "oq_expire", "oq_wake", "oq_advance",
+            "oq_rotate", "oq_compact", "oq_lead", "oq_stats", "oq_version"]
     }';
     v_views  constant text[] := array['oq_queues', 'oq_jobs', 'oq_dead', 'oq_workers'];
-    v_grantees text := 'public, ' || array_to_string(v_roles, ', ');
+    v_all    constant text := 'public, ' || array_to_string(v_roles, ', ');
     v_object record;
     v_role   text;
 begin
     for v_object in
-        select p.oid::regprocedure as name, p.proname, p.pronamespace = '{{.schema}}'::regnamespace as is_private
+        select p.oid::regprocedure as name, p.proname,
+            p.pronamespace = '{{.schema}}'::regnamespace as is_private
           from pg_proc p
          where p.pronamespace = '{{.schema}}'::regnamespace
             or p.pronamespace = '{{.api_schema}}'::regnamespace and p.proname like 'oq\_%'
            and 'search_path=pg_catalog, {{.schema}}, pg_temp' = any (p.proconfig)
          order by p.oid
     loop
-        execute format('revoke all on function %s from %s', v_object.name, v_grantees);
+        execute format('revoke all on function %s from %s', v_object.name, v_all);
         continue when v_object.is_private;
         if not exists (select from jsonb_each(v_rights) r where r.value ? v_object.proname) then
             raise exception 'grants.sql does not say who may execute %', v_object.name;
@@ -43,11 +45,13 @@ begin
             c.relnamespace = '{{.schema}}'::regnamespace as is_private
           from pg_class c
          where c.relnamespace = '{{.schema}}'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
-            or c.relnamespace = '{{.api_schema}}'::regnamespace and c.relkind = 'v' and c.relname = any (v_views)
+            or c.relnamespace = '{{.api_schema}}'::regnamespace and c.relkind = 'v'
+               and c.relname = any (v_views)
          order by c.oid
     loop
         execute format('revoke all on %s %s from %s',
-            case v_object.relkind when 'S' then 'sequence' else 'table' end, v_object.name, v_grantees);
+            case v_object.relkind when 'S' then 'sequence' else 'table' end, v_object.name,
+            v_all);
         if not v_object.is_private then
             execute format('grant select on table %s to oq_observer', v_object.name);
         end if;
@@ -56,7 +60,7 @@ begin
     -- Views call it with the reader's rights. It needs no usage on the schema.
     grant execute on function {{.schema}}.may(bigint, text) to oq_observer;
 
-    execute format('revoke all on schema {{.schema}} from %s', v_grantees);
+    execute format('revoke all on schema {{.schema}} from %s', v_all);
     execute format('grant usage on schema {{.api_schema}} to %s', array_to_string(v_roles, ', '));
     foreach v_role in array array['oq_producer', 'oq_worker', 'oq_observer'] loop
         if not exists (

@@ -13,7 +13,6 @@ declare
     v_now   timestamptz := clock_timestamp();
     v_table record;
     v_count bigint := 0;
-    v_rows  bigint;
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'oq_compact needs a READ COMMITTED transaction' using errcode = '25001';
@@ -39,7 +38,7 @@ begin
     end if;
     perform setval('compact_after', (date_part('epoch', v_now) * 1000)::bigint + 5000);
     begin
-        v_rows := rewrite(v_table.relname);
+        perform rewrite(v_table.relname);
         v_count := 1;
     exception when lock_not_available then null;
     end;

@@ -1,5 +1,5 @@
--- What oq_update and oq_redrive may change of a job, checked and typed. Whether a key is there is for
--- the caller to ask: null is a value of run_at, max_retries and headers.
+-- What oq_update and oq_redrive may change of a job, checked and typed. Whether a key is there is
+-- for the caller to ask: null is a value of run_at, max_retries and headers.
 -- Calls: fail.
 create or replace function {{.schema}}.check_patch(
     patch jsonb,
@@ -46,7 +46,8 @@ begin
         when 'headers' then
             headers := nullif(patch -> v_key, 'null');
             if jsonb_typeof(headers) <> 'object' or octet_length(v_value) > 65536 then
-                perform {{.schema}}.fail('patch.headers', v_value, 'a JSON object of at most 65536 bytes');
+                perform {{.schema}}.fail('patch.headers', v_value,
+                    'a JSON object of at most 65536 bytes');
             end if;
         else
             raise exception 'patch must not have the key %', quote_literal(left(v_key, 100))

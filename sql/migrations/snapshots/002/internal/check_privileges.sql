@@ -10,7 +10,8 @@ begin
     then
         perform {{.schema}}.fail('role_name', role_name::text, 'a role');
     end if;
-    if privileges is null or cardinality(privileges) = 0 or array_position(privileges, null) is not null
+    if privileges is null or cardinality(privileges) = 0
+        or array_position(privileges, null) is not null
         or not privileges <@ array['produce', 'consume', 'observe']
     then
         perform {{.schema}}.fail('privileges', privileges::text,
@@ -18,4 +19,5 @@ begin
     end if;
 end
 $$;
-comment on function {{.schema}}.check_privileges(regrole, text[]) is 'Checks the arguments of oq_grant and oq_revoke.';
+comment on function {{.schema}}.check_privileges(regrole, text[]) is
+    'Checks the arguments of oq_grant and oq_revoke.';

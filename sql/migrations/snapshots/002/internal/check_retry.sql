@@ -5,14 +5,15 @@ returns jsonb
 language plpgsql
 as $$
 declare
-    v_result jsonb := jsonb '{"kind": "exponential", "base": "1 s", "factor": 2, "max": "1 h", "jitter": 0.1}';
+    v_result jsonb := jsonb
+        '{"kind": "exponential", "base": "1 s", "factor": 2, "max": "1 h", "jitter": 0.1}';
     v_key    text;
     v_value  text;
     v_time   interval;
 begin
     if policy is null or jsonb_typeof(policy) <> 'object' then
         perform {{.schema}}.fail('retry', policy::text,
-            'a JSON object, such as {"kind": "exponential", "base": "1 s", "factor": 2, "max": "1 h"}');
+            'a JSON object, such as {"kind": "exponential", "base": "1 s", "max": "1 h"}');
     end if;
     for v_key, v_value in select e.key, e.value from jsonb_each_text(policy) e loop
         case v_key
@@ -27,16 +28,21 @@ begin
                 v_time := null;
             end;
             if v_time is null or v_time < interval '0' or v_time > interval '3660 days' then
-                perform {{.schema}}.fail('retry.' || v_key, v_value, 'an interval between 0 and 10 years');
+                perform {{.schema}}.fail('retry.' || v_key, v_value,
+                    'an interval between 0 and 10 years');
             end if;
             v_result := v_result || jsonb_build_object(v_key, v_time::text);
             continue;
         when 'factor' then
-            if jsonb_typeof(policy -> v_key) <> 'number' or v_value::numeric not between 1 and 1000 then
+            if jsonb_typeof(policy -> v_key) <> 'number'
+                or v_value::numeric not between 1 and 1000
+            then
                 perform {{.schema}}.fail('retry.factor', v_value, 'a number between 1 and 1000');
             end if;
         when 'jitter' then
-            if jsonb_typeof(policy -> v_key) <> 'number' or v_value::numeric not between 0 and 1 then
+            if jsonb_typeof(policy -> v_key) <> 'number'
+                or v_value::numeric not between 0 and 1
+            then
                 perform {{.schema}}.fail('retry.jitter', v_value, 'a number between 0 and 1');
             end if;
         else
@@ -48,4 +54,5 @@ begin
     return v_result;
 end
 $$;
-comment on function {{.schema}}.check_retry(jsonb) is 'A retry policy, checked and with its defaults filled in.';
+comment on function {{.schema}}.check_retry(jsonb) is
+    'A retry policy, checked and with its defaults filled in.';

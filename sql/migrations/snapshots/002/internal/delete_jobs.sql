@@ -1,7 +1,7 @@
 -- What is left of jobs whose place the caller has deleted. oq_rotate may be moving a job's row to
--- another generation: then the new row is there for the next statement, and left alone it would be a
--- job without a place, which oq_repair puts back.
--- Locks: job rows. Index: job_N_pk, attempt_N_pk, ttl_pk.
+-- another generation: then the new row is there for the next statement, and left alone it would be
+-- a job without a place, which oq_repair puts back.
+-- Locks: job rows. Index: job_N_pk, attempt_N_pk, ttl_job_idx.
 create or replace function {{.schema}}.delete_jobs(job_ids bigint[])
 returns void
 language plpgsql
@@ -18,4 +18,5 @@ begin
     delete from {{.schema}}.ttl t where t.job_id = any (job_ids);
 end
 $$;
-comment on function {{.schema}}.delete_jobs(bigint[]) is 'Deletes what is left of jobs without a place.';
+comment on function {{.schema}}.delete_jobs(bigint[]) is
+    'Deletes what is left of jobs without a place.';

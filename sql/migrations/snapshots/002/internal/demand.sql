@@ -13,10 +13,11 @@ begin
         raise exception 'role % may not % in %', quote_ident(v_caller), privilege,
                 coalesce('queue ' || quote_literal(queue_name), 'the queue of that job')
             using errcode = '42501', hint = format(
-                'An operator can run: select oq_grant(%s, %L, %L);', coalesce(quote_literal(queue_name), '…'),
-                quote_ident(v_caller), array[privilege]);
+                'An operator can run: select oq_grant(%s, %L, %L);',
+                coalesce(quote_literal(queue_name), '…'), quote_ident(v_caller), array[privilege]);
     end if;
     return true;
 end
 $$;
-comment on function {{.schema}}.demand(bigint, text, text) is 'Raises 42501 where the caller lacks a privilege.';
+comment on function {{.schema}}.demand(bigint, text, text) is
+    'Raises 42501 where the caller lacks a privilege.';

@@ -60,8 +60,15 @@ begin
     ), ended as (
         select * from from_scheduled union all select * from from_ready
     ), finished as (
-        insert into {{.schema}}.finished (gen, job_id, queue_id, attempt, lost, finished_at, outcome)
-        select v_gen, e.job_id, e.lane >> 16, e.attempt, e.lost, v_now, 'expired' from ended e
+        insert into {{.schema}}.finished (gen, job_id, queue_id, attempt, lost, finished_at, outcome,
+            kept)
+        select v_gen, e.job_id, e.lane >> 16, e.attempt, e.lost, v_now, 'expired', q.keep <> 'none'
+          from ended e
+         cross join lateral (
+            select q.keep from {{.schema}}.queue q
+             where q.queue_id = e.lane >> 16
+             order by q.version desc, q.row_id
+             limit 1) q
     )
     select count(*) into v_count from ended;
 

@@ -1,6 +1,6 @@
--- Finds where a job stands and locks its row there. A job that moves meanwhile is followed.
--- With any_state false, only ready and scheduled are locked: a worker's ack must not wait.
--- The caller has set a lock_timeout, so an open lease or ack makes it raise 55P03.
+-- Finds where a job stands and locks its row there. A job that moves meanwhile is followed. With
+-- any_state false, only ready and scheduled are locked: a worker's ack must not wait. The caller
+-- has set a lock_timeout, so an open lease or ack makes it raise 55P03.
 -- Locks: the row of the job's place.
 -- Index: job_N_pk, ready_pk, ready_returned_idx, leased_pk, scheduled_pk, dead_pk, finished_N_pk.
 create or replace function {{.schema}}.hold_place(
@@ -44,8 +44,8 @@ begin
            for update;
         exit when found;
         if hold_place.any_state then
-            select 'leased', l.lane, l.token, l.attempt, l.failed, l.lost, l.job_expires_at, l.leased_at,
-                l.worker_id
+            select 'leased', l.lane, l.token, l.attempt, l.failed, l.lost, l.job_expires_at,
+                l.leased_at, l.worker_id
               into place, lane, token, attempt, failed, lost, expires_at, leased_at, worker_id
               from {{.schema}}.leased l
              where l.job_id = hold_place.job_id
@@ -69,7 +69,10 @@ begin
          where s.job_id = hold_place.job_id
            for update;
         exit when found;
-        select 'finished' into place from {{.schema}}.finished f where f.job_id = hold_place.job_id limit 1;
+        select 'finished' into place
+          from {{.schema}}.finished f
+         where f.job_id = hold_place.job_id
+         limit 1;
         exit when found;
     end loop;
     -- A snapshot older than a compaction sees a table empty.
@@ -81,4 +84,5 @@ begin
     end if;
 end
 $$;
-comment on function {{.schema}}.hold_place(bigint, boolean) is 'Finds where a job stands and locks its row there.';
+comment on function {{.schema}}.hold_place(bigint, boolean) is
+    'Finds where a job stands and locks its row there.';

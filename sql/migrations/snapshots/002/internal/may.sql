@@ -1,6 +1,6 @@
--- May the caller do this in the queue? The caller is the role that is set, else who logged in: inside
--- a function with its owner's rights current_user is the owner. Views call it, and functions in a view
--- run with the reader's rights: so it is a definer itself, and observers may execute it.
+-- May the caller do this in the queue? The caller is the role that is set, else who logged in:
+-- inside a function with its owner's rights current_user is the owner. Views call it, and functions
+-- in a view run with the reader's rights: so it is a definer itself, and observers may execute it.
 -- Index: queue_id_idx, queue_grant_pk.
 create or replace function {{.schema}}.may(queue_id bigint, privilege text)
 returns boolean
@@ -28,4 +28,5 @@ begin
                and pg_has_role(v_caller, g.role_id, 'usage'));
 end
 $$;
-comment on function {{.schema}}.may(bigint, text) is 'May the caller produce, consume or observe in the queue?';
+comment on function {{.schema}}.may(bigint, text) is
+    'May the caller produce, consume or observe in the queue?';

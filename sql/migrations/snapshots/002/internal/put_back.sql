@@ -12,9 +12,10 @@ declare
     v_name     text;
 begin
     if lease.job_expires_at <= now then
-        insert into {{.schema}}.finished (gen, job_id, queue_id, attempt, lost, finished_at, outcome)
+        insert into {{.schema}}.finished (gen, job_id, queue_id, attempt, lost, finished_at, outcome,
+            kept)
         values (pg_sequence_last_value('{{.schema}}.generation'::regclass)::smallint, lease.job_id,
-            v_queue_id, lease.attempt, lease.lost, now, 'expired');
+            v_queue_id, lease.attempt, lease.lost, now, 'expired', lease.kept);
         return 'expired';
     end if;
     -- The tick may just be dropping the timer of a job that it sees leased.

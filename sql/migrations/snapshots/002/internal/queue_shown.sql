@@ -1,5 +1,5 @@
--- A dropped queue is hidden, unless a job stands in it: one that was enqueued by an open transaction,
--- or held by one, while the queue was dropped. Only dropped queues pay for the look.
+-- A dropped queue is hidden, unless a job stands in it: one that was enqueued by an open
+-- transaction, or held by one, while the queue was dropped. Only dropped queues pay for the look.
 -- Calls: queue_now. Index: ready_pk, dead_queue_idx.
 create or replace view {{.schema}}.queue_shown as
 select q.*

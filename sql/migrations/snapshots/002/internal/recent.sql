@@ -1,7 +1,8 @@
 -- Rows a second of each queue over the last ten: jobs made, or jobs completed. Both tables grow at
--- their end, so it reads back from there in steps that double, until one holds nothing recent: no more
--- than twice what is counted, and at most 128 MB, where the rate is that of a shorter time. Rows that
--- oq_rotate carries over, or that went into space left by a purge, can make it count too few.
+-- their end, so it reads back from there in steps that double, until one holds nothing recent: no
+-- more than twice what is counted, and at most 128 MB, where the rate is that of a shorter time.
+-- Rows that oq_rotate carries over, or that went into space left by a purge, can make it count too
+-- few.
 -- Index: none, ranges of pages.
 create or replace function {{.schema}}.recent(kind text)
 returns table (queue_id bigint, per_second numeric)
@@ -32,12 +33,14 @@ begin
                 select max(j.created_at), min(j.created_at) into v_newest, v_oldest
                   from {{.schema}}.job j
                  where j.gen = v_gen
-                   and j.ctid >= ('(' || v_from || ',0)')::tid and j.ctid < ('(' || v_to || ',0)')::tid;
+                   and j.ctid >= ('(' || v_from || ',0)')::tid
+                   and j.ctid < ('(' || v_to || ',0)')::tid;
             else
                 select max(f.finished_at), min(f.finished_at) into v_newest, v_oldest
                   from {{.schema}}.finished f
                  where f.gen = v_gen
-                   and f.ctid >= ('(' || v_from || ',0)')::tid and f.ctid < ('(' || v_to || ',0)')::tid;
+                   and f.ctid >= ('(' || v_from || ',0)')::tid
+                   and f.ctid < ('(' || v_to || ',0)')::tid;
             end if;
             exit when v_newest < v_since;
             if v_pages - v_from > 8192 then

@@ -12,10 +12,13 @@ begin
     select q.queue_id into v_queue_id
       from {{.schema}}.queue_shown q
      where q.queue_id = (
-        select x.queue_id from {{.schema}}.queue x where x.queue_name = require_queue.queue_name limit 1);
+        select x.queue_id from {{.schema}}.queue x
+         where x.queue_name = require_queue.queue_name
+         limit 1);
     if v_queue_id is null then
         raise exception 'queue % does not exist', quote_literal(require_queue.queue_name)
-            using errcode = 'OQ003', hint = 'Queues are listed by oq_queues, and made by oq_create_queue.';
+            using errcode = 'OQ003',
+            hint = 'Queues are listed by oq_queues, and made by oq_create_queue.';
     end if;
     return v_queue_id;
 end

@@ -12,6 +12,7 @@ declare
     v_alone     boolean := pg_sequence_last_value('{{.schema}}.beat'::regclass)
         < (date_part('epoch', v_now) * 1000)::bigint - 2000;
     v_only      bigint := case when not v_alone then tend.queue_id end;
+    v_epoch     bigint := pg_sequence_last_value('{{.schema}}.epoch'::regclass);
     v_scheduled timestamptz;
     v_leased    timestamptz;
     v_ttl       timestamptz;
@@ -41,7 +42,7 @@ begin
     -- Late commits below the marks: looked for once a second, by whoever comes first.
     if v_alone and current_setting('transaction_isolation') = 'read committed' and not exists (
         select from {{.schema}}.epoch_open e
-         where e.epoch = pg_sequence_last_value('{{.schema}}.epoch'::regclass)
+         where e.epoch = v_epoch
            and e.opened_at > v_now - interval '1 second')
     then
         v_count := v_count + {{.api_schema}}.oq_advance();

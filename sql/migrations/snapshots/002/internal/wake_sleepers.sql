@@ -19,4 +19,5 @@ begin
     end if;
 end
 $$;
-comment on function {{.schema}}.wake_sleepers(bigint) is 'Wakes the sleepers of a queue, if there are any.';
+comment on function {{.schema}}.wake_sleepers(bigint) is
+    'Wakes the sleepers of a queue, if there are any.';

@@ -31,5 +31,5 @@ end
 $$;
 comment on function {{.api_schema}}.oq_attempts(bigint) is
 'The attempts of a job: who, when, how each ended, and its error.
-outcome: failed, lost (the lease expired), completed, cancelled, or leased for the one that runs now.
-Attempts given back by oq_release are not counted.';
+outcome: failed, lost (the lease expired), completed, cancelled, or leased for the one that runs
+now. Attempts given back by oq_release are not counted.';

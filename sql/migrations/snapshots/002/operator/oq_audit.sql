@@ -1,7 +1,7 @@
--- The laws, one statement and so one snapshot each: true at any moment, under any load. The tables are
--- locked against TRUNCATE first, since rows that are being copied back are invisible to an older
--- snapshot. 4 s of one core for 1M ready and 1M finished jobs. Ready has no index of job ids, so that
--- a nested loop would scan it for every job: hash joins.
+-- The laws, one statement and so one snapshot each: true at any moment, under any load. The tables
+-- are locked against TRUNCATE first, since rows that are being copied back are invisible to an
+-- older snapshot. 4 s of one core for 1M ready and 1M finished jobs. Ready has no index of job ids,
+-- so that a nested loop would scan it for every job: hash joins.
 -- Locks: access share on the tables. Index: all scanned.
 create or replace function {{.api_schema}}.oq_audit()
 returns table (law text, violations bigint, sample text)
@@ -14,11 +14,12 @@ set jit = off
 as $$
 #variable_conflict use_column
 begin
-    lock table job, ready, scheduled, leased, dead, finished, attempt, ttl, mark, epoch_open, passed, queue
-        in access share mode;
+    lock table job, ready, scheduled, leased, dead, finished, attempt, ttl, mark, epoch_open,
+        passed, queue in access share mode;
 
     return query
-    select 'one_place'::text, count(*), array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+    select 'one_place'::text, count(*),
+        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
       from (
         select p.job_id
           from (
@@ -56,11 +57,13 @@ begin
            and not exists (select from finished p where p.job_id = j.job_id)) v;
 
     return query
-    select 'job_twice'::text, count(*), array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+    select 'job_twice'::text, count(*),
+        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
       from (select j.job_id from job j group by j.job_id having count(*) > 1) v;
 
     return query
-    select 'lane_of_job'::text, count(*), array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+    select 'lane_of_job'::text, count(*),
+        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
       from (
         select j.job_id
           from (
@@ -98,7 +101,8 @@ begin
 
     -- What stands below its lane's mark is noted, or belongs to an epoch that is not resolved.
     return query
-    select 'below_mark'::text, count(*), array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+    select 'below_mark'::text, count(*),
+        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
       from (
         select r.job_id
           from ready r
@@ -119,17 +123,18 @@ begin
              where m.lane < 0
              group by m.lane) k on k.lane = t.lane
           cross join (
-            select timestamptz 'epoch' + min(e.lo_scheduled) * interval '1 microsecond' as lo_scheduled,
-                timestamptz 'epoch' + min(e.lo_leased) * interval '1 microsecond' as lo_leased,
-                timestamptz 'epoch' + min(e.lo_ttl) * interval '1 microsecond' as lo_ttl
+            select timestamptz 'epoch' + min(e.lo_scheduled) * interval '1 microsecond' as due,
+                timestamptz 'epoch' + min(e.lo_leased) * interval '1 microsecond' as leased,
+                timestamptz 'epoch' + min(e.lo_ttl) * interval '1 microsecond' as ttl
               from epoch_open e) e
          where t.at < k.low
-           and t.at < coalesce(case t.lane when -1 then e.lo_scheduled when -2 then e.lo_leased else e.lo_ttl
-            end, 'infinity')) v;
+           and t.at < coalesce(
+            case t.lane when -1 then e.due when -2 then e.leased else e.ttl end, 'infinity')) v;
 
     -- A job's tokens rise with its attempts, and the lease has the largest.
     return query
-    select 'token_rises'::text, count(*), array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+    select 'token_rises'::text, count(*),
+        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
       from (
         select x.job_id
           from (
@@ -161,14 +166,16 @@ begin
             union all select l.job_id, l.attempt - 1 from leased l
             union all select d.job_id, d.attempt from dead d
             union all
-            select f.job_id, f.attempt - case when f.leased_at is null then 0 else 1 end from finished f) p
+            select f.job_id, f.attempt - case when f.leased_at is null then 0 else 1 end
+              from finished f) p
           left join (select a.job_id, count(*) as attempts from attempt a group by a.job_id) a
             on a.job_id = p.job_id
          where p.attempt <> coalesce(a.attempts, 0)) v;
 
     -- A lease looks at the time to live in the narrow row, and oq_expire finds it by its timer.
     return query
-    select 'ttl_timer'::text, count(*), array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+    select 'ttl_timer'::text, count(*),
+        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
       from (
         select p.job_id
           from (
@@ -179,8 +186,9 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_audit() is
-'The conservation laws: how often each is broken, which is 0, and a few of the ids.
-one_place: a job stands in one state. place_without_job, job_without_place, job_twice, lane_of_job,
-queue_without_row: the tables agree. lane_without_mark, below_mark: leases see every ready job.
-token_rises: no lease has an older token than one before. attempts_recorded: every attempt has its
-record. ttl_timer: what can expire will. Reads everything; changes nothing. See oq_repair.';
+'The conservation laws: how often each is broken, which is 0.
+sample: a few of the ids. one_place: a job stands in one state. place_without_job,
+job_without_place, job_twice, lane_of_job, queue_without_row: the tables agree. lane_without_mark,
+below_mark: leases see every ready job. token_rises: no lease has an older token than one before.
+attempts_recorded: every attempt has its record. ttl_timer: what can expire will. Reads everything;
+changes nothing. See oq_repair.';

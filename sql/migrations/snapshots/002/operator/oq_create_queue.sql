@@ -1,6 +1,7 @@
 -- Creates a queue, or changes the options that are named. Everything is checked before anything is
--- written. A new version of the row counts at once for whoever reads it next.
--- Calls: check_queue_name, check_retry, change_queue, open_queue.
+-- written. A new version of the row counts at once for whoever reads it next. Calls that change the
+-- same queue wait for each other; producers and workers never take that lock.
+-- Calls: check_queue_name, check_retry, open_queue.
 -- Locks: queue (advisory), the queue row. Index: queue_name_idx, queue_id_idx.
 create or replace function {{.api_schema}}.oq_create_queue(
     queue_name text,
@@ -30,9 +31,11 @@ begin
     end if;
     for v_key, v_value in select e.key, e.value from jsonb_each_text(options) e loop
         case v_key
-        when 'lease_seconds', 'max_retries', 'max_lost_leases', 'max_payload_bytes', 'max_depth' then
+        when 'lease_seconds', 'max_retries', 'max_lost_leases', 'max_payload_bytes', 'max_depth'
+        then
             v_low := case v_key when 'max_retries' then 0 else 1 end;
-            v_high := case v_key when 'lease_seconds' then 604800 when 'max_payload_bytes' then 104857600
+            v_high := case v_key when 'lease_seconds' then 604800
+                when 'max_payload_bytes' then 104857600
                 when 'max_depth' then 2147483647 else 32767 end;
             if (v_value is null and v_key <> 'max_depth') or v_value !~ '^-?[0-9]{1,10}$'
                 or v_value::bigint not between v_low and v_high
@@ -71,16 +74,19 @@ begin
             continue;
         else
             raise exception 'options must not have the key %', quote_literal(left(v_key, 100))
-                using errcode = 'OQ001', hint = 'lease_seconds, max_retries, retry, max_lost_leases, '
+                using errcode = 'OQ001',
+                    hint = 'lease_seconds, max_retries, retry, max_lost_leases, '
                     'retention, keep, max_payload_bytes, max_depth, overflow, restricted, notify';
         end case;
         v_checked := v_checked || jsonb_build_object(v_key, v_value);
     end loop;
 
-    perform change_queue(oq_create_queue.queue_name);
+    perform pg_advisory_xact_lock(
+        hashtext('{{.schema}}:queue'), hashtext(oq_create_queue.queue_name));
     v_created := not exists (
         select from queue_shown q
-         where q.queue_id in (select x.queue_id from queue x where x.queue_name = oq_create_queue.queue_name));
+         where q.queue_id in (
+            select x.queue_id from queue x where x.queue_name = oq_create_queue.queue_name));
     v_queue_id := open_queue(oq_create_queue.queue_name);
     select q.* into v_old
       from queue q
@@ -105,9 +111,9 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_create_queue(text, jsonb) is
-'Creates a queue, or changes the options that are named; true where it is new.
+'Creates a queue, or changes the options named; true where it is new.
 options: lease_seconds 30 (1 to 604800), max_retries 3 (0 to 32767), max_lost_leases 3 (1 to 32767),
-retry {"kind": exponential | linear | fixed, "base", "factor", "max", "jitter"}, retention 1 day, keep
-outcome | full | none, max_payload_bytes 1048576, max_depth (null: no limit), overflow reject,
+retry {"kind": exponential | linear | fixed, "base", "factor", "max", "jitter"}, retention 1 day,
+keep outcome | full | none, max_payload_bytes 1048576, max_depth (null: no limit), overflow reject,
 restricted false, notify wake | daemon. What is not named stays as it is. Errors: OQ001; 55P03 where
 another open transaction is changing the same queue.';

@@ -1,7 +1,7 @@
--- Hides a queue and resets its options. The row stays: an open transaction may have enqueued into it,
--- and its job, once committed, makes it a queue again and is not orphaned. What is finished is hidden by
--- created_at, and goes with its generation.
--- Calls: change_queue, require_queue, delete_jobs.
+-- Hides a queue and resets its options. The row stays: an open transaction may have enqueued into
+-- it, and its job, once committed, makes it a queue again and is not orphaned. What is finished is
+-- hidden by created_at, and goes with its generation.
+-- Calls: require_queue, delete_jobs.
 -- Locks: queue (advisory), rows of ready, scheduled, leased and dead (skip locked), the queue row.
 -- Index: queue_id_idx, ready_pk, dead_queue_idx.
 create or replace function {{.api_schema}}.oq_drop_queue(
@@ -27,7 +27,8 @@ begin
     if force is null then
         perform fail('force', null, 'true or false');
     end if;
-    perform change_queue(oq_drop_queue.queue_name);
+    perform pg_advisory_xact_lock(
+        hashtext('{{.schema}}:queue'), hashtext(oq_drop_queue.queue_name));
     v_queue_id := require_queue(oq_drop_queue.queue_name);
     v_first := v_queue_id << 16;
     v_last := v_first + 65535;
@@ -38,7 +39,8 @@ begin
         or exists (select from scheduled s where s.lane between v_first and v_last))
     then
         raise exception 'queue % holds unfinished jobs', quote_literal(oq_drop_queue.queue_name)
-            using errcode = '55000', detail = 'Ready, scheduled, leased and dead jobs are unfinished.',
+            using errcode = '55000',
+            detail = 'Ready, scheduled, leased and dead jobs are unfinished.',
             hint = format('To lose them, run: select oq_drop_queue(%L, force => true);',
                 oq_drop_queue.queue_name);
     end if;
@@ -104,8 +106,8 @@ begin
     update queue q
        set version = q.version + 1, paused = default, restricted = default, lease_seconds = default,
            max_retries = default, max_lost_leases = default, max_payload_bytes = default,
-           max_depth = default, keep = default, notify = default, retention = default, retry = default,
-           created_at = v_now, dropped_at = v_now
+           max_depth = default, keep = default, notify = default, retention = default,
+           retry = default, created_at = v_now, dropped_at = v_now
      where q.row_id = v_row_id;
     delete from queue_grant g where g.queue_id = v_queue_id;
     return true;

@@ -10,4 +10,5 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_get(bigint) is
-'A job as in oq_jobs: one row, or none where it is unknown, gone or not for the caller.';
+'A job as in oq_jobs: one row or none.
+None where it is unknown, gone after its retention, or not for the caller.';

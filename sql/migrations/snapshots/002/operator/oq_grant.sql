@@ -1,5 +1,5 @@
--- Lets a role into a restricted queue. What it may execute at all comes from the group roles.
--- Roles that were dropped go here: their ids could come again.
+-- Lets a role into a restricted queue. What it may execute at all comes from the group roles. Roles
+-- that were dropped go here: their ids could come again.
 -- Calls: require_queue, check_privileges. Index: queue_grant_pk.
 create or replace function {{.api_schema}}.oq_grant(
     queue_name text,

@@ -1,5 +1,5 @@
 -- Nothing is leased from a paused queue. What is held goes on.
--- Calls: change_queue, require_queue.
+-- Calls: require_queue.
 -- Locks: queue (advisory), the queue row. Index: queue_id_idx.
 create or replace function {{.api_schema}}.oq_pause(queue_name text)
 returns void
@@ -11,7 +11,7 @@ as $$
 declare
     v_queue_id bigint;
 begin
-    perform change_queue(oq_pause.queue_name);
+    perform pg_advisory_xact_lock(hashtext('{{.schema}}:queue'), hashtext(oq_pause.queue_name));
     v_queue_id := require_queue(oq_pause.queue_name);
     update queue q
        set version = q.version + 1, paused = true

@@ -25,7 +25,9 @@ declare
     v_ids   bigint[];
 begin
     perform check_queue_name(oq_purge.queue_name);
-    if state is null or state not in ('ready', 'scheduled', 'dead', 'completed', 'cancelled', 'expired') then
+    if state is null
+        or state not in ('ready', 'scheduled', 'dead', 'completed', 'cancelled', 'expired')
+    then
         perform fail('state', state, 'ready, scheduled, dead, completed, cancelled or expired');
     end if;
     if older_than is null or older_than < interval '0' or older_than > interval '36600 days' then
@@ -120,5 +122,5 @@ $$;
 comment on function {{.api_schema}}.oq_purge(text, text, interval, int) is
 'Deletes jobs of one state for good, oldest first; returns how many.
 state: ready, scheduled, dead, completed, cancelled or expired. older_than: since they were enqueued
-(ready, scheduled), died or ended. max_jobs: 1 to 10000; null: as many as 100000, so call it until it
-returns 0. Jobs that somebody is touching are left. An unknown queue is 0. Errors: OQ001.';
+(ready, scheduled), died or ended. max_jobs: 1 to 10000; null: as many as 100000, so call it until
+it returns 0. Jobs that somebody is touching are left. An unknown queue is 0. Errors: OQ001.';

@@ -1,6 +1,6 @@
--- Dead or cancelled jobs back to ready, set-based, ids ascending. Failures and lost leases begin again
--- at 0; attempts go on counting and the token is kept. A cancelled job's rows move to the current
--- generation: theirs may be on its way to TRUNCATE.
+-- Dead or cancelled jobs back to ready, set-based, ids ascending. Failures and lost leases begin
+-- again at 0; attempts go on counting and the token is kept. A cancelled job's rows move to the
+-- current generation: theirs may be on its way to TRUNCATE.
 -- Calls: check_queue_name, check_patch, check_payload, demand, enter, open_lane, wake_sleepers.
 -- Locks: dead or finished rows with their job rows by job id (skip locked), epoch shared (memory).
 -- Index: dead_queue_idx, dead_pk, finished_N_pk, job_N_pk; finished is scanned without job_ids.
@@ -53,7 +53,8 @@ begin
             v_state := v_value;
         when 'job_ids' then
             begin
-                v_job_ids := array(select e.value::bigint from jsonb_array_elements_text(filter -> v_key) e);
+                v_job_ids := array(
+                    select e.value::bigint from jsonb_array_elements_text(filter -> v_key) e);
             exception when data_exception then
                 v_job_ids := null;
             end;
@@ -84,7 +85,8 @@ begin
             v_payload := filter -> v_key;
         else
             raise exception 'filter must not have the key %', quote_literal(left(v_key, 100))
-                using errcode = 'OQ001', hint = 'state, job_ids, reason, error, since, until, payload';
+                using errcode = 'OQ001',
+                hint = 'state, job_ids, reason, error, since, until, payload';
         end case;
     end loop;
     v_patch := check_patch(patch);
@@ -129,8 +131,8 @@ begin
             select f.job_id
               from finished f
               join job j on j.job_id = f.job_id
-             where v_state = 'cancelled' and f.queue_id = v_queue.queue_id and f.outcome = 'cancelled'
-               and f.kept and f.finished_at >= v_queue.created_at
+             where v_state = 'cancelled' and f.queue_id = v_queue.queue_id
+               and f.outcome = 'cancelled' and f.kept and f.finished_at >= v_queue.created_at
                and (v_job_ids is null or f.job_id = any (v_job_ids))
                and (v_reason is null or f.error = v_reason)
                and (v_error is null or strpos(f.error, v_error) > 0)
@@ -184,24 +186,28 @@ begin
             delete from job j where j.job_id = any (v_ids) and j.gen <> v_gen
             returning j.*
         )
-        insert into job (gen, priority, max_retries, job_id, queue_id, created_at, run_at, expires_at,
-            payload, headers, retry, tags)
-        select v_gen, g.priority, g.max_retries, g.job_id, g.queue_id, g.created_at, g.run_at, g.expires_at,
-            g.payload, g.headers, g.retry, g.tags
+        insert into job (gen, priority, max_retries, job_id, queue_id, created_at, run_at,
+            expires_at, payload, headers, retry, tags)
+        select v_gen, g.priority, g.max_retries, g.job_id, g.queue_id, g.created_at, g.run_at,
+            g.expires_at, g.payload, g.headers, g.retry, g.tags
           from gone g;
         with gone as (
             delete from attempt a where a.job_id = any (v_ids) and a.gen <> v_gen
             returning a.*
         )
-        insert into attempt (gen, attempt, job_id, token, leased_at, ended_at, outcome, worker_id, error)
-        select v_gen, g.attempt, g.job_id, g.token, g.leased_at, g.ended_at, g.outcome, g.worker_id, g.error
+        insert into attempt (gen, attempt, job_id, token, leased_at, ended_at, outcome, worker_id,
+            error)
+        select v_gen, g.attempt, g.job_id, g.token, g.leased_at, g.ended_at, g.outcome,
+            g.worker_id, g.error
           from gone g;
     end if;
     -- A time to live that has passed is dropped: the operator wants the job to run.
     update job j
-       set priority = case when patch ? 'priority' then v_patch.priority::smallint else j.priority end,
+       set priority = case when patch ? 'priority' then v_patch.priority::smallint
+               else j.priority end,
            run_at = case when patch ? 'run_at' then v_patch.run_at else j.run_at end,
-           max_retries = case when patch ? 'max_retries' then v_patch.max_retries else j.max_retries end,
+           max_retries = case when patch ? 'max_retries' then v_patch.max_retries
+               else j.max_retries end,
            payload = case when patch ? 'payload' then v_patch.payload else j.payload end,
            headers = case when patch ? 'headers' then v_patch.headers else j.headers end,
            expires_at = case when j.expires_at > v_now then j.expires_at end
@@ -210,8 +216,7 @@ begin
     insert into ttl (expires_at, job_id)
     select j.expires_at, j.job_id from job j
      where j.job_id = any (v_ids) and j.expires_at is not null
-     order by j.job_id
-    on conflict do nothing;
+     order by j.job_id;
     for v_lane in
         select distinct (j.queue_id << 16) + 32767 - j.priority
           from job j
@@ -231,14 +236,17 @@ begin
         returning f.*
     ), recorded as (
         -- The finished row was the record of the attempt that was cancelled while it ran.
-        insert into attempt (gen, attempt, job_id, token, leased_at, ended_at, outcome, worker_id, error)
-        select v_gen, f.attempt, f.job_id, f.token, f.leased_at, f.finished_at, 'cancelled', f.worker_id, f.error
+        insert into attempt (gen, attempt, job_id, token, leased_at, ended_at, outcome, worker_id,
+            error)
+        select v_gen, f.attempt, f.job_id, f.token, f.leased_at, f.finished_at, 'cancelled',
+            f.worker_id, f.error
           from from_finished f
          where f.leased_at is not null
     ), back as materialized (
-        select x.job_id, x.token, x.attempt, j.expires_at, (j.queue_id << 16) + 32767 - j.priority as lane,
+        select x.job_id, x.token, x.attempt, j.expires_at,
+            (j.queue_id << 16) + 32767 - j.priority as lane,
             v_due + case when per_second is null then interval '0'
-                else ((row_number() over (order by x.job_id) - 1) / per_second) * interval '1 second'
+                else (row_number() over (order by x.job_id) - 1) / per_second * interval '1 second'
                 end as due_at
           from (
             select d.job_id, d.token, d.attempt from from_dead d
@@ -260,9 +268,9 @@ end
 $$;
 comment on function {{.api_schema}}.oq_redrive(text, jsonb, jsonb, numeric, int, boolean) is
 'Makes dead or cancelled jobs ready again; returns their ids, ascending.
-filter: state (dead, or cancelled), job_ids, reason (as in oq_dead), error (a part of it, case counts),
-since and until (died or cancelled in that time), payload (contains this). patch: as in oq_update.
-per_second: how many become ready each second; null: all at once. max_jobs: 1 to 10000; null: as many
-as 100000, so call it until nothing comes. dry_run => true only says which. A cancelled job comes back
-while its payload is kept, a time to live that has passed is dropped. An unknown queue gives no rows.
-Errors: OQ001.';
+filter: state (dead, or cancelled), job_ids, reason (as in oq_dead), error (a part of it, case
+counts), since and until (died or cancelled in that time), payload (contains this). patch: as in
+oq_update. per_second: how many become ready each second; null: all at once. max_jobs: 1 to 10000;
+null: as many as 100000, so call it until nothing comes. dry_run => true only says which. A
+cancelled job comes back while its payload is kept, a time to live that has passed is dropped. An
+unknown queue gives no rows. Errors: OQ001.';

@@ -1,8 +1,9 @@
--- Puts right what only a fault from outside can have broken: a dump taken in the middle of a compaction,
--- a table restored by hand. Nothing of it happens in normal running, as oq_audit shows.
+-- Puts right what only a fault from outside can have broken: a dump taken in the middle of a
+-- compaction, a table restored by hand. Nothing of it happens in normal running, as oq_audit shows.
 -- The tables are locked against TRUNCATE before the snapshots are taken: rows that are being copied
 -- back are no violation. Young jobs are left to the transactions that may be moving them.
--- Calls: enter, lanes, open_lane. Locks: repair (advisory), access share on the tables. Index: all scanned.
+-- Calls: enter, open_lane. Locks: repair (advisory), access share on the tables. Index: all
+-- scanned.
 create or replace function {{.api_schema}}.oq_repair(max_rows int default 1000)
 returns table (repair text, done bigint)
 language plpgsql
@@ -30,20 +31,10 @@ begin
 
     repair := 'job_without_place';
     select min(e.lo) into v_lo from epoch_open e;
-    insert into ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
-    select (o.queue_id << 16) + 32767 - o.priority, nextval('position'), o.job_id, o.token, o.attempt,
-        o.failed, o.lost, o.expires_at
-      from (
-        select j.job_id, j.queue_id, j.priority, coalesce(a.token, 0) as token,
-            a.attempt, coalesce(a.failed, 0) as failed, coalesce(a.lost, 0) as lost,
+    with lone as materialized (
+        select j.job_id, (j.queue_id << 16) + 32767 - j.priority as lane,
             case when j.expires_at > clock_timestamp() then j.expires_at end as expires_at
           from job j
-         cross join lateral (
-            select max(a.token) as token, count(*)::int as attempt,
-                count(*) filter (where a.outcome = 'failed') as failed,
-                count(*) filter (where a.outcome = 'lost') as lost
-              from attempt a
-             where a.job_id = j.job_id) a
          where j.job_id <= v_lo
            and not exists (select from ready p where p.job_id = j.job_id)
            and not exists (select from scheduled p where p.job_id = j.job_id)
@@ -51,7 +42,21 @@ begin
            and not exists (select from dead p where p.job_id = j.job_id)
            and not exists (select from finished p where p.job_id = j.job_id)
          order by j.job_id
-         limit oq_repair.max_rows) o;
+         limit oq_repair.max_rows
+    ), timers as (
+        insert into ttl (expires_at, job_id)
+        select o.expires_at, o.job_id from lone o where o.expires_at is not null
+    )
+    insert into ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
+    select o.lane, nextval('position'), o.job_id, coalesce(a.token, 0), a.attempt, a.failed, a.lost,
+        o.expires_at
+      from lone o
+     cross join lateral (
+        select max(a.token) as token, count(*)::int as attempt,
+            count(*) filter (where a.outcome = 'failed') as failed,
+            count(*) filter (where a.outcome = 'lost') as lost
+          from attempt a
+         where a.job_id = o.job_id) a;
     get diagnostics done = row_count;
     return next;
 
@@ -73,7 +78,7 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_repair(int) is
-'Puts right what oq_audit found after a fault from outside; a row for each repair.
-job_without_place: up to max_rows jobs (1 to 100000) that stand nowhere become ready, with the attempts
-that were recorded. A job that was being leased or completed at that moment runs again.
+'Puts right what oq_audit found after a fault from outside.
+job_without_place: up to max_rows jobs (1 to 100000) that stand nowhere become ready, with the
+attempts that were recorded. A job that was being leased or completed at that moment runs again.
 lane_without_mark: priorities that no lease would look at. Errors: OQ001.';

@@ -7,7 +7,9 @@ as $$
 #variable_conflict use_column
 begin
     return query
-    select j.state, j.result, j.error from {{.api_schema}}.oq_jobs j where j.job_id = oq_result.job_id;
+    select j.state, j.result, j.error
+      from {{.api_schema}}.oq_jobs j
+     where j.job_id = oq_result.job_id;
 end
 $$;
 comment on function {{.api_schema}}.oq_result(bigint) is

@@ -1,5 +1,5 @@
 -- Lets a paused queue be leased from again.
--- Calls: change_queue, require_queue, wake_sleepers.
+-- Calls: require_queue, wake_sleepers.
 -- Locks: queue (advisory), the queue row. Index: queue_id_idx.
 create or replace function {{.api_schema}}.oq_resume(queue_name text)
 returns void
@@ -11,7 +11,7 @@ as $$
 declare
     v_queue_id bigint;
 begin
-    perform change_queue(oq_resume.queue_name);
+    perform pg_advisory_xact_lock(hashtext('{{.schema}}:queue'), hashtext(oq_resume.queue_name));
     v_queue_id := require_queue(oq_resume.queue_name);
     update queue q
        set version = q.version + 1, paused = false

@@ -88,7 +88,8 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_stats(text) is
-'Counts, age and rates of a queue, or of every queue that the caller may observe.
-completed: those still kept. oldest_ready_seconds: how long the first ready job has waited, 0 where
-none does. The rates are of the last ten seconds. It counts every row: ask every few seconds, not
-more often. An unknown queue gives no rows. Errors: OQ001.';
+'Counts, age and rates of one queue, or of all.
+Of restricted queues those that the caller may observe. completed: those still kept.
+oldest_ready_seconds: how long the first ready job has waited, 0 where none does. The rates are of
+the last ten seconds. It counts every row: ask every few seconds, not more often. An unknown queue
+gives no rows. Errors: OQ001.';

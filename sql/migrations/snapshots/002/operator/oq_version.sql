@@ -10,4 +10,5 @@ begin
     return '0.1.0';
 end
 $$;
-comment on function {{.api_schema}}.oq_version() is 'The version of the functions, MAJOR.MINOR.PATCH.';
+comment on function {{.api_schema}}.oq_version() is
+    'The version of the functions, MAJOR.MINOR.PATCH.';

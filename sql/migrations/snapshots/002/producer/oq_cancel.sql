@@ -1,5 +1,6 @@
--- Ends a job in any unfinished state. Who holds it learns it at the next heartbeat: the lease is gone.
--- The last token is kept, negative where its lease had ended before: a redrive must not go below it.
+-- Ends a job in any unfinished state. Who holds it learns it at the next heartbeat: the lease is
+-- gone. The last token is kept, negative where its lease had ended before: a redrive must not go
+-- below it.
 -- Calls: demand, hold_place.
 -- Locks: the row of the job's place. Index: as hold_place, queue_id_idx.
 create or replace function {{.api_schema}}.oq_cancel(
@@ -44,8 +45,8 @@ begin
     else
         return false;
     end case;
-    insert into finished (gen, lost, attempt, job_id, queue_id, finished_at, leased_at, token, outcome, kept,
-        worker_id, error)
+    insert into finished (gen, lost, attempt, job_id, queue_id, finished_at, leased_at, token,
+        outcome, kept, worker_id, error)
     values (pg_sequence_last_value('generation'::regclass)::smallint, v_place.lost, v_place.attempt,
         oq_cancel.job_id, v_queue.queue_id, clock_timestamp(), v_place.leased_at,
         case when v_place.place = 'leased' then v_place.token else -nullif(v_place.token, 0) end,
@@ -54,7 +55,7 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_cancel(bigint, text) is
-'Cancels a job in any unfinished state; false where it is finished or unknown.
-A leased job''s worker learns it at its next heartbeat; its ack is refused. reason: at most 1000
-characters, shown as error. A job whose row an open transaction holds is waited for, 2 s at most
-(55P03). Errors: OQ001, 42501.';
+'Cancels a job in any unfinished state.
+False where it is finished or unknown. A leased job''s worker learns it at its next heartbeat; its
+ack is refused. reason: at most 1000 characters, shown as error. A job whose row an open transaction
+holds is waited for, 2 s at most (55P03). Errors: OQ001, 42501.';

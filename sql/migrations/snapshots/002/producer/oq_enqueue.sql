@@ -31,7 +31,7 @@ begin
             and oq_enqueue.run_at is null and oq_enqueue.max_retries is null and oq_enqueue.unique_key is null and oq_enqueue.group_key is null
             and oq_enqueue.headers is null and oq_enqueue.options is null
             and not q.restricted and q.dropped_at is null and q.max_depth is null and q.notify = 'wake'
-            and clock_timestamp() < now() + interval '5 seconds'
+            and clock_timestamp() < now() + interval '1 second'
       into v_queue_id, v_lane, v_plain
       from queue q
      where q.queue_name = oq_enqueue.queue_name

@@ -9,7 +9,6 @@ set search_path = pg_catalog, {{.schema}}, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    v_job       jsonb;
     v_idx       int;
     v_key       text;
     v_bad       record;
@@ -19,9 +18,9 @@ declare
     v_names     text[];
     v_lanes     bigint[];
     v_ids       bigint[];
-    v_queue_ids bigint[] := '{}';
-    v_max_bytes int[] := '{}';
-    v_notifies  text[] := '{}';
+    v_queue_ids bigint[] := array[]::bigint[];
+    v_max_bytes int[] := array[]::int[];
+    v_notifies  text[] := array[]::text[];
     v_name      text;
 begin
     if jobs is null or jsonb_typeof(jobs) <> 'array' then
@@ -89,7 +88,7 @@ begin
               from jsonb_array_elements(jobs) with ordinality e(job, ord)
              where e.job ->> 'run_at' is not null
         loop
-            v_now := v_name;
+            v_now := v_name::timestamptz;
         end loop;
     exception when data_exception then
         perform fail('jobs[' || v_idx || '].run_at', v_name, 'a timestamp with time zone');

@@ -1,7 +1,8 @@
--- Changes what the producer said of a job that nobody holds. The job's row is updated in place, which
--- is rare enough; its place moves only where priority or run_at make it.
+-- Changes what the producer said of a job that nobody holds. The job's row is updated in place,
+-- which is rare enough; its place moves only where priority or run_at make it.
 -- Calls: check_patch, check_payload, demand, hold_place, enter, open_lane, wake_sleepers.
--- Locks: the row of the job's place, the job row. Index: as hold_place, queue_id_idx, mark_lane_idx.
+-- Locks: the row of the job's place, the job row. Index: as hold_place, queue_id_idx,
+-- mark_lane_idx.
 create or replace function {{.api_schema}}.oq_update(
     job_id bigint,
     patch  jsonb
@@ -41,12 +42,14 @@ begin
     if v_place.place is null or v_place.place not in ('ready', 'scheduled') then
         return false;
     end if;
-    -- oq_rotate may be carrying the row to another generation: then the next statement sees it there.
+    -- oq_rotate may be carrying the row to another generation: the next statement sees it there.
     for v_round in 1..20 loop
         update job j
-           set priority = case when patch ? 'priority' then v_patch.priority::smallint else j.priority end,
+           set priority = case when patch ? 'priority' then v_patch.priority::smallint
+                   else j.priority end,
                run_at = case when patch ? 'run_at' then v_patch.run_at else j.run_at end,
-               max_retries = case when patch ? 'max_retries' then v_patch.max_retries else j.max_retries end,
+               max_retries = case when patch ? 'max_retries' then v_patch.max_retries
+                   else j.max_retries end,
                payload = case when patch ? 'payload' then v_patch.payload else j.payload end,
                headers = case when patch ? 'headers' then v_patch.headers else j.headers end
          where j.job_id = oq_update.job_id;
@@ -92,8 +95,9 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_update(bigint, jsonb) is
-'Changes priority, run_at, max_retries, payload or headers of a job nobody holds.
-True where the job was ready or scheduled; false, and nothing changed, where it is leased, dead,
-finished or unknown. run_at in the future makes it scheduled, past or null makes it ready. A new
-priority puts it behind the others of that priority. A job whose row an open transaction holds is
-waited for, 2 s at most (55P03). Errors: OQ001, 42501.';
+'Changes a job that nobody holds.
+patch: priority, run_at, max_retries, payload, headers. True where the job was ready or scheduled;
+false, and nothing changed, where it is leased, dead, finished or unknown. run_at in the future
+makes it scheduled, past or null makes it ready. A new priority puts it behind the others of that
+priority. A job whose row an open transaction holds is waited for, 2 s at most (55P03). Errors:
+OQ001, 42501.';

@@ -26,5 +26,5 @@ select d.job_id,
          limit 1) x
      where not x.restricted or {{.schema}}.may(x.queue_id, 'observe')) q;
 comment on view {{.api_schema}}.oq_dead is
-'Jobs that died: retries used up, refused a retry, or too many lost leases.
+'Jobs that died: no retries left, no retry wanted, or leases lost.
 They stay until oq_redrive, oq_cancel or oq_purge. oq_attempts has every error.';

@@ -1,7 +1,7 @@
--- Every job from the table in which it stands. Ready has no index of all job ids: a fresh job stands at
--- (the lane of its priority, its id), one that came back in the partial index of those. Written as two
--- branches, so that "where job_id = …" is index probes alone. What the queue says is looked up once a
--- queue (memoized), with the right to see it.
+-- Every job from the table in which it stands. Ready has no index of all job ids: a fresh job
+-- stands at (the lane of its priority, its id), one that came back in the partial index of those.
+-- Written as two branches, so that "where job_id = …" is index probes alone. What the queue says is
+-- looked up once a queue (memoized), with the right to see it.
 -- Calls: may. Index: job_N_pk, ready_pk, ready_returned_idx, scheduled_pk, leased_pk, dead_pk,
 -- finished_N_pk, attempt_N_pk, queue_id_idx.
 create or replace view {{.api_schema}}.oq_jobs with (security_barrier) as
@@ -31,9 +31,10 @@ select p.job_id,
     p.error
   from (
     select j.job_id, j.queue_id, 'ready'::text as state, j.priority::int as priority, r.attempt,
-        j.max_retries, r.failed::int as failures, r.lost::int as lost_leases, j.run_at, j.created_at,
-        r.expires_at, null::text as worker_id, null::timestamptz as leased_at,
-        null::timestamptz as lease_expires_at, null::timestamptz as finished_at, null::text as reason,
+        j.max_retries, r.failed::int as failures, r.lost::int as lost_leases, j.run_at,
+        j.created_at, r.expires_at, null::text as worker_id, null::timestamptz as leased_at,
+        null::timestamptz as lease_expires_at, null::timestamptz as finished_at,
+        null::text as reason,
         j.payload, j.headers, j.tags, null::jsonb as progress, null::jsonb as result,
         (select a.error from {{.schema}}.attempt a
           where a.job_id = j.job_id and r.attempt > 0
@@ -107,9 +108,11 @@ select p.job_id,
  where p.finished_at is null or p.state = 'dead' or p.finished_at >= q.created_at;
 comment on view {{.api_schema}}.oq_jobs is
 'Every job with its state, of the queues that the reader may observe.
-run_at: when a scheduled job is due. lost_leases and failures: since the last redrive. error: the last
-attempt''s, or why the job ended. finished_at: when it ended or died. What the producer said (payload,
-headers, priority, tags) may be gone before the outcome is. group_key and unique_key are null.';
+run_at: when a scheduled job is due. lost_leases and failures: since the last redrive. error: the
+last attempt''s, or why the job ended. finished_at: when it ended or died. What the producer said
+(payload, headers, priority, tags) may be gone before the outcome is. group_key and unique_key are
+null.';
 comment on column {{.api_schema}}.oq_jobs.state is
     'scheduled, ready, leased, completed, dead, cancelled or expired.';
-comment on column {{.api_schema}}.oq_jobs.reason is 'Why it is dead: retries_exhausted, no_retry or lost_lease.';
+comment on column {{.api_schema}}.oq_jobs.reason is
+    'Why it is dead: retries_exhausted, no_retry or lost_lease.';

@@ -20,16 +20,24 @@ select q.queue_name,
     q.created_at
   from {{.schema}}.queue_shown q
   left join (
-    select x.lane >> 16 as queue_id, count(*) as jobs from {{.schema}}.ready x group by x.lane >> 16) r
+    select x.lane >> 16 as queue_id, count(*) as jobs
+      from {{.schema}}.ready x
+     group by x.lane >> 16) r
     on r.queue_id = q.queue_id
   left join (
-    select x.lane >> 16 as queue_id, count(*) as jobs from {{.schema}}.scheduled x group by x.lane >> 16) s
+    select x.lane >> 16 as queue_id, count(*) as jobs
+      from {{.schema}}.scheduled x
+     group by x.lane >> 16) s
     on s.queue_id = q.queue_id
   left join (
-    select x.lane >> 16 as queue_id, count(*) as jobs from {{.schema}}.leased x group by x.lane >> 16) l
+    select x.lane >> 16 as queue_id, count(*) as jobs
+      from {{.schema}}.leased x
+     group by x.lane >> 16) l
     on l.queue_id = q.queue_id
   left join (
-    select x.queue_id, count(*) as jobs from {{.schema}}.dead x group by x.queue_id) d
+    select x.queue_id, count(*) as jobs
+      from {{.schema}}.dead x
+     group by x.queue_id) d
     on d.queue_id = q.queue_id
  where not q.restricted or {{.schema}}.may(q.queue_id, 'observe');
 comment on view {{.api_schema}}.oq_queues is

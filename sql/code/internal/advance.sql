@@ -1,0 +1,266 @@
+-- Opens the next epoch, raises the low marks, and resolves closed epochs: what their members committed
+-- below a mark goes to the end of its lane. sql/DESIGN.md has the protocol. Another advance may have
+-- begun in a transaction that is still open: nothing here waits for its rows.
+-- Calls: raise_time, enter, promote_due, reap_expired, expire_due.
+-- Locks: ready, mark, epoch_open and passed rows (skip locked). Index: ready_pk, mark_lane_idx.
+create or replace function {{.schema}}.advance()
+returns bigint
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_now       timestamptz;
+    v_current   bigint;
+    v_low       bigint;
+    v_last      bigint;
+    v_rows      record;
+    v_epoch     record;
+    v_own       bigint[];
+    v_count     bigint := 0;
+    v_step      bigint;
+    v_left      boolean;
+    v_more      boolean;
+    v_lane      bigint;
+    v_lo        bigint;
+    v_from      timestamptz;
+    v_until     timestamptz;
+    v_stuck     bigint;
+    v_free      bigint;
+    v_locked    boolean;
+begin
+    -- Resolved epochs are dead rows while a snapshot is held: none is walked twice. What is committed
+    -- as gone stays gone, so the register is right even if this transaction rolls back.
+    v_low := pg_sequence_last_value('{{.schema}}.epoch_low'::regclass);
+    v_low := coalesce((
+        select e.epoch from {{.schema}}.epoch_open e where e.epoch >= v_low order by e.epoch limit 1), v_low);
+    perform setval('{{.schema}}.epoch_low', v_low);
+
+    -- An advance that rolled back left epochs without a row: they begin no later than the one before.
+    v_current := pg_sequence_last_value('{{.schema}}.epoch'::regclass);
+    insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_leased, lo_ttl)
+    select g.epoch, e.lo, e.lo_scheduled, e.lo_leased, e.lo_ttl
+      from (select x.* from {{.schema}}.epoch_open x where x.epoch >= v_low order by x.epoch desc, x.lo limit 1) e
+     cross join generate_series(e.epoch + 1, v_current) g(epoch);
+
+    -- First what was drawn, then the next epoch: whoever draws later is a member of the next one or
+    -- keeps an earlier one from being resolved.
+    v_last := coalesce(pg_sequence_last_value('{{.schema}}.position'::regclass), 0);
+    v_now := clock_timestamp();
+    v_current := nextval('{{.schema}}.epoch');
+    insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_leased, lo_ttl)
+    select v_current, v_last,
+        (select m.low from {{.schema}}.mark m where m.lane = -1 order by m.lane, m.low desc limit 1),
+        (select m.low from {{.schema}}.mark m where m.lane = -2 order by m.lane, m.low desc limit 1),
+        (select m.low from {{.schema}}.mark m where m.lane = -3 order by m.lane, m.low desc limit 1);
+
+    -- Raise. A mark that would hardly move stays: a hundred dead rows cost a lease next to nothing.
+    for v_rows in
+        with k as materialized (select * from {{.schema}}.lanes()),
+        first as materialized (
+            select k.lane, k.low, k.raised_at, least(coalesce(r.position, v_last + 1), v_last + 1) as new_low
+              from k
+              left join lateral (
+                select r.position from {{.schema}}.ready r
+                 where r.lane = k.lane and r.position >= k.low
+                 order by r.position
+                 limit 1) r on true
+        ), raised as (
+            insert into {{.schema}}.mark (lane, low)
+            select f.lane, f.new_low from first f
+             where f.new_low >= f.low + 100
+                or f.new_low > f.low and f.raised_at < v_now - interval '1 second'
+            returning lane
+        ), dropped as (
+            delete from {{.schema}}.mark m
+             where m.ctid = any (array(
+                select x.ctid
+                  from raised n
+                  join first f on f.lane = n.lane
+                 cross join lateral (
+                    select x.ctid from {{.schema}}.mark x
+                     where x.lane = f.lane and x.low = f.low
+                       for update skip locked) x))
+        )
+        select f.lane, f.low, f.raised_at < v_now - interval '1 second' and f.new_low = f.low as stuck,
+            n.lane is not null as moved
+          from first f
+          left join raised n using (lane)
+         where n.lane is not null or f.raised_at < v_now - interval '1 second' and f.new_low = f.low
+    loop
+        if v_rows.moved then
+            v_count := v_count + 1;
+            continue;
+        end if;
+        -- The first row has been there for a second. If an open lease holds it, the mark passes over
+        -- what is locked and remembers it.
+        v_stuck := null;
+        v_free := null;
+        select r.position, r.xmax <> xid '0' into v_stuck, v_locked
+          from {{.schema}}.ready r
+         where r.lane = v_rows.lane and r.position >= v_rows.low
+         order by r.position
+         limit 1;
+        continue when v_stuck is null or not v_locked;
+        select r.position into v_free
+          from {{.schema}}.ready r
+         where r.lane = v_rows.lane and r.position >= v_rows.low
+         order by r.position
+         limit 1
+           for update skip locked;
+        continue when v_free = v_stuck;
+        with held as (
+            select r.position from {{.schema}}.ready r
+             where r.lane = v_rows.lane and r.position >= v_rows.low
+               and r.position < coalesce(v_free, v_last + 1)
+             order by r.position
+             limit 10000
+        ), noted as (
+            insert into {{.schema}}.passed (lane, position)
+            select v_rows.lane, h.position from held h
+        )
+        insert into {{.schema}}.mark (lane, low)
+        select v_rows.lane, case when count(*) = 10000 then max(h.position) + 1
+            else least(coalesce(v_free, v_last + 1), v_last + 1) end
+          from held h
+        having count(*) > 0;
+        v_count := v_count + 1;
+    end loop;
+    perform {{.schema}}.raise_time();
+
+    -- What a mark passed over: gone, come back, or still held.
+    if exists (select from {{.schema}}.passed) then
+        delete from {{.schema}}.passed p
+         where p.ctid = any (array(
+            select x.ctid from {{.schema}}.passed x
+             where not exists (
+                select from {{.schema}}.ready r where r.lane = x.lane and r.position = x.position)
+               for update skip locked));
+        perform {{.schema}}.enter();
+        with back as (
+            delete from {{.schema}}.ready r
+             where r.ctid = any (array(
+                select x.ctid
+                  from {{.schema}}.passed p
+                 cross join lateral (
+                    select r.ctid from {{.schema}}.ready r
+                     where r.lane = p.lane and r.position = p.position
+                       for update skip locked) x
+                 limit 10000))
+            returning r.*
+        ), forgotten as (
+            delete from {{.schema}}.passed p using back b where p.lane = b.lane and p.position = b.position
+        )
+        insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
+        select b.lane, nextval('{{.schema}}.position'), b.job_id, b.token, b.attempt, b.failed, b.lost, b.expires_at
+          from (select * from back order by position) b;
+        get diagnostics v_step = row_count;
+        v_count := v_count + v_step;
+    end if;
+
+    -- Resolve. A closed epoch whose lock is free has no members left, and no later one: who locks it
+    -- now reads the epoch again and moves on. So the lock is tried, not kept. Our own shared locks would
+    -- not refuse us: the epochs of this transaction are left to the next tick.
+    v_own := array(
+        select k.objid::bigint
+          from pg_locks k
+         where k.locktype = 'advisory' and k.pid = pg_backend_pid() and k.objsubid = 2
+           and k.database = (select d.oid from pg_database d where d.datname = current_database())
+           and k.classid = (hashtext('{{.schema}}:epoch')::bigint & 4294967295)::oid);
+    for v_epoch in
+        select e.row_id, e.epoch, e.lo, e.lo_scheduled, e.lo_leased, e.lo_ttl
+          from {{.schema}}.epoch_open e
+         where e.epoch >= v_low and e.epoch < v_current
+           and not e.epoch & 2147483647 = any (v_own)
+           and case when pg_try_advisory_lock(hashtext('{{.schema}}:epoch'), (e.epoch & 2147483647)::int)
+               then pg_advisory_unlock(hashtext('{{.schema}}:epoch'), (e.epoch & 2147483647)::int)
+               else false end
+         order by e.epoch
+         limit 20
+    loop
+        -- Another advance, in a transaction that is still open, may have it.
+        continue when not exists (
+            select 1 from {{.schema}}.epoch_open e where e.row_id = v_epoch.row_id for update skip locked);
+        -- Late commits, a bounded stretch of positions at a time: an epoch that was open for an hour
+        -- has an hour of dead rows above it.
+        perform {{.schema}}.enter();
+        with late as (
+            delete from {{.schema}}.ready r
+             where r.ctid = any (array(
+                select x.ctid
+                  from {{.schema}}.lanes() k
+                 cross join lateral (
+                    select r.ctid from {{.schema}}.ready r
+                     where r.lane = k.lane and r.position > v_epoch.lo and r.position < k.low
+                       and r.position <= v_epoch.lo + 200000
+                     order by r.position
+                     limit 10000
+                       for update skip locked) x
+                 where k.low > v_epoch.lo))
+               and not exists (
+                select from {{.schema}}.passed p where p.lane = r.lane and p.position = r.position)
+            returning r.*
+        )
+        insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
+        select l.lane, nextval('{{.schema}}.position'), l.job_id, l.token, l.attempt, l.failed, l.lost, l.expires_at
+          from (select * from late order by position) l;
+        get diagnostics v_step = row_count;
+        v_count := v_count + v_step;
+        -- The same in the time lanes, a minute of due times at a time, where a mark moved at all.
+        v_left := false;
+        v_more := false;
+        for v_lane, v_lo in
+            select t.lane, t.lo
+              from (values (-1, v_epoch.lo_scheduled), (-2, v_epoch.lo_leased), (-3, v_epoch.lo_ttl)) t(lane, lo)
+        loop
+            v_from := timestamptz 'epoch' + v_lo * interval '1 microsecond';
+            v_until := {{.schema}}.time_low(v_lane);
+            continue when v_from >= v_until;
+            if v_lo > 0 and v_from + interval '1 minute' < v_until then
+                v_until := v_from + interval '1 minute';
+                v_more := true;
+            end if;
+            if v_lane = -1 then
+                v_count := v_count + {{.schema}}.promote_due(v_from, v_until, 1000, null);
+                v_left := v_left or exists (
+                    select from {{.schema}}.scheduled s where s.due_at >= v_from and s.due_at < v_until);
+            elsif v_lane = -2 then
+                v_count := v_count + {{.schema}}.reap_expired(v_from, v_until, 1000, null);
+                v_left := v_left or exists (
+                    select from {{.schema}}.leased l where l.expires_at >= v_from and l.expires_at < v_until);
+            else
+                v_count := v_count + {{.schema}}.expire_due(v_from, v_until, 1000);
+                v_left := v_left or exists (
+                    select from {{.schema}}.ttl t where t.expires_at >= v_from and t.expires_at < v_until);
+            end if;
+        end loop;
+
+        -- Anything left below a mark (locked, or more than fits in one call) keeps the epoch open.
+        v_left := v_left or exists (
+            select from {{.schema}}.lanes() k
+             cross join lateral (
+                select from {{.schema}}.ready r
+                 where r.lane = k.lane and r.position > v_epoch.lo and r.position < k.low
+                   and r.position <= v_epoch.lo + 200000
+                   and not exists (
+                    select from {{.schema}}.passed p where p.lane = r.lane and p.position = r.position)
+                 limit 1) x
+             where k.low > v_epoch.lo);
+        continue when v_left;
+        if v_more or v_epoch.lo + 200000 < coalesce(pg_sequence_last_value('{{.schema}}.position'::regclass), 0) then
+            update {{.schema}}.epoch_open e
+               set lo = least(v_epoch.lo + 200000, v_last),
+                   lo_scheduled = case when v_epoch.lo_scheduled = 0 then 0
+                       else least(v_epoch.lo_scheduled + 60000000, (date_part('epoch', {{.schema}}.time_low(-1)) * 1000000)::bigint) end,
+                   lo_leased = case when v_epoch.lo_leased = 0 then 0
+                       else least(v_epoch.lo_leased + 60000000, (date_part('epoch', {{.schema}}.time_low(-2)) * 1000000)::bigint) end,
+                   lo_ttl = case when v_epoch.lo_ttl = 0 then 0
+                       else least(v_epoch.lo_ttl + 60000000, (date_part('epoch', {{.schema}}.time_low(-3)) * 1000000)::bigint) end
+             where e.row_id = v_epoch.row_id;
+        else
+            delete from {{.schema}}.epoch_open e where e.row_id = v_epoch.row_id;
+        end if;
+    end loop;
+    return v_count;
+end
+$$;
+comment on function {{.schema}}.advance() is 'Raises the low marks and resolves epochs.';
