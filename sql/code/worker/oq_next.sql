@@ -16,7 +16,24 @@ as $$
 declare
 {{template "internal/lease_locals.sql" .}}
 begin
-    if acked_job_ids is not null or acked_tokens is not null then
+    if array_dims(acked_job_ids) = '[1:1]' and array_dims(acked_tokens) = '[1:1]' then
+        -- The turn of a worker that takes one job at a time.
+        with ended as (
+            delete from leased l
+             where l.job_id = oq_next.acked_job_ids[1] and l.token = oq_next.acked_tokens[1]
+            returning l.job_id, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id, l.kept, l.restricted
+        )
+        insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
+            worker_id)
+        select pg_sequence_last_value('generation'::regclass)::smallint, e.job_id, e.lane >> 16, e.attempt,
+            e.lost, clock_timestamp(), e.leased_at, 'completed', e.kept, e.worker_id
+          from ended e
+         where case when e.restricted then demand_lease(e.lane >> 16) else true end;
+        get diagnostics v_count = row_count;
+        if v_count = 0 then
+            perform lost_lease(null, false);
+        end if;
+    elsif acked_job_ids is not null or acked_tokens is not null then
         perform check_leases(acked_job_ids, acked_tokens, null);
         with ended as (
             delete from leased l
