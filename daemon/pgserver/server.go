@@ -1,15 +1,12 @@
 package pgserver
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"sort"
 	"strconv"
@@ -18,6 +15,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // ErrNotRunning says that no server runs on a data directory.
@@ -50,39 +48,23 @@ func (s *Server) URL(db string) string {
 	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", s.port, db)
 }
 
-// Attach is the server that already runs on a data directory.
+// Attach is the server that already runs on a data directory; it waits for one that is recovering.
 func Attach(dataDir string) (*Server, error) {
-	dir, err := filepath.Abs(dataDir)
+	dir, err := resolve(dataDir)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(filepath.Join(dir, "postmaster.pid"))
+	s, err := readPID(dir)
 	if err != nil {
+		return nil, err
+	}
+	// The file stays behind after a kill, and its pid and port may be somebody else's by now.
+	if !alive(s.pid) {
 		return nil, ErrNotRunning
 	}
-	defer f.Close()
-	var lines []string
-	for scan := bufio.NewScanner(f); scan.Scan() && len(lines) < 4; {
-		lines = append(lines, strings.TrimSpace(scan.Text()))
-	}
-	if len(lines) < 4 {
-		return nil, ErrNotRunning
-	}
-	pid, err1 := strconv.Atoi(lines[0])
-	port, err2 := strconv.Atoi(lines[3])
-	if err1 != nil || err2 != nil || lines[1] != dir {
-		return nil, ErrNotRunning
-	}
-	// The file stays behind after a kill, and its pid may be somebody else's by now.
-	if err := syscall.Kill(pid, 0); err != nil && !errors.Is(err, syscall.EPERM) {
-		return nil, ErrNotRunning
-	}
-	conn, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), time.Second)
-	if err != nil {
-		return nil, ErrNotRunning
-	}
-	conn.Close()
-	return &Server{dir: dir, port: port, pid: pid}, nil
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	return s, s.ping(ctx)
 }
 
 // Start runs a server, with initdb where the data directory is empty. As root everything runs as an
@@ -91,54 +73,91 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = io.Discard
 	}
-	dir, err := filepath.Abs(o.DataDir)
+	dir, err := resolve(o.DataDir)
 	if err != nil {
 		return nil, err
 	}
-	if s, err := Attach(dir); err == nil {
+	s, err := Attach(dir)
+	if err == nil {
 		return nil, fmt.Errorf("a server is running on %s already (pid %d, port %d)", dir, s.pid, s.port)
 	}
-	cred, err := unprivileged()
+	if !errors.Is(err, ErrNotRunning) {
+		return nil, err
+	}
+	cred, err := owner(dir)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	major, err := dataMajor(dir)
+	if err != nil {
 		return nil, err
 	}
-	if cred != nil {
-		if err := os.Chown(dir, int(cred.Uid), int(cred.Gid)); err != nil {
-			return nil, err
-		}
-		if err := reachable(dir, cred); err != nil {
-			return nil, err
+	if major != 0 && major != o.Install.Major {
+		// The machine has got another version since; the data stays what it is.
+		if o.Install, err = Ensure(ctx, major, o.Log); err != nil {
+			return nil, fmt.Errorf("%s holds data of PostgreSQL %d: %w", dir, major, err)
 		}
 	}
-	run := func(name string, args ...string) error {
-		cmd := exec.CommandContext(ctx, filepath.Join(o.Install.Bin, name), args...)
-		cmd.Dir = dir
-		cmd.Stdout, cmd.Stderr = o.Log, o.Log
-		cmd.Env = append(os.Environ(), "LC_ALL=C", "PGDATA="+dir)
-		// Its own session: an interrupt in the terminal is ours to handle.
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: cred}
-		if err := cmd.Run(); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		return nil
-	}
-	if _, err := os.Stat(filepath.Join(dir, "PG_VERSION")); os.IsNotExist(err) {
-		err := run("initdb", "-D", dir, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C",
-			"--data-checksums")
-		if err != nil {
+	if major == 0 {
+		if dir, err = initialize(ctx, o, dir, cred); err != nil {
 			return nil, err
 		}
+	} else if !reachable(dir, cred) {
+		return nil, fmt.Errorf("the server would run as user id %d, who can't get into %s: open the folders "+
+			"above it with chmod o+x, or choose another (OQ_DATA_DIR)", cred.Uid, dir)
+	}
+	if err := disownDeadPID(dir); err != nil {
+		return nil, err
 	}
 	port := o.Port
 	if port == 0 {
-		port, err = freePort(filepath.Join(dir, "openqueue.port"))
-		if err != nil {
+		if port, err = rememberedPort(dir); err != nil {
 			return nil, err
 		}
 	}
+	if err := launch(ctx, o, dir, port, cred); err != nil {
+		return nil, err
+	}
+	return Attach(dir)
+}
+
+// initialize makes the cluster beside its place, so that a kill leaves all of it or nothing.
+func initialize(ctx context.Context, o Options, dir string, cred *syscall.Credential) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	if !reachable(dir, cred) {
+		var err error
+		if dir, err = elsewhere(dir, cred); err != nil {
+			return "", err
+		}
+		fmt.Fprintf(o.Log, "the server runs as user id %d, who can't get into %s: its data is in %s\n",
+			cred.Uid, o.DataDir, dir)
+	}
+	fresh := dir + ".new"
+	if err := os.RemoveAll(fresh); err != nil {
+		return "", err
+	}
+	if err := os.Mkdir(fresh, 0o700); err != nil {
+		return "", err
+	}
+	if cred != nil {
+		if err := os.Chown(fresh, int(cred.Uid), int(cred.Gid)); err != nil {
+			return "", err
+		}
+	}
+	err := run(ctx, o, fresh, cred, "initdb", "-D", fresh, "-U", "postgres", "-A", "trust", "-E", "UTF8",
+		"--locale=C", "--data-checksums")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Remove(dir); err != nil {
+		return "", err
+	}
+	return dir, os.Rename(fresh, dir)
+}
+
+func launch(ctx context.Context, o Options, dir string, port int, cred *syscall.Credential) error {
 	settings := map[string]string{
 		"port": strconv.Itoa(port), "listen_addresses": "127.0.0.1", "unix_socket_directories": "",
 		"logging_collector": "off",
@@ -151,33 +170,71 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		opts = append(opts, fmt.Sprintf("-c %s='%s'", k, strings.ReplaceAll(v, "'", `'\''`)))
 	}
 	sort.Strings(opts)
-	err = run("pg_ctl", "-D", dir, "-w", "-t", "60", "-l", filepath.Join(dir, "server.log"),
-		"-o", strings.Join(opts, " "), "start")
-	if err != nil {
-		tail, _ := os.ReadFile(filepath.Join(dir, "server.log"))
-		if len(tail) > 2000 {
-			tail = tail[len(tail)-2000:]
+	logFile := filepath.Join(dir, "server.log")
+	for end := time.Now().Add(time.Minute); ; {
+		var before int64
+		if info, err := os.Stat(logFile); err == nil {
+			before = info.Size()
 		}
-		return nil, fmt.Errorf("the server does not start: %w\n%s", err, tail)
-	}
-	s, err := Attach(dir)
-	if err != nil {
-		return nil, err
-	}
-	return s, s.ping(ctx)
-}
-
-func (s *Server) ping(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	for {
-		conn, err := pgx.Connect(ctx, s.URL("postgres"))
+		err := run(ctx, o, dir, cred, "pg_ctl", "-D", dir, "-s", "-w", "-t", "300", "-l", logFile,
+			"-o", strings.Join(opts, " "), "start")
 		if err == nil {
-			return conn.Close(ctx)
+			return nil
+		}
+		said, _ := os.ReadFile(logFile)
+		said = said[min(before, int64(len(said))):]
+		// The backends of a killed server take a moment to notice and let go.
+		if !strings.Contains(string(said), "still in use") || time.Now().After(end) {
+			return fmt.Errorf("the server does not start: %w\n%s", err, said[max(0, len(said)-2000):])
 		}
 		select {
 		case <-ctx.Done():
-			return err
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func run(ctx context.Context, o Options, dir string, cred *syscall.Credential, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(o.Install.Bin, name), args...)
+	cmd.Dir = dir
+	cmd.Stdout, cmd.Stderr = o.Log, o.Log
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "PGDATA="+dir)
+	// A session of its own: an interrupt in the terminal is ours to handle, and both programs clean
+	// up when we hand it on.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: cred}
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// ping waits until the server accepts, and makes sure that it is ours.
+func (s *Server) ping(ctx context.Context) error {
+	for {
+		var dir string
+		conn, err := pgx.Connect(ctx, s.URL("postgres"))
+		if err == nil {
+			err = conn.QueryRow(ctx, `select current_setting('data_directory')`).Scan(&dir)
+			conn.Close(ctx)
+		}
+		var refused *pgconn.PgError
+		switch {
+		case err == nil && dir == s.dir:
+			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("the server on %s (pid %d, port %d) does not accept: %w", s.dir, s.pid, s.port, err)
+		case errors.As(err, &refused) && (refused.Code == "57P03" || refused.Code == "53300"):
+			// Starting, stopping, or full.
+		case err == nil:
+			return fmt.Errorf("%w: port %d is that of %s", ErrNotRunning, s.port, dir)
+		default:
+			return fmt.Errorf("%w: %v", ErrNotRunning, err)
+		}
+		select {
+		case <-ctx.Done():
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -192,65 +249,12 @@ func (s *Server) Stop(ctx context.Context, mode string) error {
 	if err := syscall.Kill(s.pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return err
 	}
-	for {
-		if err := syscall.Kill(s.pid, 0); errors.Is(err, syscall.ESRCH) {
-			return nil
-		}
+	for alive(s.pid) {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("the server on %s (pid %d) does not stop: %w", s.dir, s.pid, ctx.Err())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-}
-
-// unprivileged is whom a server runs as when we are root, which PostgreSQL refuses to be.
-func unprivileged() (*syscall.Credential, error) {
-	if os.Geteuid() != 0 {
-		return nil, nil
-	}
-	for _, name := range []string{"postgres", "nobody"} {
-		u, err := user.Lookup(name)
-		if err != nil {
-			continue
-		}
-		uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
-		gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
-		if err1 == nil && err2 == nil {
-			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
-		}
-	}
-	return nil, errors.New("PostgreSQL does not run as root, and there is neither a user postgres nor nobody")
-}
-
-// reachable says early what initdb would say late: that its user can't get into the folder.
-func reachable(dir string, cred *syscall.Credential) error {
-	cmd := exec.Command("/bin/sh", "-c", `cd "$1"`, "sh", dir)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
-	cmd.Dir = "/"
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("the server runs as user id %d, who can't get into %s: choose a data directory "+
-			"elsewhere (OQ_DATA_DIR), or open the folders above it with chmod o+x", cred.Uid, dir)
-	}
 	return nil
-}
-
-// freePort is the port that the data directory used before, while it is free, else any free one.
-func freePort(note string) (int, error) {
-	if raw, err := os.ReadFile(note); err == nil {
-		if port, err := strconv.Atoi(strings.TrimSpace(string(raw))); err == nil {
-			if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-				return port, l.Close()
-			}
-		}
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	if err := l.Close(); err != nil {
-		return 0, err
-	}
-	return port, os.WriteFile(note, []byte(strconv.Itoa(port)+"\n"), 0o644)
 }

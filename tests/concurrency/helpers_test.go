@@ -127,8 +127,10 @@ func tick(t testing.TB, q querier, times int) {
 // age makes the marks look a second old, so that the next tick moves them however little there is.
 func age(t testing.TB, q querier) {
 	t.Helper()
-	exec(t, q, "update oq.mark set raised_at = raised_at - interval '5 s'")
-	exec(t, q, "update oq.epoch_open set opened_at = opened_at - interval '5 s'")
+	exec(t, q, `update oq.mark set raised_at = raised_at - interval '5 s'
+		where mark_id in (select mark_id from oq.mark for update skip locked)`)
+	exec(t, q, `update oq.epoch_open set opened_at = opened_at - interval '5 s'
+		where row_id in (select row_id from oq.epoch_open for update skip locked)`)
 }
 
 // alone makes the leases think that no daemon is there.

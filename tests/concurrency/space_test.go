@@ -19,6 +19,7 @@ type load struct {
 	acked    map[int64]int
 	errs     []error
 	stop     chan struct{}
+	once     sync.Once
 	wg       sync.WaitGroup
 }
 
@@ -43,7 +44,14 @@ func startLoad(t *testing.T, db *testdb.DB, producers, workers int) *load {
 			}
 		})
 	}
+	t.Cleanup(l.end) // before their sessions are closed
 	return l
+}
+
+// end stops the load, however often it is called.
+func (l *load) end() {
+	l.once.Do(func() { close(l.stop) })
+	l.wg.Wait()
 }
 
 func (l *load) going() bool {
@@ -143,8 +151,7 @@ func (l *load) work(c *pgx.Conn, n int) error {
 // finish stops the load, works off what is left and compares: each job was acked once.
 func (l *load) finish(t *testing.T, db *testdb.DB) {
 	t.Helper()
-	close(l.stop)
-	l.wg.Wait()
+	l.end()
 	if len(l.errs) > 0 {
 		t.Errorf("%d errors under load, the first: %v", len(l.errs), l.errs[0])
 	}
@@ -357,7 +364,7 @@ func TestDutiesCutShort(t *testing.T) {
 	l := startLoad(t, db, 1, 1)
 	cut, done := 0, 0
 	deadline := time.Now().Add(patience)
-	for n := 0; cut < 60 || done < 60; n++ {
+	for n := 0; cut < 150 || done < 150; n++ {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d duties cut short, %d done", cut, done)
 		}
@@ -372,8 +379,11 @@ func TestDutiesCutShort(t *testing.T) {
 		default:
 			t.Fatalf("%s: %v", sql, err)
 		}
+		exec(t, c, "set statement_timeout = 0")
+		if n := get[int](t, c, "select count(*)::int from pg_locks where pid = pg_backend_pid() and locktype = 'advisory'"); n != 0 {
+			t.Fatalf("%s was cut short and left %d session locks", sql, n)
+		}
 		if n%20 == 0 {
-			exec(t, c, "set statement_timeout = 0")
 			tick(t, c, 1)
 		}
 	}
@@ -381,4 +391,3 @@ func TestDutiesCutShort(t *testing.T) {
 	t.Logf("%d cut short, %d done", cut, done)
 	l.finish(t, db)
 }
-

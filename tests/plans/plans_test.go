@@ -104,7 +104,7 @@ func get[T any](t testing.TB, s *session, sql string, args ...any) T {
 	return value
 }
 
-// cost is what one call took.
+// cost is what one call took: locks are relations, each of which takes a slot of the backend's fast path.
 type cost struct {
 	buffers    int
 	statements int
@@ -181,12 +181,8 @@ func measure(t testing.TB, s, observer *session, stage string) map[string]cost {
 		s.do(t, "set local auto_explain.log_min_duration = 0")
 		s.plans = nil
 		s.do(t, call.sql, args...)
-		locks := get[int](t, observer, `select count(*)::int from pg_locks where pid = $1 and locktype = 'relation'`,
+		locks := get[int](t, observer, `select count(distinct relation)::int from pg_locks where pid = $1 and locktype = 'relation'`,
 			s.PgConn().PID())
-		if testing.Verbose() && stage == "at the end" {
-			t.Log(call.name, get[string](t, observer, `select string_agg(relation::regclass || ' ' || mode, ', ') from pg_locks where pid = $1 and locktype = 'relation'`,
-			s.PgConn().PID()))
-		}
 		// The call's own plan comes when its portal is closed, after those of its statements.
 		s.do(t, "commit")
 		plans := s.plans

@@ -32,13 +32,23 @@ begin
     end if;
 
     -- Rows that count for nothing: equal first uses of a queue, marks that others stand above.
-    delete from queue q
-     using queue p
-     where p.queue_id = q.queue_id
-       and (p.version > q.version or p.version = q.version and p.row_id < q.row_id);
-    delete from mark m
-     using lanes() k
-     where m.lane = k.lane and m.low < k.low;
+    delete from queue d
+     where d.ctid = any (array(
+        select q.ctid
+          from queue q
+         where exists (
+            select from queue p
+             where p.queue_id = q.queue_id
+               and (p.version > q.version or p.version = q.version and p.row_id < q.row_id))
+           for update skip locked));
+    delete from mark d
+     where d.ctid = any (array(
+        select x.ctid
+          from lanes() k
+         cross join lateral (
+            select m.ctid from mark m
+             where m.lane = k.lane and m.low < k.low
+               for update skip locked) x));
     -- A job that was committed after its queue was dropped makes it a queue again.
     update queue q
        set dropped_at = null

@@ -39,7 +39,11 @@ begin
         -- Ten times a second is enough: what lies between is walked by each look.
         if v_new >= v_old + 100000 then
             insert into {{.schema}}.mark (lane, low) values (v_lane, v_new);
-            delete from {{.schema}}.mark m where m.lane = v_lane and m.low = v_old;
+            delete from {{.schema}}.mark m
+             where m.ctid = any (array(
+                select x.ctid from {{.schema}}.mark x
+                 where x.lane = v_lane and x.low = v_old
+                   for update skip locked));
             v_count := v_count + 1;
         end if;
     end loop;

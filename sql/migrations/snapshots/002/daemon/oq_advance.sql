@@ -7,27 +7,26 @@ language plpgsql
 {{template "internal/pinned.sql" .}}
 as $$
 declare
-    v_locked boolean := false;
-    v_count  bigint := 0;
+    v_count bigint;
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'oq_advance needs a READ COMMITTED transaction' using errcode = '25001';
     end if;
     perform verify_instance();
     begin
-        v_locked := pg_try_advisory_lock(hashtext('{{.schema}}:advance'), 0);
-        if v_locked then
-            v_count := advance();
-        end if;
+        -- Lock, work and unlock in one expression: between statements a cancel could fall and leak the lock.
+        v_count := case
+            when pg_try_advisory_lock(hashtext('{{.schema}}:advance'), 0)
+            then advance() + (not pg_advisory_unlock(hashtext('{{.schema}}:advance'), 0))::int
+            else 0 end;
     exception when others or query_canceled then
-        if v_locked then
-            perform pg_advisory_unlock(hashtext('{{.schema}}:advance'), 0);
-        end if;
+        perform pg_advisory_unlock(k.classid::bigint::bit(32)::int, k.objid::bigint::int)
+           from pg_locks k
+          where k.locktype = 'advisory' and k.pid = pg_backend_pid() and k.granted and k.objsubid = 2
+            and k.database = (select d.oid from pg_database d where d.datname = current_database())
+            and k.classid = (hashtext('{{.schema}}:advance')::bigint & 4294967295)::oid;
         raise;
     end;
-    if v_locked then
-        perform pg_advisory_unlock(hashtext('{{.schema}}:advance'), 0);
-    end if;
     return v_count;
 end
 $$;

@@ -1,0 +1,186 @@
+package model
+
+import (
+	"fmt"
+	"strings"
+)
+
+type node struct {
+	parent int32
+	who    uint8
+	choice uint8
+}
+
+// A search walks every interleaving of a scenario, each state once, in breadth: the first trace that
+// it finds is one of the shortest.
+type search struct {
+	model
+	jobs     uint8 // ready at the beginning
+	anywhere bool  // check what holds at every moment, not at the end only
+	nodes    []node
+}
+
+// start: the jobs have the positions from 1, the first epoch is open.
+func (c *search) start() state {
+	s := state{position: c.jobs, epoch: 1, epochLow: 1}
+	s.addEpoch(epoch{num: 1})
+	for k := range c.jobs {
+		s.addRow(row{pos: k + 1, job: k + 1})
+		s.born |= 1 << (k + 1)
+	}
+	tx := uint8(1)
+	for i := range c.scripts {
+		s.procs[i].tx = tx
+		for _, st := range c.scripts[i].steps {
+			if st.op == opCommit {
+				tx++
+			}
+		}
+	}
+	for i := len(c.scripts); i < len(s.procs); i++ {
+		s.procs[i].tx = tx
+	}
+	if tx > 15 {
+		panic("too many transactions")
+	}
+	s.normalize()
+	return s
+}
+
+func (c *search) done(s *state) bool {
+	for i := range c.scripts {
+		if int(s.procs[i].pc) < len(c.scripts[i].steps) {
+			return false
+		}
+	}
+	return true
+}
+
+// run returns how many states there are and the trace of a broken rule, if any.
+func (c *search) run() (int, string) {
+	first := c.start()
+	visited := map[uint64]struct{}{first.hash(): {}}
+	c.nodes = []node{{parent: -1}}
+	level, ids := []state{first}, []int32{0}
+	for len(level) > 0 {
+		var below []state
+		var belowIDs []int32
+		for k := range level {
+			moved := false
+			for i := range c.scripts {
+				choice := uint8(0)
+				broken := error(nil)
+				c.next(level[k], i, func(s state, err error) {
+					moved = true
+					n := node{parent: ids[k], who: uint8(i), choice: choice}
+					choice++
+					if broken != nil {
+						return
+					}
+					if err == nil {
+						err = s.whole()
+					}
+					if err == nil && c.anywhere {
+						err = s.covered()
+					}
+					if err != nil {
+						c.nodes = append(c.nodes, n)
+						broken = err
+						return
+					}
+					s.normalize()
+					h := s.hash()
+					if _, ok := visited[h]; ok {
+						return
+					}
+					visited[h] = struct{}{}
+					c.nodes = append(c.nodes, n)
+					below = append(below, s)
+					belowIDs = append(belowIDs, int32(len(c.nodes)-1))
+				})
+				if broken != nil {
+					return len(visited), c.trace(int32(len(c.nodes)-1), broken)
+				}
+			}
+			if moved {
+				continue
+			}
+			err := fmt.Errorf("everybody waits")
+			if c.done(&level[k]) {
+				err = c.quiet(level[k], nil)
+			}
+			if err != nil {
+				return len(visited), c.trace(ids[k], err)
+			}
+		}
+		level, ids = below, belowIDs
+	}
+	return len(visited), ""
+}
+
+// quiet runs two ticks alone and looks at what is left.
+func (c *search) quiet(s state, tell func(int, string, ...any)) error {
+	p := c.protocol
+	m := model{protocol: p, tell: tell}
+	t := script{final: true}
+	t.tick(p, true).end(p).tick(p, true).end(p)
+	m.scripts = []script{t}
+	s.procs = [4]proc{{tx: 1}, {tx: 15}, {tx: 15}, {tx: 15}}
+	for int(s.procs[0].pc) < len(t.steps) {
+		var failed error
+		moved := false
+		m.next(s, 0, func(n state, err error) {
+			if !moved {
+				s, failed, moved = n, err, true
+			}
+		})
+		if failed != nil {
+			return failed
+		}
+		if !moved {
+			return fmt.Errorf("the last tick waits")
+		}
+		s.normalize()
+	}
+	if err := s.whole(); err != nil {
+		return err
+	}
+	return s.reachable()
+}
+
+// trace does the steps to a state once more, telling of each.
+func (c *search) trace(id int32, broken error) string {
+	var path []node
+	for n := c.nodes[id]; n.parent >= 0; n = c.nodes[n.parent] {
+		path = append(path, n)
+	}
+	var b strings.Builder
+	s := c.start()
+	fmt.Fprintf(&b, "%-9s%s\n", "start", s.where())
+	for k := len(path) - 1; k >= 0; k-- {
+		n := path[k]
+		var said []string
+		m := c.model
+		m.tell = func(_ int, format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
+		choice, after, words := uint8(0), state{}, []string(nil)
+		m.next(s, int(n.who), func(x state, _ error) {
+			if choice == n.choice {
+				after, words = x, said
+			}
+			choice++
+			said = nil
+		})
+		for _, w := range words {
+			fmt.Fprintf(&b, "%-9s%s\n", c.scripts[n.who].name, w)
+		}
+		s = after
+		s.normalize()
+	}
+	if c.done(&s) {
+		_ = c.quiet(s, func(_ int, format string, args ...any) {
+			fmt.Fprintf(&b, "%-9s%s\n", "(quiet)", fmt.Sprintf(format, args...))
+		})
+	}
+	fmt.Fprintf(&b, "=> %v", broken)
+	return b.String()
+}
