@@ -106,9 +106,6 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return nil, fmt.Errorf("the server would run as user id %d, who can't get into %s: open the folders "+
 			"above it with chmod o+x, or choose another (OQ_DATA_DIR)", cred.Uid, dir)
 	}
-	if err := disownDeadPID(dir); err != nil {
-		return nil, err
-	}
 	port := o.Port
 	if port == 0 {
 		if port, err = rememberedPort(dir); err != nil {
@@ -172,6 +169,9 @@ func launch(ctx context.Context, o Options, dir string, port int, cred *syscall.
 	sort.Strings(opts)
 	logFile := filepath.Join(dir, "server.log")
 	for end := time.Now().Add(time.Minute); ; {
+		if err := disownDeadPID(dir); err != nil {
+			return err
+		}
 		var before int64
 		if info, err := os.Stat(logFile); err == nil {
 			before = info.Size()
@@ -183,8 +183,9 @@ func launch(ctx context.Context, o Options, dir string, port int, cred *syscall.
 		}
 		said, _ := os.ReadFile(logFile)
 		said = said[min(before, int64(len(said))):]
-		// The backends of a killed server take a moment to notice and let go.
-		if !strings.Contains(string(said), "still in use") || time.Now().After(end) {
+		// A killed server takes a moment to be gone, and its backends one to notice and let go.
+		dying := strings.Contains(string(said), "still in use") || strings.Contains(string(said), "already exists")
+		if !dying || time.Now().After(end) {
 			return fmt.Errorf("the server does not start: %w\n%s", err, said[max(0, len(said)-2000):])
 		}
 		select {

@@ -86,7 +86,6 @@ func (c *script) enter(b protocol) *script {
 
 func (c *script) end(b protocol) *script {
 	if b.earlyRelease {
-		// The release would forget which transaction it was: it is told from the pc.
 		return c.add(step{op: opRelease, arg: 1}, step{op: opCommit}, step{op: opRelease})
 	}
 	return c.add(step{op: opCommit}, step{op: opRelease})
@@ -213,14 +212,7 @@ func (m *model) next(s state, i int, emit func(state, error)) {
 		if !c.final {
 			a := s
 			a.abort(i)
-			for m.scripts[i].steps[a.procs[i].pc-1].op != opRelease {
-				a.procs[i].pc++
-			}
-			if m.tell == nil {
-				emit(a, nil)
-			} else {
-				m.fork(i, a, emit, "rolls back")
-			}
+			m.fork(i, m.over(a, i), emit, "rolls back")
 		}
 		err := s.commit(i)
 		m.say(i, "commits:%s", s.where())
@@ -233,6 +225,7 @@ func (m *model) next(s state, i int, emit func(state, error)) {
 			break
 		}
 		s.end(i)
+		s = m.over(s, i)
 		m.say(i, "has released its locks")
 	case opReadMark:
 		p.low = s.newest(now, p.tx)
@@ -275,14 +268,7 @@ func (m *model) next(s state, i int, emit func(state, error)) {
 		if !c.final && !c.tend {
 			a := s
 			a.abort(i)
-			for m.scripts[i].steps[a.procs[i].pc-1].op != opRelease {
-				a.procs[i].pc++
-			}
-			if m.tell == nil {
-				emit(a, nil)
-			} else {
-				m.fork(i, a, emit, "opens epoch %d and rolls back", s.epoch)
-			}
+			m.fork(i, m.over(a, i), emit, "opens epoch %d and rolls back", s.epoch)
 		}
 		m.say(i, "opens epoch %d", s.epoch)
 	case opRow:
@@ -300,11 +286,8 @@ func (m *model) next(s state, i int, emit func(state, error)) {
 				a.rows[k].lock = 0
 			}
 		}
-		if m.tell == nil {
-			emit(a, nil)
-		} else {
-			m.fork(i, a, emit, "waits for the locked row")
-		}
+		m.fork(i, a, emit, "waits for the locked row")
+		m.say(i, "has waited long enough: the free rows begin at %d", p.free)
 	case opPass:
 		m.pass(&s, i)
 	case opDrop:
@@ -336,6 +319,19 @@ func (m *model) next(s state, i int, emit func(state, error)) {
 		return
 	}
 	emit(s, nil)
+}
+
+// over moves a process whose transaction has ended behind its last step.
+func (m *model) over(s state, i int) state {
+	p := &s.procs[i]
+	steps := m.scripts[i].steps
+	for steps[p.pc-1] != (step{op: opRelease}) {
+		p.pc++
+	}
+	if int(p.pc) == len(steps) {
+		p.tx = 0
+	}
+	return s
 }
 
 // fork emits a second outcome with words of its own.
@@ -446,7 +442,6 @@ func (m *model) stuck(s *state, i, to int) bool {
 		free.lock = p.tx
 		p.free = min(p.free, free.pos)
 	}
-	m.say(i, "finds @%d locked and the first free row below %d", first.pos, p.free+1)
 	return true
 }
 

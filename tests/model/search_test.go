@@ -37,10 +37,7 @@ func (c *search) start() state {
 			}
 		}
 	}
-	for i := len(c.scripts); i < len(s.procs); i++ {
-		s.procs[i].tx = tx
-	}
-	if tx > 15 {
+	if tx > 16 {
 		panic("too many transactions")
 	}
 	s.normalize()
@@ -125,7 +122,7 @@ func (c *search) quiet(s state, tell func(int, string, ...any)) error {
 	t := script{final: true}
 	t.tick(p, true).end(p).tick(p, true).end(p)
 	m.scripts = []script{t}
-	s.procs = [4]proc{{tx: 1}, {tx: 15}, {tx: 15}, {tx: 15}}
+	s.procs = [4]proc{{tx: 1}}
 	for int(s.procs[0].pc) < len(t.steps) {
 		var failed error
 		moved := false

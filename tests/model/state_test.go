@@ -228,7 +228,6 @@ func (s *state) normalize() {
 		if p.list != 0 {
 			frozen &= p.list
 		}
-		frozen &^= 1 << p.tx // a commit whose locks are still held
 	}
 	frozen &^= 1
 	if frozen != 0 {

@@ -6,12 +6,17 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,24 +35,22 @@ type DB struct {
 }
 
 var shared struct {
-	once   sync.Once
-	admin  string // URL of the maintenance database
-	server *pgserver.Server
-	dir    string
-	err    error
+	once     sync.Once
+	admin    string // URL of the maintenance database
+	template string
+	server   *pgserver.Server
+	end      func() error
+	err      error
 }
 
-// Main runs a package's tests and stops the server that they shared: call it from TestMain.
+// Main runs a package's tests and ends the server that they shared: call it from TestMain.
 func Main(m *testing.M) {
 	status := m.Run()
-	if shared.server != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		if err := shared.server.Stop(ctx, "immediate"); err != nil {
+	if shared.end != nil {
+		if err := shared.end(); err != nil {
 			fmt.Fprintln(os.Stderr, "testdb:", err)
 			status = 1
 		}
-		cancel()
-		os.RemoveAll(shared.dir)
 	}
 	os.Exit(status)
 }
@@ -55,23 +58,55 @@ func Main(m *testing.M) {
 func start() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
+	shared.template = "oq_test_template_" + randomHex()
 	if url := os.Getenv("OQ_TEST_DATABASE_URL"); url != "" {
 		shared.admin = url
+		shared.end = func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			return admin(ctx, `drop database if exists `+shared.template+` with (force)`)
+		}
 	} else {
-		shared.dir, shared.err = os.MkdirTemp("", "oqtest")
-		if shared.err != nil {
+		var root string
+		if root, shared.end, shared.err = guardedDir(); shared.err != nil {
 			return
 		}
-		if shared.err = os.Chmod(shared.dir, 0o755); shared.err != nil {
-			return
-		}
-		shared.server, shared.err = launch(ctx, filepath.Join(shared.dir, "data"), map[string]string{"fsync": "off"})
+		shared.server, shared.err = launch(ctx, filepath.Join(root, "data"), map[string]string{"fsync": "off"})
 		if shared.err != nil {
 			return
 		}
 		shared.admin = shared.server.URL("postgres")
 	}
 	shared.err = makeTemplate(ctx)
+}
+
+// guardedDir is a folder for a server, in data, with a process that outlives this one: when end is
+// called, or when this process dies of a timeout, a panic or a signal, it ends whatever server runs
+// there and removes the folder.
+func guardedDir() (root string, end func() error, err error) {
+	if root, err = os.MkdirTemp("", "oqtest"); err != nil {
+		return "", nil, err
+	}
+	if err := os.Chmod(root, 0o755); err != nil {
+		return "", nil, err
+	}
+	cmd := exec.Command("/bin/sh", "-c", `
+		read -r _
+		file=$1/data/postmaster.pid
+		if pid=$(head -n 1 "$file" 2>/dev/null) && kill -QUIT "$pid" 2>/dev/null; then
+			i=0
+			while [ -e "$file" ] && [ $((i += 1)) -lt 200 ]; do sleep 0.05; done
+		fi
+		rm -rf "$(readlink -f "$1/data")" "$1"`, "sh", root)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	alive, err := cmd.StdinPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return "", nil, err
+	}
+	return root, func() error { return errors.Join(alive.Close(), cmd.Wait()) }, nil
 }
 
 func launch(ctx context.Context, dir string, settings map[string]string) (*pgserver.Server, error) {
@@ -96,28 +131,21 @@ func launch(ctx context.Context, dir string, settings map[string]string) (*pgser
 	return pgserver.Start(ctx, pgserver.Options{Install: in, DataDir: dir, Settings: all})
 }
 
-const template = "oq_test_template"
-
-// makeTemplate migrates one database, of which every test gets a clone. Several test processes may
-// share a server, so it is made under a lock, and anew by each process of a server of its own.
+// makeTemplate migrates one database, of which every test gets a clone. The roles belong to the whole
+// server, which several test processes may share: one migrates at a time.
 func makeTemplate(ctx context.Context) error {
-	admin, err := pgx.Connect(ctx, shared.admin)
+	conn, err := pgx.Connect(ctx, shared.admin)
 	if err != nil {
 		return err
 	}
-	defer admin.Close(ctx)
-	if _, err := admin.Exec(ctx, `select pg_advisory_lock(7310, 1)`); err != nil {
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, `select pg_advisory_lock(7310, 1)`); err != nil {
 		return err
 	}
-	if shared.server == nil {
-		if _, err := admin.Exec(ctx, `drop database if exists `+template+` with (force)`); err != nil {
-			return err
-		}
-	}
-	if _, err := admin.Exec(ctx, `create database `+template); err != nil {
+	if _, err := conn.Exec(ctx, `create database `+shared.template); err != nil {
 		return err
 	}
-	return Migrate(ctx, urlOf(template), "oq", "public", -1)
+	return Migrate(ctx, urlOf(shared.template), "oq", "public", -1)
 }
 
 // Migrate brings a database to a version of the schema; -1 is the newest.
@@ -150,40 +178,46 @@ func Migrate(ctx context.Context, url, schema, apiSchema string, to int32) error
 }
 
 func urlOf(db string) string {
-	if shared.server != nil {
-		return shared.server.URL(db)
+	u, err := url.Parse(shared.admin)
+	if err != nil || u.Scheme == "" {
+		return shared.admin + " dbname=" + db
 	}
-	cfg, err := pgx.ParseConfig(shared.admin)
-	if err != nil {
-		panic(err) // It connected before.
-	}
-	return fmt.Sprintf("postgres://%s:%s@%s:%d/%s", cfg.User, cfg.Password, cfg.Host, cfg.Port, db)
+	u.Path = "/" + db
+	return u.String()
 }
 
 // New is a database with the queue in it, dropped at the end of the test.
 func New(t testing.TB) *DB {
 	t.Helper()
-	return clone(t, template)
+	shared.once.Do(start)
+	return clone(t, shared.template)
 }
 
 // Empty is a database with nothing in it.
 func Empty(t testing.TB) *DB {
 	t.Helper()
-	return clone(t, "template1")
+	shared.once.Do(start)
+	return clone(t, "template0")
 }
 
 func clone(t testing.TB, from string) *DB {
 	t.Helper()
-	shared.once.Do(start)
 	if shared.err != nil {
 		t.Fatalf("no PostgreSQL server for the tests: %v", shared.err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	var b [6]byte
-	_, _ = rand.Read(b[:])
-	name := "oq_test_" + hex.EncodeToString(b[:])
-	admin(ctx, t, fmt.Sprintf(`create database %s template %s`, name, from))
+	name := "oq_test_" + randomHex()
+	if err := admin(ctx, fmt.Sprintf(`create database %s template %s`, name, from)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := admin(ctx, `drop database if exists `+name+` with (force)`); err != nil {
+			t.Error(err)
+		}
+	})
 	cfg, err := pgxpool.ParseConfig(urlOf(name))
 	if err != nil {
 		t.Fatal(err)
@@ -193,30 +227,31 @@ func clone(t testing.TB, from string) *DB {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		pool.Close()
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		admin(ctx, t, `drop database if exists `+name+` with (force)`)
-	})
+	t.Cleanup(pool.Close)
 	return &DB{Pool: pool, URL: urlOf(name)}
 }
 
 // Databases are made one at a time: a template that is being copied can't be copied again.
 var adminLock sync.Mutex
 
-func admin(ctx context.Context, t testing.TB, sql string) {
-	t.Helper()
+func admin(ctx context.Context, sql string) error {
 	adminLock.Lock()
 	defer adminLock.Unlock()
 	conn, err := pgx.Connect(ctx, shared.admin)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer conn.Close(ctx)
 	if _, err := conn.Exec(ctx, sql); err != nil {
-		t.Fatalf("%s: %v", sql, err)
+		return fmt.Errorf("%s: %w", sql, err)
 	}
+	return nil
+}
+
+func randomHex() string {
+	var b [6]byte
+	_, _ = rand.Read(b[:]) // It never fails.
+	return hex.EncodeToString(b[:])
 }
 
 // Conn is a session of the test's own.
@@ -255,6 +290,19 @@ func (db *DB) WaitBlocked(t testing.TB, pid uint32) {
 	}
 }
 
+// Psql runs psql on the database, with -c or -f or whatever args say, and is what it prints.
+func (db *DB) Psql(t testing.TB, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	args = append([]string{"-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", db.URL}, args...)
+	out, err := exec.CommandContext(ctx, "psql", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("psql %q: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
 // ServerOptions are for tests that break a server, which get one of their own.
 type ServerOptions struct {
 	Settings map[string]string
@@ -270,23 +318,19 @@ type Server struct {
 // StartServer starts one; it ends with the test.
 func StartServer(t testing.TB, o ServerOptions) *Server {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-	defer cancel()
-	root, err := os.MkdirTemp("", "oqfault")
+	root, end, err := guardedDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(root, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(func() {
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+	})
 	s := &Server{dir: filepath.Join(root, "data"), settings: o.Settings}
 	s.Restart(t)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		_ = s.Stop(ctx, "immediate")
-		os.RemoveAll(root)
-	})
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
 	if err := Migrate(ctx, s.URL("postgres"), "oq", "public", -1); err != nil {
 		t.Fatal(err)
 	}
@@ -296,19 +340,11 @@ func StartServer(t testing.TB, o ServerOptions) *Server {
 // Restart starts the server again after a Stop or a kill.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	for {
-		server, err := launch(ctx, s.dir, s.settings)
-		if err == nil {
-			s.Server = server
-			return
-		}
-		// The backends of a killed server take a moment to notice.
-		select {
-		case <-ctx.Done():
-			t.Fatal(err)
-		case <-time.After(200 * time.Millisecond):
-		}
+	server, err := launch(ctx, s.dir, s.settings)
+	if err != nil {
+		t.Fatal(err)
 	}
+	s.Server = server
 }

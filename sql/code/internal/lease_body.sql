@@ -89,10 +89,10 @@ two statements and few expressions: each is set up anew in every transaction. */
         end if;
         continue when v_lane is not null;
 
-        -- Too little: what is due is made ready here, once; unless something was found and the daemon,
-        -- which does it within milliseconds, is alive.
+        -- Too little: what is due is made ready here, once; unless something was found and the last tick is
+        -- so young that nothing else can have become due.
         exit when v_tended or v_left < $4
-            and pg_sequence_last_value('beat'::regclass) > (date_part('epoch', v_now) * 1000)::bigint - 2000;
+            and pg_sequence_last_value('beat'::regclass) > (date_part('epoch', v_now) * 1000)::bigint - 50;
         v_tended := true;
         exit when not tend(v_queue_id, v_left);
         select k.lane, k.low, true into v_lane, v_low, v_fresh
