@@ -13,21 +13,21 @@ go:
 	@command -v go >/dev/null || { echo 'OpenQueue is built with Go: see https://go.dev/doc/install' >&2; exit 1; }
 
 run: build ## the main job from nothing: a server (or DATABASE_URL), the queue, the daemon
-	OQ_LOG_FORMAT=$${OQ_LOG_FORMAT:-console} bin/openqueued dev
+	@OQ_LOG_FORMAT=$${OQ_LOG_FORMAT:-console}; export OQ_LOG_FORMAT; exec bin/openqueued dev
 
 demo: go ## thousands of real files through Go and bash workers, one of them killed
 	go run ./clients/demo
 
 build: go ## bin/openqueued
 	@mkdir -p bin
-	go build -o bin/openqueued ./daemon/openqueued
+	go build -buildvcs=false -o bin/openqueued ./daemon/openqueued
 
 migrate: go ## install or upgrade the queue in DATABASE_URL by tern
 	@test -n "$$DATABASE_URL" || { echo 'set DATABASE_URL' >&2; exit 2; }
 	TERN_CONFIG=tern.conf TERN_MIGRATIONS=sql/migrations go run $(TERN) migrate
 
 test: go tools lint ## everything CI runs; brings its own PostgreSQL
-	go test -race -timeout 15m -p 1 ./...
+	CGO_ENABLED=1 go test -race -timeout 15m -p 1 ./...
 
 lint: go ## formatting, vet, and the snapshot of the code
 	@test -z "$$(gofmt -l daemon clients tests sql)" || { gofmt -l daemon clients tests sql; exit 1; }
@@ -45,7 +45,10 @@ snapshot: ## before the first release: what migration 002 installs is sql/code
 fmt: go ## gofmt
 	gofmt -w daemon clients tests sql
 
-# What the tests need beside Go: psql, and plpgsql_check where Debian's PostgreSQL serves them.
-tools:
+# What the tests need beside Go: psql, a C compiler for the race detector, and plpgsql_check where
+# Debian's PostgreSQL serves them.
+tools: go
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then tests/tools.sh; fi
-	@command -v psql >/dev/null || { echo 'the tests need psql' >&2; exit 1; }
+	@command -v psql >/dev/null || { echo 'the tests need psql, the client of PostgreSQL' >&2; exit 1; }
+	@command -v "$$(go env CC)" >/dev/null || \
+	    { echo 'the tests need a C compiler, for the race detector' >&2; exit 1; }

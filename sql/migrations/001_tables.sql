@@ -407,7 +407,13 @@ declare
     v_role record;
 begin
     for v_role in
-        select r.oid, r.rolname
+        select r.rolname from pg_roles r
+         where r.rolname in ('oq_producer', 'oq_worker', 'oq_observer', 'oq_operator', 'oq_daemon')
+    loop
+        execute format('revoke all on schema {{.api_schema}} from %I', v_role.rolname);
+    end loop;
+    for v_role in
+        select r.rolname
           from pg_roles r
          where r.rolname in ('oq_producer', 'oq_worker', 'oq_observer', 'oq_operator', 'oq_daemon')
            and not exists (
