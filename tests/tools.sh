@@ -13,13 +13,13 @@ if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ! command -v initdb 
 fi
 if [ ${#need[@]} -gt 0 ]; then
     apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${need[@]}" >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
 fi
 for lib in /usr/lib/postgresql/*/lib; do
     major=${lib#/usr/lib/postgresql/}
     major=${major%/lib}
     if [ -x "/usr/lib/postgresql/$major/bin/initdb" ] && [ ! -e "$lib/plpgsql_check.so" ]; then
         apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "postgresql-$major-plpgsql-check" >/dev/null
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "postgresql-$major-plpgsql-check" >/dev/null
     fi
 done

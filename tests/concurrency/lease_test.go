@@ -208,7 +208,31 @@ func TestAckAgainstReap(t *testing.T) {
 		if _, err := try[bool](worker, "select oq_ack($1, $2, strict => true)", j.ID, j.Token); code(err) != "OQ002" {
 			t.Errorf("strict ack of a lost lease: %q, want OQ002", code(err))
 		}
-		expect(t, drain(t, db, "q"), j.ID)
+		// Somebody else has it now, and the first holder's token is good for nothing.
+		heir := lease(t, reaper, "q", 1)[0]
+		if heir.ID != j.ID || heir.Token <= j.Token || heir.Attempt != 2 {
+			t.Errorf("leased %+v after %+v", heir, j)
+		}
+		for _, sql := range []string{
+			"select oq_ack($1, $2)",
+			"select oq_nack($1, $2) is not null",
+			"select oq_release($1, $2)",
+			"select oq_heartbeat($1, $2) <> 'lost'",
+			"select count(*) > 0 from oq_ack_many(array[$1::bigint], array[$2::bigint])",
+			"select bool_or(status <> 'lost') from oq_heartbeat_many(array[$1::bigint], array[$2::bigint])",
+			"select count(*) > 0 from oq_next('q', acked_job_ids => array[$1::bigint], acked_tokens => array[$2::bigint])",
+		} {
+			if get[bool](t, worker, sql, j.ID, j.Token) {
+				t.Errorf("%s: a lost lease was accepted", sql)
+			}
+			if got := get[string](t, reaper, "select oq_heartbeat($1, $2)", heir.ID, heir.Token); got != "ok" {
+				t.Fatalf("after %s of a lost lease the other's is %s", sql, got)
+			}
+		}
+		if !ack(t, reaper, heir) {
+			t.Error("the ack of the second holder was refused")
+		}
+		expect(t, drain(t, db, "q"))
 	})
 	audit(t, db.Pool)
 }

@@ -53,7 +53,6 @@ type protocol struct {
 	oldSnapshot        bool // resolve looks with a snapshot from before it tried the lock
 	earlyRelease       bool // locks go before the commit can be seen
 	noRepair           bool // a rolled-back advance leaves its epoch without a row
-	positionLate       bool // a mark reads the last position after its snapshot
 	noNotes            bool // passing over a locked row is not remembered
 	dropLeft           bool // resolve drops an epoch although a row of it is locked
 	openMark           bool // a lease raises over what may still commit, and its mark is seen much later
@@ -61,7 +60,11 @@ type protocol struct {
 	ownEpoch           bool // a transaction resolves the epoch of which it is a member itself
 	noCall             bool // two advances run at once
 	ownRegister        bool // the register of the lowest epoch believes deletes that may roll back
-	holdExclusive      bool // not wrong: resolve keeps the lock that it tried until its end
+
+	// These are not rules: nothing is lost by doing it so.
+	holdExclusive bool // resolve keeps the lock that it tried until its end
+	enterOnce     bool // a transaction that is a member of an epoch enters no other
+	positionLate  bool // a mark reads the last position after its snapshot
 }
 
 type script struct {
@@ -181,6 +184,12 @@ func (m *model) next(s state, i int, emit func(state, error)) {
 	p.pc++
 	switch st.op {
 	case opReadEpoch:
+		if m.enterOnce && p.locks != 0 {
+			for p.pc++; c.steps[p.pc].op == opCheck; p.pc++ {
+			}
+			m.say(i, "is a member of an epoch already")
+			break
+		}
 		p.e = s.epoch
 		m.say(i, "reads the epoch: %d", p.e)
 	case opLock:

@@ -30,6 +30,9 @@ func (c *search) start() state {
 	}
 	tx := uint8(1)
 	for i := range c.scripts {
+		if i > 0 && c.scripts[i].name == c.scripts[i-1].name {
+			c.scripts[i].name += "'"
+		}
 		s.procs[i].tx = tx
 		for _, st := range c.scripts[i].steps {
 			if st.op == opCommit {
@@ -175,7 +178,9 @@ func (c *search) trace(id int32, broken error) string {
 	}
 	if c.done(&s) {
 		_ = c.quiet(s, func(_ int, format string, args ...any) {
-			fmt.Fprintf(&b, "%-9s%s\n", "(quiet)", fmt.Sprintf(format, args...))
+			if strings.HasPrefix(format, "commits") || strings.HasPrefix(format, "moves") {
+				fmt.Fprintf(&b, "%-9s%s\n", "at last", fmt.Sprintf(format, args...))
+			}
 		})
 	}
 	fmt.Fprintf(&b, "=> %v", broken)
