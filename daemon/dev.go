@@ -105,7 +105,7 @@ func devServer(ctx context.Context, dataDir string, out io.Writer) (*pgserver.Se
 	}
 	fmt.Fprintf(out, "starting PostgreSQL %d from %s\n", in.Major, in.Bin)
 	server, err := pgserver.Start(ctx, pgserver.Options{
-		Install: in, DataDir: dataDir,
+		Install: in, DataDir: dataDir, Log: out,
 		Settings: map[string]string{"shared_buffers": "256MB", "max_wal_size": "4GB"},
 	})
 	if err != nil {

@@ -11,33 +11,39 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/openqueue/openqueue/daemon/pgserver"
 )
 
 const (
 	filesQueue  = "demo.files"
 	brokenQueue = "demo.broken"
 	victim      = "go-victim"
+	minFiles    = 100
+	retries     = 2 // of a job that always fails
 
 	sqlDrop   = `select oq_drop_queue($1, force => true)`
 	sqlCreate = `select oq_create_queue($1, $2)`
 	sqlBulk   = `select count(*) from oq_enqueue_bulk($1, $2)`
-	sqlHeld   = `select count(*) from oq_jobs where queue_name = $1 and worker_id = $2 and state = 'leased'`
-	sqlCounts = `select coalesce(sum(ready), 0)::bigint, coalesce(sum(scheduled), 0)::bigint,
+	sqlCounts = `select coalesce(sum(ready + waiting), 0)::bigint, coalesce(sum(scheduled), 0)::bigint,
 		coalesce(sum(leased), 0)::bigint, coalesce(sum(completed), 0)::bigint, coalesce(sum(dead), 0)::bigint
 		from oq_stats() where queue_name in ('demo.files', 'demo.broken')`
-	sqlJobs  = `select state, payload, result, attempt, lost_leases, coalesce(worker_id, '') from oq_jobs where queue_name = $1`
-	sqlAudit = `select law, violations, coalesce(sample, '') from oq_audit() where violations > 0`
+	sqlHeld = `select job_id from oq_jobs where queue_name = $1 and worker_id = $2 and state = 'leased'`
+	// The server may still be at the last call of a client that is gone.
+	sqlSessions = `select count(*), clock_timestamp() from pg_stat_activity
+		where datname = current_database() and pid <> pg_backend_pid() and starts_with(application_name, $1)`
+	// One demo at a time on a server, until its session ends.
+	sqlAlone = `select pg_try_advisory_lock(hashtext('openqueue demo'))`
+	sqlDone  = `select job_id from oq_jobs where queue_name = $1 and worker_id = $2 and state = 'completed'`
 )
 
-func demo(ctx context.Context, url string, limit int, out io.Writer) (err error) {
+func demo(ctx context.Context, url string, limit int, out io.Writer) error {
 	paths, err := sources(ctx, limit)
+	if err != nil {
+		return err
+	}
+	root, err := moduleRoot(ctx)
 	if err != nil {
 		return err
 	}
@@ -46,38 +52,19 @@ func demo(ctx context.Context, url string, limit int, out io.Writer) (err error)
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	root, err := moduleRoot(ctx)
-	if err != nil {
+	var daemons, workers processes
+	// Time for a server to write out what it has.
+	defer daemons.stop(90 * time.Second)
+	defer workers.stop(10 * time.Second)
+	if url, err = serve(ctx, &daemons, root, tmp, url); err != nil {
 		return err
 	}
-	if url == "" {
-		var stop func()
-		if url, stop, err = server(ctx, root, out); err != nil {
-			return err
-		}
-		defer stop()
-	}
-	daemonBin := filepath.Join(tmp, "openqueued")
-	build := exec.CommandContext(ctx, "go", "build", "-o", daemonBin, "./daemon/openqueued")
-	build.Dir, build.Stderr = root, os.Stderr
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("building the daemon: %w", err)
-	}
-	p := &processes{env: append(os.Environ(), "DATABASE_URL="+url, "OQ_DATABASE_URL="+url, "OQ_HTTP_ADDR=",
-		"OQ_LOG_LEVEL=warn", "IDLE_SECONDS=3600")}
-	defer p.stopAll()
-	if err := p.run(ctx, daemonBin, "migrate"); err != nil {
-		return err
-	}
-	if _, err := p.start("openqueued", daemonBin, "run"); err != nil {
-		return err
-	}
-
-	conn, err := pgx.Connect(ctx, url)
+	conn, err := alone(ctx, url, out)
 	if err != nil {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+
 	began := time.Now()
 	jobs, broken, err := enqueue(ctx, conn, paths)
 	if err != nil {
@@ -90,34 +77,101 @@ func demo(ctx context.Context, url string, limit int, out io.Writer) (err error)
 	if err != nil {
 		return err
 	}
-	killed, err := p.start(victim, self, "worker", "-queue", filesQueue, "-name", victim, "-slow", "50ms")
-	if err != nil {
-		return err
-	}
-	held, err := killWithLeases(ctx, conn, killed)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "killed %s (SIGKILL) while it held %d leases\n", victim, held)
-
 	script := filepath.Join(root, "clients", "psql", "worker.sh")
-	for _, w := range [][]string{
-		{"go-1", self, "worker", "-queue", filesQueue, "-name", "go-1"},
-		{"go-2", self, "worker", "-queue", filesQueue, "-name", "go-2"},
-		{"go-broken", self, "worker", "-queue", brokenQueue, "-name", "go-broken"},
-		{"bash-1", "bash", script, filesQueue, "bash-1"},
-		{"bash-2", "bash", script, filesQueue, "bash-2"},
-	} {
-		if _, err := p.start(w[0], w[1], w[2:]...); err != nil {
+	workers.env = append(os.Environ(), "DATABASE_URL="+url, "IDLE_SECONDS=30")
+	// Ten seconds for a lease of three: it lives by its heartbeats, until it is killed.
+	slow, err := workers.start(victim, self, "worker", "-queue", filesQueue, "-name", victim, "-pause", "500ms")
+	if err != nil {
+		return err
+	}
+	// Each is seen at work before the faster ones come and leave it nothing.
+	seen := func(sql, worker string) error {
+		return until(ctx, &daemons, &workers, func() (bool, error) {
+			jobs, err := ids(ctx, conn, sql, filesQueue, worker)
+			return len(jobs) > 0, err
+		})
+	}
+	if err := seen(sqlHeld, victim); err != nil {
+		return err
+	}
+	for _, name := range []string{"bash-1", "bash-2"} {
+		if _, err := workers.start(name, "bash", script, filesQueue, name); err != nil {
+			return err
+		}
+		if err := seen(sqlDone, name); err != nil {
 			return err
 		}
 	}
-	if err := progress(ctx, conn, p, out); err != nil {
+	for _, w := range []struct{ name, queue string }{
+		{"go-1", filesQueue}, {"go-2", filesQueue}, {"go-broken", brokenQueue},
+	} {
+		if _, err := workers.start(w.name, self, "worker", "-queue", w.queue, "-name", w.name); err != nil {
+			return err
+		}
+	}
+
+	c := check{conn: conn, out: out, jobs: jobs, broken: broken}
+	var shown time.Time
+	err = until(ctx, &daemons, &workers, func() (bool, error) {
+		var left [3]int64
+		var completed, dead int64
+		err := conn.QueryRow(ctx, sqlCounts).Scan(&left[0], &left[1], &left[2], &completed, &dead)
+		if err != nil {
+			return false, err
+		}
+		over := left == [3]int64{}
+		if over || time.Since(shown) > 500*time.Millisecond {
+			shown = time.Now()
+			fmt.Fprintf(out, "ready %6d  scheduled %4d  leased %4d  completed %6d  dead %4d\n",
+				left[0], left[1], left[2], completed, dead)
+		}
+		if c.killed == nil && completed >= int64(jobs/4) {
+			if c.killed, c.killedAt, err = killWithLeases(ctx, conn, slow); err != nil {
+				return false, err
+			}
+			fmt.Fprintf(out, "killed %s (SIGKILL) while it held %d leases\n", victim, len(c.killed))
+			return false, nil
+		}
+		return over, nil
+	})
+	if err != nil {
 		return err
 	}
-	took := time.Since(began)
-	p.stopAll()
-	return report(ctx, conn, out, jobs, broken, held, took)
+	c.took = time.Since(began)
+	workers.stop(10 * time.Second)
+	return c.report(ctx)
+}
+
+// alone connects once no other demo is at work, nor what one left: the workers of one that was killed end by
+// themselves when they have nothing to do.
+func alone(ctx context.Context, url string, out io.Writer) (*pgx.Conn, error) {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	began, told, mine := time.Now(), false, false
+	for {
+		if !mine {
+			err = conn.QueryRow(ctx, sqlAlone).Scan(&mine)
+		}
+		if err == nil && mine {
+			var others int
+			var now time.Time
+			err = conn.QueryRow(ctx, sqlSessions, session("")).Scan(&others, &now)
+			if err == nil && others == 0 {
+				return conn, nil
+			}
+		}
+		if err != nil {
+			conn.Close(context.WithoutCancel(ctx))
+			return nil, err
+		}
+		if !told && time.Since(began) > time.Second {
+			fmt.Fprintln(out, "waiting for another demo on this server, or what is left of it, to end")
+			told = true
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 // sources are the files to work on.
@@ -140,60 +194,10 @@ func sources(ctx context.Context, limit int) ([]string, error) {
 	if limit > 0 && len(paths) > limit {
 		paths = paths[:limit]
 	}
-	if len(paths) < 100 {
+	if len(paths) < minFiles {
 		return nil, fmt.Errorf("only %d .go files in the standard library", len(paths))
 	}
 	return paths, nil
-}
-
-func moduleRoot(ctx context.Context) (string, error) {
-	raw, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
-	if err != nil {
-		return "", fmt.Errorf("go env GOMOD: %w", err)
-	}
-	return filepath.Dir(strings.TrimSpace(string(raw))), nil
-}
-
-// server is the one of `make run`, or started in its place for as long as the demo runs.
-func server(ctx context.Context, root string, out io.Writer) (string, func(), error) {
-	dir := filepath.Join(root, ".openqueue", "pgdata")
-	stop := func() {}
-	s, err := pgserver.Attach(dir)
-	if errors.Is(err, pgserver.ErrNotRunning) {
-		var in pgserver.Install
-		if in, err = pgserver.Ensure(ctx, 0, out); err != nil {
-			return "", nil, err
-		}
-		if err = os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-			return "", nil, err
-		}
-		if s, err = pgserver.Start(ctx, pgserver.Options{Install: in, DataDir: dir}); err == nil {
-			stop = func() {
-				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-				defer cancel()
-				_ = s.Stop(ctx, "fast")
-			}
-		}
-	}
-	if err != nil {
-		return "", nil, err
-	}
-	conn, err := pgx.Connect(ctx, s.URL("postgres"))
-	if err != nil {
-		stop()
-		return "", nil, err
-	}
-	defer conn.Close(ctx)
-	var found bool
-	err = conn.QueryRow(ctx, `select exists (select from pg_database where datname = 'openqueue')`).Scan(&found)
-	if err == nil && !found {
-		_, err = conn.Exec(ctx, `create database openqueue`)
-	}
-	if err != nil {
-		stop()
-		return "", nil, err
-	}
-	return s.URL("openqueue"), stop, nil
 }
 
 // enqueue makes a job of each file; every fiftieth fails at its first attempt, and every fortieth has a
@@ -201,17 +205,19 @@ func server(ctx context.Context, root string, out io.Writer) (string, func(), er
 func enqueue(ctx context.Context, conn *pgx.Conn, paths []string) (jobs, broken int, err error) {
 	for _, q := range []struct{ name, options string }{
 		{filesQueue, `{"lease_seconds": 3, "retry": {"kind": "fixed", "base": "300 ms"}}`},
-		{brokenQueue, `{"lease_seconds": 3, "max_retries": 2, "retry": {"kind": "exponential", "base": "200 ms"}}`},
+		{brokenQueue, fmt.Sprintf(`{"lease_seconds": 3, "max_retries": %d,
+			"retry": {"kind": "exponential", "base": "200 ms"}}`, retries)},
 	} {
-		// What an earlier demo left behind.
-		if _, err := conn.Exec(ctx, sqlCreate, q.name, q.options); err != nil {
-			return 0, 0, err
-		}
-		if _, err := conn.Exec(ctx, sqlDrop, q.name); err != nil {
-			return 0, 0, err
-		}
-		if _, err := conn.Exec(ctx, sqlCreate, q.name, q.options); err != nil {
-			return 0, 0, err
+		// Dropped, for what an earlier demo left behind; created before, for there may be none.
+		for _, call := range []string{"create", "drop", "create"} {
+			if call == "drop" {
+				_, err = conn.Exec(ctx, sqlDrop, q.name)
+			} else {
+				_, err = conn.Exec(ctx, sqlCreate, q.name, q.options)
+			}
+			if err != nil {
+				return 0, 0, err
+			}
 		}
 	}
 	var good, bad []string
@@ -242,162 +248,54 @@ func enqueue(ctx context.Context, conn *pgx.Conn, paths []string) (jobs, broken 
 		good = good[n:]
 		jobs += made
 	}
-	return jobs, len(bad), conn.QueryRow(ctx, sqlBulk, brokenQueue, bad).Scan(&broken)
-}
-
-// killWithLeases kills a worker that is seen to hold leases, and tells how many it left behind.
-func killWithLeases(ctx context.Context, conn *pgx.Conn, p *process) (int, error) {
-	for {
-		var held int
-		if err := conn.QueryRow(ctx, sqlHeld, filesQueue, victim).Scan(&held); err != nil {
-			return 0, err
-		}
-		if held > 0 {
-			if err := p.cmd.Process.Signal(syscall.SIGKILL); err != nil {
-				return 0, err
-			}
-			<-p.done
-			if err := conn.QueryRow(ctx, sqlHeld, filesQueue, victim).Scan(&held); err != nil {
-				return 0, err
-			}
-			if held == 0 {
-				return 0, errors.New("the killed worker held no lease")
-			}
-			return held, nil
-		}
-		select {
-		case <-p.done:
-			return 0, fmt.Errorf("%s ended by itself: %v", victim, p.err)
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		case <-time.After(10 * time.Millisecond):
-		}
+	if err := conn.QueryRow(ctx, sqlBulk, brokenQueue, bad).Scan(&broken); err != nil {
+		return 0, 0, err
 	}
+	if jobs != len(paths) || broken != len(bad) {
+		return 0, 0, fmt.Errorf("enqueued %d of %d jobs and %d of %d broken ones", jobs, len(paths), broken, len(bad))
+	}
+	return jobs, broken, nil
 }
 
-// progress shows the counts until nothing is left to do.
-func progress(ctx context.Context, conn *pgx.Conn, p *processes, out io.Writer) error {
+// until asks again and again, as long as every process lives.
+func until(ctx context.Context, daemons, workers *processes, over func() (bool, error)) error {
 	for {
-		var ready, scheduled, leased, completed, dead int64
-		err := conn.QueryRow(ctx, sqlCounts).Scan(&ready, &scheduled, &leased, &completed, &dead)
-		if err != nil {
+		if yes, err := over(); yes || err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "ready %6d  scheduled %4d  leased %4d  completed %6d  dead %4d\n",
-			ready, scheduled, leased, completed, dead)
-		if ready+scheduled+leased == 0 {
-			return nil
-		}
-		if err := p.failed(); err != nil {
+		if err := errors.Join(daemons.failed(), workers.failed()); err != nil {
 			return err
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
 
-type outcome struct {
-	State         string
-	Payload       []byte
-	Result        []byte
-	Attempt, Lost int
-	Worker        string
+// killWithLeases returns the jobs that the killed worker held once nothing of it was left, and when
+// that was.
+func killWithLeases(ctx context.Context, conn *pgx.Conn, p *process) (held []int64, at time.Time, err error) {
+	if err := p.kill(); err != nil {
+		return nil, at, err
+	}
+	for alive := 1; alive > 0; time.Sleep(5 * time.Millisecond) {
+		if err := conn.QueryRow(ctx, sqlSessions, session(p.name)).Scan(&alive, &at); err != nil {
+			return nil, at, err
+		}
+	}
+	held, err = ids(ctx, conn, sqlHeld, filesQueue, p.name)
+	if err == nil && len(held) == 0 {
+		err = errors.New("the killed worker held no lease")
+	}
+	return held, at, err
 }
 
-// report holds every result against its file.
-func report(ctx context.Context, conn *pgx.Conn, out io.Writer, jobs, broken, held int, took time.Duration) error {
-	all := func(queue string) ([]outcome, error) {
-		rows, err := conn.Query(ctx, sqlJobs, queue)
-		if err != nil {
-			return nil, err
-		}
-		return pgx.CollectRows(rows, pgx.RowToStructByPos[outcome])
-	}
-	done, err := all(filesQueue)
+func ids(ctx context.Context, conn *pgx.Conn, sql string, args ...any) ([]int64, error) {
+	rows, err := conn.Query(ctx, sql, args...)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	byWorker := map[string]int{}
-	wrong, retried, lost := 0, 0, 0
-	for _, o := range done {
-		var t task
-		var got answer
-		if err := json.Unmarshal(o.Payload, &t); err != nil {
-			return err
-		}
-		want, err := sum(t.Path)
-		if err != nil {
-			return err
-		}
-		if o.State != "completed" || json.Unmarshal(o.Result, &got) != nil || got != want {
-			wrong++
-			fmt.Fprintf(out, "wrong: %s is %s, %s\n", t.Path, o.State, o.Result)
-		}
-		// A lost lease counts as an attempt, so a job that lost its first does not fail any more.
-		if o.Lost == 0 && (t.Fail == "once") != (o.Attempt > 1) {
-			wrong++
-			fmt.Fprintf(out, "wrong: %s (fail %q) took %d attempts and lost %d\n", t.Path, t.Fail, o.Attempt, o.Lost)
-		}
-		byWorker[o.Worker]++
-		lost += o.Lost
-		if o.Attempt-o.Lost > 1 {
-			retried++
-		}
-	}
-	dead, err := all(brokenQueue)
-	if err != nil {
-		return err
-	}
-	attempts := 0
-	for _, o := range dead {
-		if o.State != "dead" || o.Attempt != 3 {
-			wrong++
-			fmt.Fprintf(out, "wrong: a job that always fails is %s after %d attempts\n", o.State, o.Attempt)
-		}
-		attempts += o.Attempt
-	}
-	rows, err := conn.Query(ctx, sqlAudit)
-	if err != nil {
-		return err
-	}
-	violations := 0
-	var law, sample string
-	var n int64
-	if _, err := pgx.ForEachRow(rows, []any{&law, &n, &sample}, func() error {
-		violations++
-		fmt.Fprintf(out, "audit: %s is violated %d times: %s\n", law, n, sample)
-		return nil
-	}); err != nil {
-		return err
-	}
-
-	fmt.Fprintln(out)
-	t := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	fmt.Fprintf(t, "jobs completed, verified against their files\t%d of %d\n", len(done)-wrong, jobs)
-	for _, w := range []string{"go-1", "go-2", "bash-1", "bash-2", victim} {
-		fmt.Fprintf(t, "  by %s\t%d\n", w, byWorker[w])
-	}
-	fmt.Fprintf(t, "failed once and retried\t%d\n", retried)
-	fmt.Fprintf(t, "leases held by the killed worker, lost and done again\t%d, %d\n", held, lost)
-	fmt.Fprintf(t, "dead after three attempts each\t%d of %d\n", len(dead), broken)
-	fmt.Fprintf(t, "violations found by oq_audit\t%d\n", violations)
-	fmt.Fprintf(t, "time\t%.1f s\n", took.Seconds())
-	fmt.Fprintf(t, "jobs a second, waiting for the killed worker's leases included\t%.0f\n", float64(jobs)/took.Seconds())
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	switch {
-	case wrong > 0 || violations > 0:
-		return fmt.Errorf("%d jobs are wrong, %d laws violated", wrong, violations)
-	case len(done) != jobs || len(dead) != broken:
-		return fmt.Errorf("%d of %d jobs and %d of %d dead ones", len(done), jobs, len(dead), broken)
-	case lost < held:
-		return fmt.Errorf("the killed worker held %d leases, only %d were lost", held, lost)
-	case byWorker["go-1"]+byWorker["go-2"] == 0 || byWorker["bash-1"]+byWorker["bash-2"] == 0:
-		return errors.New("one language did nothing")
-	}
-	return nil
+	return pgx.CollectRows(rows, pgx.RowTo[int64])
 }

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,8 +19,10 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// A second signal ends it at once.
+	context.AfterFunc(ctx, stop)
 	var err error
-	if len(os.Args) > 1 && os.Args[1] == "worker" {
+	if isWorker() {
 		err = worker(ctx, os.Args[2:])
 	} else {
 		err = fromEnv(ctx, os.Stdout)
@@ -30,19 +33,22 @@ func main() {
 	}
 }
 
+// isWorker: the demo starts its Go workers by running itself.
+func isWorker() bool { return len(os.Args) > 1 && os.Args[1] == "worker" }
+
 func fromEnv(ctx context.Context, out io.Writer) error {
 	files := 0
 	if v := os.Getenv("DEMO_FILES"); v != "" {
 		var err error
-		if files, err = strconv.Atoi(v); err != nil || files < 100 {
-			return fmt.Errorf("DEMO_FILES=%s: want a number of 100 or more", v)
+		if files, err = strconv.Atoi(v); err != nil || files < minFiles {
+			return fmt.Errorf("DEMO_FILES=%s: want a number of %d or more", v, minFiles)
 		}
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, errors.New("the demo took more than ten minutes"))
 	defer cancel()
-	err := demo(ctx, os.Getenv("DATABASE_URL"), files, out)
-	if err != nil && context.Cause(ctx) != nil {
-		return fmt.Errorf("%w (%v)", err, context.Cause(ctx))
+	err := demo(ctx, cmp.Or(os.Getenv("OQ_DATABASE_URL"), os.Getenv("DATABASE_URL")), files, out)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return fmt.Errorf("%w (%v)", err, cause)
 	}
 	return err
 }

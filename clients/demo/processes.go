@@ -5,21 +5,23 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"time"
 )
 
-// processes are the daemon and the workers. Each has a goroutine that waits for it.
+// processes are child processes, each with a goroutine that waits for it.
 type processes struct {
 	env []string
 	all []*process
 }
 
 type process struct {
-	name string
-	cmd  *exec.Cmd
-	done chan struct{}
-	err  error // after done
+	name   string
+	cmd    *exec.Cmd
+	done   chan struct{}
+	err    error // after done
+	killed bool  // by us: its end is no failure
 }
 
 func (p *processes) run(ctx context.Context, bin string, args ...string) error {
@@ -33,7 +35,8 @@ func (p *processes) run(ctx context.Context, bin string, args ...string) error {
 
 func (p *processes) start(name, bin string, args ...string) (*process, error) {
 	w := &process{name: name, cmd: exec.Command(bin, args...), done: make(chan struct{})}
-	w.cmd.Env, w.cmd.Stderr = p.env, os.Stderr
+	w.cmd.Env = append(slices.Clip(p.env), "PGAPPNAME="+session(name))
+	w.cmd.Stdout, w.cmd.Stderr = os.Stdout, os.Stderr
 	// An interrupt in the terminal is for the demo, which ends them in order.
 	w.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := w.cmd.Start(); err != nil {
@@ -47,13 +50,25 @@ func (p *processes) start(name, bin string, args ...string) (*process, error) {
 	return w, nil
 }
 
-// failed is the first that ended by itself; the one that was killed is meant to.
+// session is the application_name of a process, by which the server's list tells it.
+func session(name string) string { return "openqueue demo: " + name }
+
+func (w *process) kill() error {
+	if err := w.cmd.Process.Signal(syscall.SIGKILL); err != nil {
+		return fmt.Errorf("killing %s: %w", w.name, err)
+	}
+	w.killed = true
+	<-w.done
+	return nil
+}
+
+// failed is the first that failed without our doing.
 func (p *processes) failed() error {
 	for _, w := range p.all {
 		select {
 		case <-w.done:
-			if w.name != victim {
-				return fmt.Errorf("%s ended: %v", w.name, w.err)
+			if w.err != nil && !w.killed {
+				return fmt.Errorf("%s ended: %w", w.name, w.err)
 			}
 		default:
 		}
@@ -61,14 +76,23 @@ func (p *processes) failed() error {
 	return nil
 }
 
-// stopAll ends what is left, the last started first.
-func (p *processes) stopAll() {
-	for i := len(p.all) - 1; i >= 0; i-- {
-		w := p.all[i]
+// stop asks all of them to end, and kills who has not after the grace.
+func (p *processes) stop(grace time.Duration) {
+	for _, w := range p.all {
 		_ = w.cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-w.done:
-		case <-time.After(10 * time.Second):
+	}
+	over := time.NewTimer(grace)
+	defer over.Stop()
+	late := false
+	for _, w := range p.all {
+		if !late {
+			select {
+			case <-w.done:
+			case <-over.C:
+				late = true
+			}
+		}
+		if late {
 			_ = w.cmd.Process.Kill()
 			<-w.done
 		}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"time"
 
@@ -15,11 +16,12 @@ import (
 )
 
 const (
-	sqlLease    = `select job_id, lease_token, attempt, payload from oq_lease($1, $2, max_jobs => $3)`
-	sqlAckMany  = `select count(*) from oq_ack_many($1, $2, $3)`
-	sqlNack     = `select oq_nack($1, $2, $3)`
-	sqlListen   = `select oq_listen($1)`
-	sqlUnlisten = `select oq_unlisten($1)`
+	sqlLease     = `select job_id, lease_token, attempt, payload from oq_lease($1, $2, $3, $4)`
+	sqlAckMany   = `select count(*) from oq_ack_many($1, $2, $3)`
+	sqlNack      = `select oq_nack($1, $2, $3)`
+	sqlHeartbeat = `select job_id from oq_heartbeat_many($1, $2, $3) where status <> 'ok'`
+	sqlListen    = `select oq_listen($1)`
+	sqlUnlisten  = `select oq_unlisten($1)`
 )
 
 type task struct {
@@ -42,44 +44,70 @@ func sum(path string) (answer, error) {
 	return answer{hex.EncodeToString(h[:]), bytes.Count(raw, []byte("\n"))}, nil
 }
 
+// do is what a worker makes of a job; those that are meant to fail do.
+func do(j leased) (string, error) {
+	var t task
+	if err := json.Unmarshal(j.Payload, &t); err != nil {
+		return "", err
+	}
+	if t.Fail == "always" || t.Fail == "once" && j.Attempt == 1 {
+		return "", errors.New(onPurpose)
+	}
+	a, err := sum(t.Path)
+	if err != nil {
+		return "", err
+	}
+	raw, err := json.Marshal(a)
+	return string(raw), err
+}
+
+const onPurpose = "failed on purpose"
+
 type leased struct {
 	Job, Token int64
 	Attempt    int
 	Payload    []byte
 }
 
-// worker leases, works and acks in batches until its context ends; what it holds then it finishes.
+type goWorker struct {
+	conn               *pgx.Conn
+	queue, name        string
+	seconds, batch     int
+	pause, idle, third time.Duration
+}
+
+// worker leases, works and acks in batches until its context ends, finishing then what it holds, or
+// until there was nothing to do for long: nobody may be left to end it.
 func worker(ctx context.Context, args []string) error {
+	var w goWorker
 	flags := flag.NewFlagSet("worker", flag.ContinueOnError)
-	queue := flags.String("queue", "", "queue to work on")
-	name := flags.String("name", "", "worker id")
-	batch := flags.Int("batch", 20, "jobs a lease")
-	slow := flags.Duration("slow", 0, "pause in each job")
+	flags.StringVar(&w.queue, "queue", "", "queue to work on")
+	flags.StringVar(&w.name, "name", "", "worker id")
+	flags.IntVar(&w.seconds, "lease", 3, "seconds a lease lasts")
+	flags.IntVar(&w.batch, "batch", 20, "jobs a lease")
+	flags.DurationVar(&w.pause, "pause", 0, "in each job")
+	flags.DurationVar(&w.idle, "idle", 30*time.Second, "end after this long without a job")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
+	w.third = time.Duration(w.seconds) * time.Second / 3
 	always := context.WithoutCancel(ctx)
-	conn, err := pgx.Connect(ctx, os.Getenv("DATABASE_URL"))
-	if err != nil {
+	var err error
+	if w.conn, err = pgx.Connect(ctx, os.Getenv("DATABASE_URL")); err != nil {
 		return err
 	}
-	defer conn.Close(always)
+	defer w.conn.Close(always)
 
-	lease := func() ([]leased, error) {
-		rows, err := conn.Query(always, sqlLease, *queue, *name, *batch)
-		if err != nil {
-			return nil, err
-		}
-		return pgx.CollectRows(rows, pgx.RowToStructByPos[leased])
-	}
 	listening := false
-	for ctx.Err() == nil {
-		jobs, err := lease()
+	busy := time.Now()
+	for ctx.Err() == nil && time.Since(busy) < w.idle {
+		leasedAt := time.Now()
+		jobs, err := w.lease(always)
 		if err != nil {
 			return err
 		}
 		if len(jobs) == 0 && !listening {
-			if _, err := conn.Exec(always, sqlListen, *queue); err != nil {
+			if _, err := w.conn.Exec(always, sqlListen, w.queue); err != nil {
 				return err
 			}
 			listening = true
@@ -87,7 +115,7 @@ func worker(ctx context.Context, args []string) error {
 		}
 		if len(jobs) == 0 {
 			wait, cancel := context.WithTimeout(ctx, time.Second)
-			_, err := conn.WaitForNotification(wait)
+			_, err := w.conn.WaitForNotification(wait)
 			cancel()
 			if err != nil && !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 				return err
@@ -95,48 +123,73 @@ func worker(ctx context.Context, args []string) error {
 			continue
 		}
 		if listening {
-			if _, err := conn.Exec(always, sqlUnlisten, *queue); err != nil {
+			if _, err := w.conn.Exec(always, sqlUnlisten, w.queue); err != nil {
 				return err
 			}
 			listening = false
 		}
-		if err := work(always, conn, jobs, *slow); err != nil {
+		if err := w.work(always, jobs, leasedAt); err != nil {
 			return err
 		}
+		busy = time.Now()
 	}
 	return nil
 }
 
-func work(ctx context.Context, conn *pgx.Conn, jobs []leased, slow time.Duration) error {
-	var ids, tokens []int64
+func (w *goWorker) lease(ctx context.Context) ([]leased, error) {
+	rows, err := w.conn.Query(ctx, sqlLease, w.queue, w.name, w.seconds, w.batch)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[leased])
+}
+
+// work does the jobs of one lease. A job takes far less than a third of the lease, so the heartbeat's
+// place is between two of them.
+func (w *goWorker) work(ctx context.Context, jobs []leased, beat time.Time) error {
+	var all, tokens, done, doneTokens []int64
 	var results []string
 	for _, j := range jobs {
-		var t task
-		err := json.Unmarshal(j.Payload, &t)
-		var a answer
-		switch {
-		case err != nil:
-		case t.Fail == "always" || t.Fail == "once" && j.Attempt == 1:
-			err = errors.New("failed on purpose")
-		default:
-			a, err = sum(t.Path)
+		all, tokens = append(all, j.Job), append(tokens, j.Token)
+	}
+	gone := map[int64]bool{}
+	for _, j := range jobs {
+		if time.Since(beat) > w.third {
+			beat = time.Now()
+			rows, err := w.conn.Query(ctx, sqlHeartbeat, all, tokens, w.seconds)
+			if err != nil {
+				return err
+			}
+			lost, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+			if err != nil {
+				return err
+			}
+			for _, id := range lost {
+				gone[id] = true
+			}
 		}
-		time.Sleep(slow)
+		if gone[j.Job] {
+			continue
+		}
+		result, err := do(j)
+		time.Sleep(w.pause)
 		if err != nil {
-			if _, err := conn.Exec(ctx, sqlNack, j.Job, j.Token, err.Error()); err != nil {
+			if _, err := w.conn.Exec(ctx, sqlNack, j.Job, j.Token, err.Error()); err != nil {
 				return err
 			}
 			continue
 		}
-		raw, err := json.Marshal(a)
-		if err != nil {
-			return err
-		}
-		ids, tokens, results = append(ids, j.Job), append(tokens, j.Token), append(results, string(raw))
+		done, doneTokens, results = append(done, j.Job), append(doneTokens, j.Token), append(results, result)
 	}
-	if len(ids) == 0 {
+	if len(done) == 0 {
 		return nil
 	}
 	var acked int
-	return conn.QueryRow(ctx, sqlAckMany, ids, tokens, results).Scan(&acked)
+	if err := w.conn.QueryRow(ctx, sqlAckMany, done, doneTokens, results).Scan(&acked); err != nil {
+		return err
+	}
+	if acked < len(done) {
+		fmt.Fprintf(os.Stderr, "%s: %d leases lost\n", w.name, len(done)-acked)
+	}
+	return nil
 }

@@ -31,6 +31,7 @@
 {{template "internal/expire_due.sql" .}}
 {{template "internal/raise_time.sql" .}}
 {{template "internal/advance.sql" .}}
+{{template "internal/advance_alone.sql" .}}
 {{template "internal/rewrite.sql" .}}
 {{template "internal/tend.sql" .}}
 {{template "internal/may_lease.sql" .}}

@@ -228,7 +228,7 @@ func TestCancelledEnqueueLeaksNoLock(t *testing.T) {
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		exec(t, a, "set statement_timeout = 0")
+		noTimeout(t, a)
 		if n := get[int](t, a, `select count(*)::int from pg_locks
 			where pid = pg_backend_pid() and locktype = 'advisory'`); n != 0 {
 			t.Fatalf("%d session locks are left", n)

@@ -18,8 +18,8 @@ import (
 
 // steps of each run; the seeds are fixed, so that a failure is there again. OQ_TEST_SEED runs another.
 const (
-	runs  = 12
-	steps = 600
+	runs  = 10
+	steps = 400
 )
 
 func TestRandomOperations(t *testing.T) {

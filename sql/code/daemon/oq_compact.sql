@@ -46,5 +46,6 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_compact() is
-'Gives the space of dead rows back where VACUUM can''t; returns how many tables it rewrote.
+'Gives back the space of dead rows where VACUUM can''t.
+Returns how many tables it rewrote.
 A duty of the daemon, part of oq_tick. Safe to run at any time, by several at once.';

@@ -243,6 +243,6 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_rotate(int) is
-'Opens, empties and truncates generations of finished jobs; returns how much moved.
+'Clears finished jobs away by generations; returns how much moved.
 retention, an option of each queue, is how long finished jobs can be read at least.
 A duty of the daemon, part of oq_tick. Safe to run at any time, by several at once.';

@@ -41,5 +41,6 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_wake() is
-'Wakes sleeping workers of queues that have ready jobs; returns how many queues.
+'Wakes sleeping workers of queues that have ready jobs.
+Returns how many queues.
 A duty of the daemon, part of oq_tick. Safe to run at any time, by several at once.';

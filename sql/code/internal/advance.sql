@@ -1,9 +1,12 @@
 -- Opens the next epoch, raises the low marks, and resolves closed epochs: what their members committed
 -- below a mark goes to the end of its lane. sql/DESIGN.md has the protocol. Another advance may have
 -- begun in a transaction that is still open: nothing here waits for its rows.
+-- capped: no mark above the lowest lo, below which nothing can be invisible. A mark that commits late
+-- is not seen by those who resolve epochs meanwhile; so whoever does not hold the advance lock until
+-- its commit is visible must cap.
 -- Calls: raise_time, enter, promote_due, reap_expired, expire_due.
 -- Locks: ready, mark, epoch_open and passed rows (skip locked). Index: ready_pk, mark_lane_idx.
-create or replace function {{.schema}}.advance()
+create or replace function {{.schema}}.advance(capped boolean)
 returns bigint
 language plpgsql
 as $$
@@ -31,9 +34,15 @@ begin
     -- Resolved epochs are dead rows while a snapshot is held: none is walked twice. What is committed
     -- as gone stays gone, so the register is right even if this transaction rolls back.
     v_low := pg_sequence_last_value('{{.schema}}.epoch_low'::regclass);
-    v_low := coalesce((
-        select e.epoch from {{.schema}}.epoch_open e where e.epoch >= v_low order by e.epoch limit 1), v_low);
-    perform setval('{{.schema}}.epoch_low', v_low);
+    -- But for what this transaction has deleted itself, in an earlier advance, and may still bring back.
+    if not exists (
+        select from {{.schema}}.epoch_open e
+         where e.epoch >= v_low and e.opened_at >= now())
+    then
+        v_low := coalesce((
+            select e.epoch from {{.schema}}.epoch_open e where e.epoch >= v_low order by e.epoch limit 1), v_low);
+        perform setval('{{.schema}}.epoch_low', v_low);
+    end if;
 
     -- An advance that rolled back left epochs without a row: they begin no later than the one before.
     v_current := pg_sequence_last_value('{{.schema}}.epoch'::regclass);
@@ -57,7 +66,10 @@ begin
     for v_rows in
         with k as materialized (select * from {{.schema}}.lanes()),
         first as materialized (
-            select k.lane, k.low, k.raised_at, least(coalesce(r.position, v_last + 1), v_last + 1) as new_low
+            select k.lane, k.low, k.raised_at, least(coalesce(r.position, v_last + 1), v_last + 1,
+                case when advance.capped then (
+                    select coalesce(min(e.lo) + 1, 0) from {{.schema}}.epoch_open e where e.epoch >= v_low) end)
+                as new_low
               from k
               left join lateral (
                 select r.position from {{.schema}}.ready r
@@ -100,7 +112,7 @@ begin
          where r.lane = v_rows.lane and r.position >= v_rows.low
          order by r.position
          limit 1;
-        continue when v_stuck is null or not v_locked;
+        continue when v_stuck is null or not v_locked or advance.capped;
         select r.position into v_free
           from {{.schema}}.ready r
          where r.lane = v_rows.lane and r.position >= v_rows.low
@@ -125,7 +137,7 @@ begin
         having count(*) > 0;
         v_count := v_count + 1;
     end loop;
-    perform {{.schema}}.raise_time();
+    perform {{.schema}}.raise_time(capped);
 
     -- What a mark passed over: gone, come back, or still held.
     if exists (select from {{.schema}}.passed) then
@@ -250,11 +262,14 @@ begin
             update {{.schema}}.epoch_open e
                set lo = least(v_epoch.lo + 200000, v_last),
                    lo_scheduled = case when v_epoch.lo_scheduled = 0 then 0
-                       else least(v_epoch.lo_scheduled + 60000000, (date_part('epoch', {{.schema}}.time_low(-1)) * 1000000)::bigint) end,
+                       else least(v_epoch.lo_scheduled + 60000000,
+                           (date_part('epoch', {{.schema}}.time_low(-1)) * 1000000)::bigint) end,
                    lo_leased = case when v_epoch.lo_leased = 0 then 0
-                       else least(v_epoch.lo_leased + 60000000, (date_part('epoch', {{.schema}}.time_low(-2)) * 1000000)::bigint) end,
+                       else least(v_epoch.lo_leased + 60000000,
+                           (date_part('epoch', {{.schema}}.time_low(-2)) * 1000000)::bigint) end,
                    lo_ttl = case when v_epoch.lo_ttl = 0 then 0
-                       else least(v_epoch.lo_ttl + 60000000, (date_part('epoch', {{.schema}}.time_low(-3)) * 1000000)::bigint) end
+                       else least(v_epoch.lo_ttl + 60000000,
+                           (date_part('epoch', {{.schema}}.time_low(-3)) * 1000000)::bigint) end
              where e.row_id = v_epoch.row_id;
         else
             delete from {{.schema}}.epoch_open e where e.row_id = v_epoch.row_id;
@@ -263,4 +278,4 @@ begin
     return v_count;
 end
 $$;
-comment on function {{.schema}}.advance() is 'Raises the low marks and resolves epochs.';
+comment on function {{.schema}}.advance(boolean) is 'Raises the low marks and resolves epochs.';

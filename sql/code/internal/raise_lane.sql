@@ -1,7 +1,7 @@
 -- Raises the low mark of a lane to its first visible row, or behind the last position drawn where it
--- has none: read before the snapshot that looks for rows. What is not visible yet below the new mark
--- belongs to an epoch that is not resolved, whose stragglers oq_advance puts at the end of the lane.
--- Index: mark_lane_idx, ready_pk.
+-- has none: read before the snapshot that looks for rows. Never above the lowest lo of the open epochs:
+-- the worker's transaction may commit long after they were resolved by somebody who can't see this mark.
+-- Index: mark_lane_idx, ready_pk, epoch_open_epoch_idx.
 create or replace function {{.schema}}.raise_lane(lane bigint)
 returns boolean
 language plpgsql
@@ -9,6 +9,7 @@ as $$
 #variable_conflict use_column
 declare
     v_last bigint := coalesce(pg_sequence_last_value('{{.schema}}.position'::regclass), 0);
+    v_epoch bigint := pg_sequence_last_value('{{.schema}}.epoch_low'::regclass);
     v_low  bigint;
     v_new  bigint;
 begin
@@ -21,12 +22,13 @@ begin
      where m.lane = raise_lane.lane
      order by m.lane, m.low desc
      limit 1;
-    select least(r.position, v_last + 1) into v_new
-      from {{.schema}}.ready r
-     where r.lane = raise_lane.lane and r.position >= v_low
-     order by r.position
-     limit 1;
-    v_new := coalesce(v_new, v_last + 1);
+    select least(v_last + 1, (
+            select r.position from {{.schema}}.ready r
+             where r.lane = raise_lane.lane and r.position >= v_low
+             order by r.position
+             limit 1), (
+            select coalesce(min(e.lo) + 1, 0) from {{.schema}}.epoch_open e where e.epoch >= v_epoch))
+      into v_new;
     if v_new > v_low then
         insert into {{.schema}}.mark (lane, low) values (raise_lane.lane, v_new);
         return true;

@@ -1,7 +1,7 @@
 -- What a lease that finds too little does for itself: true where there may be more to lease now.
 -- While the daemon ticks, it is done for this queue only, so that a worker's long transaction hides
 -- nothing of another's; without the daemon, for all, so that nobody's due jobs bar the way.
--- Calls: promote_due, reap_expired, expire_due, oq_advance. Index: scheduled_due_idx, leased_expires_idx.
+-- Calls: promote_due, reap_expired, expire_due, advance_alone. Index: scheduled_due_idx, leased_expires_idx.
 create or replace function {{.schema}}.tend(queue_id bigint, wanted int)
 returns boolean
 language plpgsql
@@ -12,7 +12,6 @@ declare
     v_alone     boolean := pg_sequence_last_value('{{.schema}}.beat'::regclass)
         < (date_part('epoch', v_now) * 1000)::bigint - 2000;
     v_only      bigint := case when not v_alone then tend.queue_id end;
-    v_epoch     bigint := pg_sequence_last_value('{{.schema}}.epoch'::regclass);
     v_scheduled timestamptz;
     v_leased    timestamptz;
     v_ttl       timestamptz;
@@ -39,13 +38,9 @@ begin
     if v_ttl is not null then
         perform {{.schema}}.expire_due(v_ttl, null, 1000);
     end if;
-    -- Late commits below the marks: looked for once a second, by whoever comes first.
-    if v_alone and current_setting('transaction_isolation') = 'read committed' and not exists (
-        select from {{.schema}}.epoch_open e
-         where e.epoch = v_epoch
-           and e.opened_at > v_now - interval '1 second')
-    then
-        v_count := v_count + {{.api_schema}}.oq_advance();
+    -- Late commits below the marks.
+    if v_alone then
+        v_count := v_count + {{.schema}}.advance_alone();
     end if;
     return v_count > 0;
 end

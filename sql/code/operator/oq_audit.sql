@@ -13,6 +13,8 @@ set enable_nestloop = off
 set jit = off
 as $$
 #variable_conflict use_column
+declare
+    v_epoch bigint := pg_sequence_last_value('epoch_low'::regclass);
 begin
     lock table job, ready, scheduled, leased, dead, finished, attempt, ttl, mark, epoch_open,
         passed, queue in access share mode;
@@ -109,7 +111,8 @@ begin
           join (select m.lane, max(m.low) as low from mark m where m.lane >= 0 group by m.lane) k
             on k.lane = r.lane
          where r.position < k.low
-           and r.position <= coalesce((select min(e.lo) from epoch_open e), 9223372036854775807)
+           and r.position <= coalesce((
+            select min(e.lo) from epoch_open e where e.epoch >= v_epoch), 9223372036854775807)
            and not exists (select from passed p where p.lane = r.lane and p.position = r.position)
         union all
         select t.job_id
@@ -126,7 +129,8 @@ begin
             select timestamptz 'epoch' + min(e.lo_scheduled) * interval '1 microsecond' as due,
                 timestamptz 'epoch' + min(e.lo_leased) * interval '1 microsecond' as leased,
                 timestamptz 'epoch' + min(e.lo_ttl) * interval '1 microsecond' as ttl
-              from epoch_open e) e
+              from epoch_open e
+             where e.epoch >= v_epoch) e
          where t.at < k.low
            and t.at < coalesce(
             case t.lane when -1 then e.due when -2 then e.leased else e.ttl end, 'infinity')) v;

@@ -16,6 +16,7 @@ set lock_timeout = '2s'
 as $$
 #variable_conflict use_column
 declare
+    v_epoch bigint := pg_sequence_last_value('epoch_low'::regclass);
     v_lo   bigint;
     v_lane bigint;
 begin
@@ -30,7 +31,7 @@ begin
     perform enter();
 
     repair := 'job_without_place';
-    select min(e.lo) into v_lo from epoch_open e;
+    select min(e.lo) into v_lo from epoch_open e where e.epoch >= v_epoch;
     with lone as materialized (
         select j.job_id, (j.queue_id << 16) + 32767 - j.priority as lane,
             case when j.expires_at > clock_timestamp() then j.expires_at end as expires_at

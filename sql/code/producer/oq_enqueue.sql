@@ -28,7 +28,8 @@ begin
     -- Binary size times eight bounds the text of anything but a few odd numbers.
     select q.queue_id, (q.queue_id << 16) + 32767,
         oq_enqueue.priority = 0 and pg_column_size(oq_enqueue.payload) <= q.max_payload_bytes / 8
-            and oq_enqueue.run_at is null and oq_enqueue.max_retries is null and oq_enqueue.unique_key is null and oq_enqueue.group_key is null
+            and oq_enqueue.run_at is null and oq_enqueue.max_retries is null
+            and oq_enqueue.unique_key is null and oq_enqueue.group_key is null
             and oq_enqueue.headers is null and oq_enqueue.options is null
             and not q.restricted and q.dropped_at is null and q.max_depth is null and q.notify = 'wake'
             and clock_timestamp() < now() + interval '1 second'

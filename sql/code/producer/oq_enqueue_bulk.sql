@@ -92,6 +92,6 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_enqueue_bulk(text, jsonb[], int, timestamptz, int) is
-'Enqueues many jobs of one queue; returns their ids in the order of payloads.
+'Enqueues many jobs of one queue; ids come in the order of payloads.
 The fast way in: at most 100000 payloads a call, all with the same priority, run_at and max_retries.
 All of them or, with an error, none. Errors as oq_enqueue.';

@@ -38,7 +38,7 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_ack(bigint, bigint, jsonb, boolean) is
-'Completes a leased job, with an optional result; false where the lease is lost.
+'Completes a leased job; false where the lease is lost.
 strict => true raises OQ002 instead, so that the caller''s own writes roll back: with it, effects in
 this database are exactly once. An ack after expiry is accepted while nobody has taken the job back.
 In a REPEATABLE READ or SERIALIZABLE transaction a lease that is not found raises 40001.

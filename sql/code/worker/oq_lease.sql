@@ -20,7 +20,8 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_lease(text, text, int, int) is
-'Leases up to max_jobs jobs: highest priority first, then first in, first out.
+'Leases up to max_jobs jobs.
+Highest priority first, then first in, first out.
 lease_seconds: 1 to 604800, null takes the queue''s. max_jobs: 1 to 10000. worker_id: any text of at
 most 200 characters, shown to people. Never waits for another worker. An unknown, empty or paused
 queue gives no rows. Ack, nack, release or extend each job with its lease_token before

@@ -67,7 +67,8 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_nack(bigint, bigint, text, boolean, interval) is
-'Reports a failed attempt; returns scheduled, ready or dead, and null where the lease is lost.
+'Reports a failed attempt; returns where the job went.
+scheduled, ready or dead (expired where its time to live has passed); null where the lease is lost.
 The job comes back after base * factor^(retries - 1) with jitter, at most max (option retry of the
 job or the queue), or after retry_after. With retry => false, or when its max_retries are used up, it
 is dead. error: kept up to 10000 characters, read by oq_attempts.';

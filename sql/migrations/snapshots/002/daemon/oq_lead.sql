@@ -22,5 +22,6 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_lead() is
-'Is this session to run the duties? True for the holder of the leader''s lock.
+'Is this session to run the duties?
+True for the holder of the leader''s lock.
 The lock ends with its session. Also true for the others while the leader has not ticked for 5 s.';

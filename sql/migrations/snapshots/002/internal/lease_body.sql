@@ -74,6 +74,7 @@ two statements and few expressions: each is set up anew in every transaction. */
         end if;
         -- Nobody has raised this mark for long: the daemon is down, or the lane was idle.
         if v_count > 0 and not v_fresh then
+            perform advance_alone();
             perform raise_lane(v_lane);
         end if;
         v_left := v_left - v_count;

@@ -1,8 +1,8 @@
 -- Raises the marks of the time lanes to their first visible row, but never past the clock, read before
 -- the snapshot, and not looked beyond: what is due later and dead already could be millions of rows.
--- Where the clock went back, marks in the future go, and open epochs begin at the
+-- capped: as in advance. Where the clock went back, marks in the future go, and open epochs begin at the
 -- beginning. Index: scheduled_due_idx, leased_expires_idx, ttl_expires_idx.
-create or replace function {{.schema}}.raise_time()
+create or replace function {{.schema}}.raise_time(capped boolean)
 returns bigint
 language plpgsql
 as $$
@@ -13,6 +13,7 @@ declare
     v_old   bigint;
     v_new   bigint;
     v_first timestamptz;
+    v_epoch bigint := pg_sequence_last_value('{{.schema}}.epoch_low'::regclass);
     v_count bigint := 0;
 begin
     v_us := (date_part('epoch', v_now) * 1000000)::bigint;
@@ -36,6 +37,13 @@ begin
              where t.expires_at >= v_low and t.expires_at <= v_now order by t.expires_at limit 1;
         end if;
         v_new := least(v_us, (date_part('epoch', v_first) * 1000000)::bigint);
+        if capped then
+            select least(v_new, coalesce(min(
+                case v_lane when -1 then e.lo_scheduled when -2 then e.lo_leased else e.lo_ttl end), 0))
+              into v_new
+              from {{.schema}}.epoch_open e
+             where e.epoch >= v_epoch;
+        end if;
         -- Ten times a second is enough: what lies between is walked by each look.
         if v_new >= v_old + 100000 then
             insert into {{.schema}}.mark (lane, low) values (v_lane, v_new);
@@ -50,4 +58,4 @@ begin
     return v_count;
 end
 $$;
-comment on function {{.schema}}.raise_time() is 'Raises the marks of the time lanes.';
+comment on function {{.schema}}.raise_time(boolean) is 'Raises the marks of the time lanes.';

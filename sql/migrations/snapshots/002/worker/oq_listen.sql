@@ -42,6 +42,7 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_listen(text) is
-'This session wants to be woken when the queue gets work: LISTEN "oq:<queue>".
-Then lease once more, wait for a notification or a poll time-out, and oq_unlisten while busy.
-Needs a session of its own: behind a transaction pooler, poll.';
+'Lets this session be woken when the queue gets work.
+LISTEN "oq:<queue>", and the sleeper''s mark. Then lease once more, wait for a notification or a poll time-out, and oq_unlisten while busy.
+Needs a session of its own: behind a transaction pooler, poll. The sleeper''s mark is the session''s: a
+rollback does not take it back, so call it outside a transaction.';

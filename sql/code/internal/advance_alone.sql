@@ -1,0 +1,40 @@
+-- The advance of a lease, where no daemon does it: at most once a second, by whoever comes first. The lock
+-- is the session's and given back in the expression that does the work: the worker's transaction may
+-- stay open for an hour and must keep nobody else from it. So its marks are capped.
+-- Calls: advance. Locks: advance (session, try, until the end of the call).
+create or replace function {{.schema}}.advance_alone()
+returns bigint
+language plpgsql
+as $$
+declare
+    v_ms    bigint := (date_part('epoch', clock_timestamp()) * 1000)::bigint;
+    v_epoch bigint := pg_sequence_last_value('{{.schema}}.epoch'::regclass);
+    v_count bigint := 0;
+begin
+    if pg_sequence_last_value('{{.schema}}.beat'::regclass) > v_ms - 2000
+        or current_setting('transaction_isolation') <> 'read committed'
+        or exists (
+            select from {{.schema}}.epoch_open e
+             where e.epoch = v_epoch and e.opened_at > clock_timestamp() - interval '1 second')
+    then
+        return 0;
+    end if;
+    begin
+        -- Between statements a cancel could fall and leak the lock.
+        v_count := case
+            when pg_try_advisory_lock(hashtext('{{.schema}}:advance'), 0)
+            then {{.schema}}.advance(true)
+                + (not pg_advisory_unlock(hashtext('{{.schema}}:advance'), 0))::int
+            else 0 end;
+    exception when others or query_canceled then
+        perform pg_advisory_unlock(k.classid::bigint::bit(32)::int, k.objid::bigint::int)
+           from pg_locks k
+          where k.locktype = 'advisory' and k.pid = pg_backend_pid() and k.granted and k.objsubid = 2
+            and k.database = (select d.oid from pg_database d where d.datname = current_database())
+            and k.classid = (hashtext('{{.schema}}:advance')::bigint & 4294967295)::oid;
+        raise;
+    end;
+    return v_count;
+end
+$$;
+comment on function {{.schema}}.advance_alone() is 'The advance of a lease, where no daemon does it.';

@@ -1,0 +1,97 @@
+package concurrency
+
+import (
+	"testing"
+
+	"github.com/openqueue/openqueue/tests/testdb"
+)
+
+// aged makes a queue's mark and the last tick old, as if the daemon had been away for a while.
+const (
+	agedMarks = "update oq.mark set raised_at = raised_at - interval '1 minute' where lane >= 0"
+	agedBeat  = "select setval('oq.beat', 1)"
+	agedEpoch = "update oq.epoch_open set opened_at = opened_at - interval '1 minute'"
+)
+
+// A lease raises the mark and stays open; the epoch of a late commit is resolved by somebody who can't
+// see that mark; then the lease commits. The late job must not be below a mark that nobody sweeps.
+func TestMarkOfAnOpenLease(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	w, l, d := db.Conn(t), db.Conn(t), db.Conn(t)
+	first := get[int64](t, d, "select oq_enqueue('q')")
+	tick(t, d, 1)
+	exec(t, w, "begin")
+	late := get[int64](t, w, "select oq_enqueue('q')")
+	tick(t, d, 1)
+	exec(t, d, agedMarks)
+	exec(t, l, "begin")
+	if got := get[int64](t, l, "select job_id from oq_lease('q')"); got != first {
+		t.Fatalf("leased %d, want %d", got, first)
+	}
+	exec(t, w, "commit")
+	tick(t, d, 2)
+	exec(t, l, "commit")
+	tick(t, d, 3)
+	audit(t, d)
+	if got := list[int64](t, d, "select job_id from oq_lease('q')"); len(got) != 1 || got[0] != late {
+		t.Fatalf("leased %v, want the late job %d", got, late)
+	}
+}
+
+// The same with a lease that advances because no daemon does, and with an advance by hand.
+func TestMarkOfAnOpenAdvance(t *testing.T) {
+	t.Parallel()
+	for name, advance := range map[string]string{
+		"lease": "select count(*) from oq_lease('empty')", "call": "select oq_advance()",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			w, a, d := db.Conn(t), db.Conn(t), db.Conn(t)
+			exec(t, d, "select oq_create_queue('empty')")
+			exec(t, d, "select oq_enqueue('q')")
+			tick(t, d, 1)
+			exec(t, d, "select oq_lease('q')")
+			exec(t, w, "begin")
+			late := get[int64](t, w, "select oq_enqueue('q')")
+			exec(t, d, agedMarks)
+			exec(t, d, agedEpoch)
+			exec(t, d, agedBeat)
+			exec(t, a, "begin")
+			exec(t, a, advance)
+			exec(t, w, "commit")
+			tick(t, d, 2)
+			exec(t, a, "commit")
+			tick(t, d, 3)
+			audit(t, d)
+			if got := list[int64](t, d, "select job_id from oq_lease('q')"); len(got) != 1 || got[0] != late {
+				t.Fatalf("leased %v, want the late job %d", got, late)
+			}
+		})
+	}
+}
+
+// Two advances in a transaction that rolls back: the second must not believe what the first deleted.
+func TestAdvancedTwiceRolledBack(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	w, a, d := db.Conn(t), db.Conn(t), db.Conn(t)
+	exec(t, d, "select oq_enqueue('q')")
+	tick(t, d, 1)
+	exec(t, d, "select oq_lease('q')")
+	exec(t, w, "begin")
+	late := get[int64](t, w, "select oq_enqueue('q')")
+	exec(t, d, agedMarks)
+	tick(t, d, 2)
+	exec(t, w, "commit")
+	exec(t, a, "begin")
+	exec(t, a, "select oq_advance()")
+	exec(t, a, "select oq_advance()")
+	exec(t, a, "rollback")
+	tick(t, d, 3)
+	audit(t, d)
+	if got := list[int64](t, d, "select job_id from oq_lease('q')"); len(got) != 1 || got[0] != late {
+		t.Fatalf("leased %v, want the late job %d", got, late)
+	}
+}
