@@ -45,7 +45,11 @@ func newClock(cfg Config, log zerolog.Logger) *clock {
 }
 
 func run(ctx context.Context, cfg Config, log zerolog.Logger) error {
-	c := newClock(cfg, log)
+	return newClock(cfg, log).run(ctx)
+}
+
+func (c *clock) run(ctx context.Context) error {
+	cfg, log := c.cfg, c.log
 	ctx, c.stopped = context.WithCancel(ctx)
 	defer c.stopped()
 

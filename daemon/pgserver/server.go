@@ -144,7 +144,7 @@ func initialize(ctx context.Context, o Options, dir string, cred *syscall.Creden
 		}
 	}
 	err := run(ctx, o, fresh, cred, "initdb", "-D", fresh, "-U", "postgres", "-A", "trust", "-E", "UTF8",
-		"--locale=C", "--data-checksums")
+		"--no-instructions", "--locale=C", "--data-checksums")
 	if err != nil {
 		return "", err
 	}

@@ -1,0 +1,386 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/rs/zerolog"
+
+	"github.com/openqueue/openqueue/daemon/pgserver"
+	"github.com/openqueue/openqueue/tests/testdb"
+)
+
+func TestMain(m *testing.M) { testdb.Main(m) }
+
+const patience = 30 * time.Second
+
+func config(url string) Config {
+	return Config{DatabaseURL: url, Schema: "oq", APISchema: "public", LogLevel: "info", LogFormat: "json",
+		TickMaxRows: 1000, StatsEvery: time.Second}
+}
+
+// until waits for a condition, never for a time.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never happened: %s", what)
+		}
+	}
+}
+
+// started runs a clock in the background; stop ends it and returns what run returned.
+func started(t *testing.T, cfg Config) (c *clock, stop func() error) {
+	t.Helper()
+	c = newClock(cfg, zerolog.New(zerolog.NewTestWriter(t)))
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- c.run(ctx) }()
+	stopped := false
+	stop = func() error {
+		stopped = true
+		cancel()
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(patience):
+			t.Fatal("the clock does not stop")
+			return nil
+		}
+	}
+	t.Cleanup(func() {
+		if !stopped {
+			_ = stop()
+		}
+	})
+	return c, stop
+}
+
+func exec(t *testing.T, db *testdb.DB, sql string) {
+	t.Helper()
+	if _, err := db.Pool.Exec(t.Context(), sql); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func number(t *testing.T, db *testdb.DB, sql string) int {
+	t.Helper()
+	var n int
+	if err := db.Pool.QueryRow(t.Context(), sql).Scan(&n); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return n
+}
+
+func TestExitCodes(t *testing.T) {
+	empty := testdb.Empty(t)
+	for name, c := range map[string]struct {
+		args []string
+		env  map[string]string
+		want int
+	}{
+		"no command":        {nil, nil, exitConfig},
+		"unknown command":   {[]string{"fly"}, nil, exitConfig},
+		"unknown flag":      {[]string{"run", "--fast"}, nil, exitConfig},
+		"extra argument":    {[]string{"run", "now"}, nil, exitConfig},
+		"version":           {[]string{"version"}, nil, exitOK},
+		"config":            {[]string{"config"}, nil, exitOK},
+		"bad level":         {[]string{"config"}, map[string]string{"OQ_LOG_LEVEL": "loud"}, exitConfig},
+		"bad format":        {[]string{"config"}, map[string]string{"OQ_LOG_FORMAT": "xml"}, exitConfig},
+		"bad rows":          {[]string{"config"}, map[string]string{"OQ_TICK_MAX_ROWS": "0"}, exitConfig},
+		"rows are a number": {[]string{"config"}, map[string]string{"OQ_TICK_MAX_ROWS": "many"}, exitConfig},
+		"bad schema":        {[]string{"config"}, map[string]string{"OQ_SCHEMA": "a b"}, exitConfig},
+		"bad address":       {[]string{"config"}, map[string]string{"OQ_HTTP_ADDR": "7310"}, exitConfig},
+		"bad URL":           {[]string{"run"}, map[string]string{"OQ_DATABASE_URL": "postgres://%zz"}, exitConfig},
+		"nobody to ask":     {[]string{"health"}, map[string]string{"OQ_HTTP_ADDR": ""}, exitConfig},
+		"nobody answers":    {[]string{"health"}, map[string]string{"OQ_HTTP_ADDR": "127.0.0.1:1"}, exitFailed},
+		"not installed":     {[]string{"run"}, map[string]string{"OQ_DATABASE_URL": empty.URL, "OQ_HTTP_ADDR": ""}, exitSchema},
+		"port taken":        {[]string{"run"}, map[string]string{"OQ_DATABASE_URL": empty.URL, "OQ_HTTP_ADDR": "256.0.0.1:1"}, exitFailed},
+		"unknown migration": {[]string{"migrate", "--to", "999"}, map[string]string{"OQ_DATABASE_URL": empty.URL}, exitConfig},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for k, v := range c.env {
+				t.Setenv(k, v)
+			}
+			if got := Main(append([]string{"openqueued"}, c.args...)); got != c.want {
+				t.Errorf("exit %d, want %d", got, c.want)
+			}
+		})
+	}
+}
+
+func TestRedact(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"postgres://u:secret@h/db":                "postgres://u:xxxxx@h/db",
+		"postgres://h/db?password=secret&a=b":     "postgres://h/db?a=b&password=xxxxx",
+		"host=h password=secret dbname=d":         "host=h password=xxxxx dbname=d",
+		`host=h password='se\' cret' dbname=d`:    "host=h password=xxxxx dbname=d",
+		"":                                        "",
+		"postgres://postgres@127.0.0.1:1/x?a=b":   "postgres://postgres@127.0.0.1:1/x?a=b",
+		"host=h user=u":                           "host=h user=u",
+		"postgresql://u:secret@h:5432/d?x=y&z=zz": "postgresql://u:xxxxx@h:5432/d?x=y&z=zz",
+	} {
+		if got := redact(in); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}
+
+func TestMigrateUpDownUp(t *testing.T) {
+	t.Parallel()
+	db := testdb.Empty(t)
+	for _, step := range []struct {
+		to   int
+		want string
+	}{{-1, "was 0"}, {-1, "was 2"}, {0, "migration 0"}, {-1, "was 0"}} {
+		var out bytes.Buffer
+		if err := Migrate(t.Context(), config(db.URL), step.to, &out); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(out.String(), step.want) {
+			t.Errorf("to %d: %q, want %q", step.to, out.String(), step.want)
+		}
+	}
+	exec(t, db, "select oq_enqueue('q')")
+	exec(t, db, "update public.openqueue_version set version = 99")
+	if err := Migrate(t.Context(), config(db.URL), -1, io.Discard); !errors.Is(err, errSchema) {
+		t.Errorf("a newer schema: %v", err)
+	}
+}
+
+func TestOtherVersionIsRefused(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	exec(t, db, "create or replace function oq_version() returns text language sql as $$ select '9.0.0' $$")
+	_, stop := started(t, config(db.URL))
+	until(t, "the clock ends by itself", func() bool {
+		return number(t, db, "select count(*) from pg_stat_activity where application_name = 'openqueued'") == 0
+	})
+	if err := stop(); !errors.Is(err, errSchema) {
+		t.Errorf("version 9: %v", err)
+	}
+}
+
+func TestDutiesAreDoneInTime(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c, stop := started(t, config(db.URL))
+	until(t, "ready", func() bool { return c.unready() == "" })
+	exec(t, db, "select oq_enqueue('q', options => '{\"delay\": \"300 ms\"}')")
+	exec(t, db, "select oq_enqueue('lost')")
+	exec(t, db, "select oq_lease('lost', lease_seconds => 1)")
+	until(t, "the delayed job is ready", func() bool {
+		return number(t, db, "select count(*) from oq_jobs where queue_name = 'q' and state = 'ready'") == 1
+	})
+	until(t, "the lost job is back", func() bool {
+		return number(t, db, "select count(*) from oq_jobs where queue_name = 'lost' and state = 'ready' and lost_leases = 1") == 1
+	})
+	server := httptest.NewServer(c.handler())
+	defer server.Close()
+	page := func(path string) (int, string) {
+		resp, err := http.Get(server.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	for path, want := range map[string]string{"/healthz": "ok", "/readyz": "ready"} {
+		if code, body := page(path); code != http.StatusOK || strings.TrimSpace(body) != want {
+			t.Errorf("%s: %d %s", path, code, body)
+		}
+	}
+	until(t, "the gauges know the queues", func() bool {
+		_, body := page("/metrics")
+		return strings.Contains(body, `openqueue_queue_jobs{queue="lost",state="ready"} 1`)
+	})
+	_, body := page("/metrics")
+	for _, want := range []string{
+		"openqueue_leader 1", `openqueue_duty_done_total{duty="promote"}`, `openqueue_duty_done_total{duty="reap"}`,
+		"openqueue_tick_duration_seconds_bucket", `openqueue_loop_last_success_timestamp_seconds{loop="tick"}`,
+		"openqueue_queue_oldest_ready_seconds", `openqueue_build_info{`,
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("/metrics has no %s", want)
+		}
+	}
+	if err := stop(); err != nil {
+		t.Errorf("stopped: %v", err)
+	}
+}
+
+func TestOneLeaderOfTwo(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, _ := started(t, config(db.URL))
+	until(t, "the first is ready", func() bool { return a.unready() == "" })
+	b, _ := started(t, config(db.URL))
+	until(t, "the second is ready", func() bool { return b.unready() == "" })
+	leaders := `select count(*) from pg_locks where locktype = 'advisory'
+		and database = (select oid from pg_database where datname = current_database())
+		and classid = (hashtext('oq:leader')::bigint & 4294967295)::oid`
+	if n := number(t, db, leaders); n != 1 {
+		t.Fatalf("%d leaders", n)
+	}
+	// The leader's session is killed, again and again: somebody leads soon, and nobody gives up.
+	for range 3 {
+		exec(t, db, `select pg_terminate_backend(pid) from pg_stat_activity
+			where application_name = 'openqueued' and datname = current_database()`)
+		until(t, "somebody leads again", func() bool { return number(t, db, leaders) == 1 })
+		exec(t, db, "select oq_enqueue('q', options => '{\"delay\": \"10 ms\"}')")
+		until(t, "the duties go on", func() bool {
+			return number(t, db, "select count(*) from oq_jobs where state = 'scheduled'") == 0
+		})
+	}
+	until(t, "both are ready", func() bool { return a.unready() == "" && b.unready() == "" })
+}
+
+// A tick that hangs makes the process unready, and is cut short by its own time-out.
+func TestStuckTickIsUnready(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := newClock(config(db.URL), zerolog.New(zerolog.NewTestWriter(t)))
+	if why := c.unready(); !strings.Contains(why, "tick has not run yet") {
+		t.Errorf("before the first tick: %q", why)
+	}
+	for _, l := range c.loops {
+		l.beat.Store(time.Now().UnixNano())
+	}
+	if why := c.unready(); why != "" {
+		t.Errorf("after a tick: %q", why)
+	}
+	c.loops[0].beat.Store(time.Now().Add(-time.Minute).UnixNano())
+	if why := c.unready(); !strings.Contains(why, "tick last ran 1m0s ago") {
+		t.Errorf("after a minute: %q", why)
+	}
+}
+
+// A duty that fails inside oq_tick is a warning of the server: counted and logged, the others go on.
+func TestFailingDutyIsCounted(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	exec(t, db, `create or replace function oq_rotate(max_rows int default 5000) returns bigint language plpgsql
+		as $$ begin raise exception 'no room'; end $$`)
+	c, _ := started(t, config(db.URL))
+	server := httptest.NewServer(c.handler())
+	defer server.Close()
+	until(t, "the warning is counted", func() bool {
+		resp, err := http.Get(server.URL + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		return strings.Contains(string(body), `openqueue_loop_failures_total{loop="warning"}`)
+	})
+	until(t, "ready all the same", func() bool { return c.unready() == "" })
+}
+
+func TestLoopBacksOffAndComesBack(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	tries, failures := 0, 0
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	l := &loop{
+		log: zerolog.Nop(), failed: func(string) { failures++ },
+		connect: func(ctx context.Context) (*pgx.Conn, error) {
+			if tries++; tries <= 2 {
+				return nil, errors.New("no server")
+			}
+			return pgx.Connect(ctx, db.URL)
+		},
+	}
+	runs := 0
+	l.duty = duty{"test", func(context.Context, *pgx.Conn) (time.Duration, error) {
+		switch runs++; runs {
+		case 1:
+			return 0, errors.New("once")
+		case 3:
+			cancel()
+		}
+		return time.Millisecond, nil
+	}}
+	if err := l.run(ctx); err != nil || tries != 3 || failures != 3 || runs != 3 {
+		t.Fatalf("%v after %d connections, %d failures, %d runs", err, tries, failures, runs)
+	}
+}
+
+// dev from nothing; a second one says what is running; the data survives.
+func TestDev(t *testing.T) {
+	dir, err := os.MkdirTemp("", "oqdev")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	cfg := config("")
+	cfg.DataDir = filepath.Join(dir, "data")
+	t.Cleanup(func() {
+		if s, err := pgserver.Attach(filepath.Join(cfg.DataDir, "pgdata")); err == nil {
+			_ = syscall.Kill(s.PID(), syscall.SIGQUIT)
+		}
+	})
+	for round := 1; round <= 2; round++ {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		var out bytes.Buffer
+		ended := make(chan error, 1)
+		go func() { ended <- dev(ctx, cfg, zerolog.Nop(), &out) }()
+		var url string
+		until(t, "the queue is there", func() bool {
+			s, err := pgserver.Attach(filepath.Join(cfg.DataDir, "pgdata"))
+			if err != nil {
+				return false
+			}
+			url = s.URL(devDatabase)
+			conn, err := pgx.Connect(ctx, url)
+			if err != nil {
+				return false
+			}
+			defer conn.Close(ctx)
+			// Each session of the daemon has found the schema that it wants.
+			var id, sessions int
+			return conn.QueryRow(ctx, `select count(*) from pg_stat_activity where application_name = 'openqueued'
+				and query like '%oq_%'`).Scan(&sessions) == nil && sessions == 2 &&
+				conn.QueryRow(ctx, "select oq_enqueue('q')").Scan(&id) == nil && id >= round
+		})
+		var second bytes.Buffer
+		if err := dev(ctx, cfg, zerolog.Nop(), &second); err != nil || !strings.Contains(second.String(), url) {
+			t.Errorf("the second says %q, %v", second.String(), err)
+		}
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(patience):
+			t.Fatal("dev does not end")
+		}
+		if !strings.Contains(out.String(), "psql '"+url+"'") {
+			t.Errorf("no psql line in %q", out.String())
+		}
+		if _, err := pgserver.Attach(filepath.Join(cfg.DataDir, "pgdata")); err == nil {
+			t.Error("the server runs on")
+		}
+	}
+}
