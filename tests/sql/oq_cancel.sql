@@ -44,8 +44,8 @@ select unchanged(format('select oq_cancel(%s)', :ready), '{(f)}', 'cancelled bef
 select oq_enqueue('a') as done \gset
 select oq_ack(job_id, lease_token) from oq_lease('a') \g /dev/null
 select unchanged(format('select oq_cancel(%s, ''late'')', :done), '{(f)}', 'completed');
-select unchanged(format('select oq_cancel(%s)', i), '{(f)}', 'job ' || i)
-  from unnest('{0,-1,9223372036854775807,-9223372036854775808,null::bigint}'::text[]) i;
+select unchanged(format('select oq_cancel(%L)', i), '{(f)}', 'job ' || coalesce(i, 'null'))
+  from unnest('{0,-1,9223372036854775807,-9223372036854775808,null}'::text[]) i;
 
 -- Reasons.
 select oq_enqueue('r') as r \gset

@@ -33,12 +33,6 @@ select throws_ok($$select oq_enqueue('small', to_jsonb(repeat('é', 50)))$$, 'OQ
     'bytes are counted, not characters');
 select throws_ok($$select oq_enqueue('small', to_jsonb(array_fill(1, '{40}')))$$, 'OQ001', 'payload%120 bytes%',
     'an array of small numbers');
-select ok(oq_enqueue('q', to_jsonb(repeat('x', 1048574))) > 0, '1 MB');
-select throws_ok($$select oq_enqueue('q', to_jsonb(repeat('x', 1048575)))$$, 'OQ001', 'payload%1048577 bytes%',
-    '1 MB and a byte');
-create table stored as select to_jsonb(repeat('x', 2000000)) as payload;
-select throws_ok('select oq_enqueue(''q'', payload) from stored', 'OQ001', 'payload%2000002 bytes%',
-    'a payload that comes compressed from a table');
 select throws_ok($$select oq_enqueue('q', null)$$, 'OQ001', 'payload%null%', 'payload null');
 
 -- Names.
@@ -162,5 +156,13 @@ begin isolation level repeatable read;
 select is(tap.state_of(oq_enqueue('tx2')), 'ready', 'repeatable read, first use');
 commit;
 select throws_ok('set transaction read only; select oq_enqueue(''q'')', '25006', '%read-only%', 'not in a read-only transaction');
+
+-- The limit of queues that name none is a megabyte.
+select ok(oq_enqueue('q', to_jsonb(repeat('x', 1048574))) > 0, '1 MB');
+select throws_ok($$select oq_enqueue('q', to_jsonb(repeat('x', 1048575)))$$, 'OQ001', 'payload%1048577 bytes%',
+    '1 MB and a byte');
+create table stored as select to_jsonb(repeat('x', 2000000)) as payload;
+select throws_ok('select oq_enqueue(''q'', payload) from stored', 'OQ001', 'payload%2000002 bytes%',
+    'a payload that comes compressed from a table');
 
 select finish();

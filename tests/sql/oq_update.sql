@@ -10,8 +10,7 @@ select results_eq(format('select payload, headers, max_retries, priority from oq
     $$values ('null'::jsonb, null::jsonb, 3, 3)$$, 'the queue''s max_retries, no headers, a null payload; the priority stays');
 
 -- Priority: the job is leased where it then belongs, behind the others.
-select oq_enqueue_bulk('p', '{1,2,3}', 5) as p \gset p_
-select array_agg(job_id order by job_id) as p from oq_jobs where queue_name = 'p' \gset
+select count(*) as x from oq_enqueue_bulk('p', '{1,2,3}', 5) \gset
 select oq_enqueue('p', '4') as low \gset
 select is(oq_update(:low, '{"priority": 5}'), true, 'raised to the others'' priority');
 select is((select array_agg(payload #>> '{}') from oq_lease('p', max_jobs => 3)), '{1,2,3}', 'behind those of that priority');
@@ -55,7 +54,7 @@ select oq_enqueue('h') as d \gset
 select tap.kill_job('h', 'e') as x \gset
 select unchanged(format('select oq_update(%s, ''{"priority": 1}'')', :d), '{(f)}', 'dead');
 select unchanged(format('select oq_update(%s, ''{"priority": 1}'')', i), '{(f)}', 'job ' || coalesce(i, 'null'))
-  from unnest('{0,-1,9223372036854775807,-9223372036854775808,null}'::text[]) i where i is not null;
+  from unnest('{0,-1,9223372036854775807,-9223372036854775808}'::text[]) i;
 select unchanged('select oq_update(null, ''{"priority": 1}'')', '{(f)}', 'job null');
 
 -- Bad patches, and the job stays as it was.

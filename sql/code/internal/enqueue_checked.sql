@@ -51,7 +51,9 @@ begin
         perform {{.schema}}.fail('priority', priority::text, 'between -32768 and 32767');
     end if;
     -- Binary size times eight bounds the text of anything but a few odd numbers.
-    if payload is null or pg_column_size(payload) > v_max_bytes / 8 then
+    if payload is null or pg_column_size(payload) > v_max_bytes / 8
+        or pg_column_compression(payload) is not null
+    then
         perform {{.schema}}.check_payload(payload, v_max_bytes);
     end if;
     if max_retries is not null and max_retries not between 0 and 32767 then

@@ -20,7 +20,7 @@ begin
         perform {{.schema}}.fail('options', options::text, 'a JSON object');
     end if;
     for v_key, v_value in select e.key, e.value from jsonb_each_text(options) e loop
-        continue when v_value is null;
+        continue when v_value is null and v_key in ('delay', 'ttl', 'expires_at', 'retry', 'tags');
         case v_key
         when 'delay' then
             begin

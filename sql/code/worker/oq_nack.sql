@@ -19,6 +19,7 @@ declare
     v_lease leased%rowtype;
     v_queue record;
     v_job   record;
+    v_failed int;
     v_delay interval;
     v_error text := left(oq_nack.error, 10000);
 begin
@@ -53,16 +54,17 @@ begin
     insert into attempt (gen, job_id, attempt, token, worker_id, leased_at, ended_at, outcome, error)
     values (v_gen, v_lease.job_id, v_lease.attempt, v_lease.token, v_lease.worker_id, v_lease.leased_at,
         v_now, 'failed', v_error);
-    v_lease.failed := v_lease.failed + 1;
+    v_failed := v_lease.failed + 1;
+    v_lease.failed := least(v_failed, 32767);
 
-    if not oq_nack.retry or v_lease.failed > coalesce(v_job.max_retries, v_queue.max_retries) then
+    if not oq_nack.retry or v_failed > coalesce(v_job.max_retries, v_queue.max_retries) then
         insert into dead (job_id, queue_id, died_at, token, attempt, failed, lost, reason, worker_id, error)
         values (v_lease.job_id, v_queue.queue_id, v_now, v_lease.token, v_lease.attempt, v_lease.failed,
             v_lease.lost, case when oq_nack.retry then 'retries_exhausted' else 'no_retry' end,
             v_lease.worker_id, v_error);
         return 'dead';
     end if;
-    v_delay := coalesce(oq_nack.retry_after, backoff(coalesce(v_job.retry, v_queue.retry), v_lease.failed));
+    v_delay := coalesce(oq_nack.retry_after, backoff(coalesce(v_job.retry, v_queue.retry), v_failed));
     return put_back(v_lease, v_now, v_delay);
 end
 $$;

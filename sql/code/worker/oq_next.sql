@@ -35,6 +35,8 @@ begin
         end if;
     elsif acked_job_ids is not null or acked_tokens is not null then
         perform check_leases(acked_job_ids, acked_tokens, null);
+        v_gen := pg_sequence_last_value('generation'::regclass);
+        v_now := clock_timestamp();
         with ended as (
             delete from leased l
              where l.job_id = any (oq_next.acked_job_ids)
@@ -45,8 +47,8 @@ begin
         )
         insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
             worker_id)
-        select pg_sequence_last_value('generation'::regclass)::smallint, e.job_id, e.lane >> 16, e.attempt,
-            e.lost, clock_timestamp(), e.leased_at, 'completed', e.kept, e.worker_id
+        select v_gen, e.job_id, e.lane >> 16, e.attempt,
+            e.lost, v_now, e.leased_at, 'completed', e.kept, e.worker_id
           from ended e
          where case when e.restricted then demand_lease(e.lane >> 16) else true end;
         get diagnostics v_count = row_count;

@@ -48,14 +48,14 @@ begin
     ), buried as (
         insert into {{.schema}}.dead (job_id, queue_id, died_at, token, attempt, failed, lost, reason,
             worker_id, error)
-        select j.job_id, j.lane >> 16, v_now, j.token, j.attempt, j.failed, j.lost + 1, 'lost_lease',
+        select j.job_id, j.lane >> 16, v_now, j.token, j.attempt, j.failed, least(j.lost + 1, 32767), 'lost_lease',
             j.worker_id, 'lease expired at ' || j.expires_at
           from judged j
          where j.place = 'dead'
     ), expired as (
         insert into {{.schema}}.finished (gen, job_id, queue_id, attempt, lost, finished_at, outcome,
             kept)
-        select v_gen, j.job_id, j.lane >> 16, j.attempt, j.lost + 1, v_now, 'expired', j.kept
+        select v_gen, j.job_id, j.lane >> 16, j.attempt, least(j.lost + 1, 32767), v_now, 'expired', j.kept
           from judged j
          where j.place = 'expired'
     ), timers as (
@@ -66,7 +66,7 @@ begin
     ), returned as (
         insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
         select j.lane, nextval('{{.schema}}.position'), j.job_id, j.token, j.attempt, j.failed,
-            j.lost + 1, j.job_expires_at
+            least(j.lost + 1, 32767), j.job_expires_at
           from (select * from judged where place = 'ready' order by job_id) j
     )
     select count(*) into v_count from judged;

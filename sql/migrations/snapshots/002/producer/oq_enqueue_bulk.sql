@@ -22,6 +22,7 @@ declare
     v_notify     text;
     v_lane       bigint;
     v_ids        bigint[];
+    v_gen        int;
     v_now        timestamptz;
 begin
     select q.queue_id, q.max_payload_bytes, q.max_depth, q.restricted, q.dropped_at is not null, q.notify
@@ -58,7 +59,8 @@ begin
     end if;
     perform check_payload(p.payload, v_max_bytes)
        from unnest(payloads) p(payload)
-      where p.payload is null or pg_column_size(p.payload) > v_max_bytes / 8;
+      where p.payload is null or pg_column_size(p.payload) > v_max_bytes / 8
+         or pg_column_compression(p.payload) is not null;
     if v_max_depth is not null then
         perform check_depth(v_queue_id, oq_enqueue_bulk.queue_name, v_max_depth, cardinality(payloads));
     end if;
@@ -70,10 +72,14 @@ begin
         perform open_lane(v_lane);
     end if;
     v_ids := array(select nextval('position') from generate_series(1, cardinality(payloads)));
-    insert into job (gen, job_id, queue_id, priority, created_at, run_at, max_retries, payload)
-    select pg_sequence_last_value('generation'::regclass)::smallint, u.job_id, v_queue_id,
-        oq_enqueue_bulk.priority::smallint, v_now, oq_enqueue_bulk.run_at, oq_enqueue_bulk.max_retries, u.payload
-      from unnest(v_ids, payloads) u(job_id, payload);
+    -- Naming the partition spares routing each row: a tenth of the whole call.
+    v_gen := pg_sequence_last_value('generation'::regclass);
+    {{range $gen := list 0 1 2}}{{if $gen}}elsif{{else}}if{{end}} v_gen = {{$gen}} then
+        insert into job_{{$gen}} (gen, job_id, queue_id, priority, created_at, run_at, max_retries, payload)
+        select {{$gen}}, u.job_id, v_queue_id, oq_enqueue_bulk.priority::smallint, v_now, oq_enqueue_bulk.run_at,
+            oq_enqueue_bulk.max_retries, u.payload
+          from unnest(v_ids, payloads) u(job_id, payload);
+    {{end}}end if;
     if run_at > v_now then
         insert into scheduled (due_at, job_id, lane)
         select oq_enqueue_bulk.run_at, u.job_id, v_lane from unnest(v_ids) u(job_id);

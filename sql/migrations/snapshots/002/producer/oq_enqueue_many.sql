@@ -18,6 +18,7 @@ declare
     v_names     text[];
     v_lanes     bigint[];
     v_ids       bigint[];
+    v_gen       smallint := pg_sequence_last_value('generation'::regclass);
     v_queue_ids bigint[] := array[]::bigint[];
     v_max_bytes int[] := array[]::int[];
     v_notifies  text[] := array[]::text[];
@@ -67,13 +68,12 @@ begin
                 and (t.value !~ '^[0-9]{1,5}$' or t.value::int > 32767)
             or t.key in ('headers', 'options') and t.value is not null
                 and (jsonb_typeof(e.job -> t.key) <> 'object' or t.key = 'headers' and octet_length(t.value) > 65536)
-            or t.key = 'run_at' and t.value = 'infinity'
          order by e.ord
          limit 1
     loop
         perform fail('jobs[' || v_idx || '].' || v_key, v_name, case v_key
             when 'priority' then 'between -32768 and 32767' when 'max_retries' then 'between 0 and 32767'
-            when 'run_at' then 'a finite timestamp' else 'a JSON object, headers at most 65536 bytes' end);
+            else 'a JSON object, headers at most 65536 bytes' end);
     end loop;
     select e.ord - 1 as idx into v_bad
       from jsonb_array_elements(jobs) with ordinality e(job, ord)
@@ -89,10 +89,22 @@ begin
              where e.job ->> 'run_at' is not null
         loop
             v_now := v_name::timestamptz;
+            if v_now = 'infinity' then
+                perform fail('jobs[' || v_idx || '].run_at', v_name, 'a finite timestamp');
+            end if;
         end loop;
     exception when data_exception then
         perform fail('jobs[' || v_idx || '].run_at', v_name, 'a timestamp with time zone');
     end;
+    select e.ord - 1, coalesce(e.job ->> 'delay', e.job -> 'options' ->> 'delay') into v_idx, v_name
+      from jsonb_array_elements(jobs) with ordinality e(job, ord)
+     where e.job ->> 'run_at' is not null
+       and coalesce(e.job ->> 'delay', e.job -> 'options' ->> 'delay') is not null
+     order by e.ord
+     limit 1;
+    if v_name is not null then
+        perform fail('jobs[' || v_idx || '].delay', v_name, 'either run_at or delay, not both');
+    end if;
     v_names := array(
         select distinct e.job ->> 'queue_name' from jsonb_array_elements(jobs) e(job) order by 1);
     if cardinality(v_names) > 1000 then
@@ -144,7 +156,7 @@ begin
     ), jobs as (
         insert into job (gen, job_id, queue_id, priority, created_at, run_at, max_retries, expires_at,
             payload, headers, retry, tags)
-        select pg_sequence_last_value('generation'::regclass)::smallint, a.job_id, a.lane >> 16,
+        select v_gen, a.job_id, a.lane >> 16,
             (32767 - (a.lane & 65535))::smallint, v_now, a.run_at, (a.job ->> 'max_retries')::int, a.expires_at,
             coalesce(a.job -> 'payload', '{}'), nullif(a.job -> 'headers', 'null'), a.retry, a.tags
           from asked a

@@ -14,7 +14,7 @@ as $$
 declare
     v_done bigint;
 begin
-    if result is not null and pg_column_size(result) > 131072 then
+    if pg_column_size(result) > 131072 or pg_column_compression(result) is not null then
         perform check_result(result);
     end if;
     with ended as (

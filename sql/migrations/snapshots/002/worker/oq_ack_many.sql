@@ -12,11 +12,18 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
+    v_gen   smallint := pg_sequence_last_value('generation'::regclass);
+    v_now   timestamptz := clock_timestamp();
+    v_twice boolean := false;
     v_count int;
 begin
     perform check_leases(job_ids, lease_tokens, results);
     if results is not null then
-        perform check_result(r.result) from unnest(results) r(result) where pg_column_size(r.result) > 131072;
+        perform check_result(r.result)
+           from unnest(results) r(result)
+          where pg_column_size(r.result) > 131072 or pg_column_compression(r.result) is not null;
+        -- An id that stands there twice has its result beside the token that counts.
+        v_twice := (select count(distinct u.id) from unnest(job_ids) u(id)) < cardinality(job_ids);
     end if;
     return query
     with ended as (
@@ -25,14 +32,21 @@ begin
            and case when (l.job_id, l.token) in (
                  select u.job_id, u.token from unnest(oq_ack_many.job_ids, oq_ack_many.lease_tokens) u(job_id, token))
              then true end
-        returning l.job_id, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id, l.kept, l.restricted
+        returning l.job_id, l.token, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id, l.kept, l.restricted
     )
     insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
         worker_id, result)
-    select pg_sequence_last_value('generation'::regclass)::smallint, e.job_id, e.lane >> 16, e.attempt,
-        e.lost, clock_timestamp(), e.leased_at, 'completed', e.kept, e.worker_id,
-        case when e.kept then
-            oq_ack_many.results[array_position(oq_ack_many.job_ids, e.job_id)] end
+    select v_gen, e.job_id, e.lane >> 16, e.attempt,
+        e.lost, v_now, e.leased_at, 'completed', e.kept, e.worker_id,
+        case when not e.kept then null
+            when v_twice then (
+                select r.result
+                  from unnest(oq_ack_many.job_ids, oq_ack_many.lease_tokens, oq_ack_many.results)
+                    r(job_id, token, result)
+                 where r.job_id = e.job_id and r.token = e.token
+                 limit 1)
+            else oq_ack_many.results[array_position(oq_ack_many.job_ids, e.job_id)
+                + array_lower(oq_ack_many.results, 1) - array_lower(oq_ack_many.job_ids, 1)] end
       from ended e
      where case when e.restricted then demand_lease(e.lane >> 16) else true end
     returning finished.job_id;
