@@ -177,6 +177,84 @@ func TestSignatures(t *testing.T) {
 	}
 }
 
+// The arguments with their defaults, as the contract writes them.
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	words := strings.NewReplacer("timestamp with time zone", "timestamptz", "integer", "int", " DEFAULT ", " = ",
+		"NULL", "null", "'00:00:00'", "'0'")
+	cast := regexp.MustCompile(`::[a-z ]+(\[\])?`)
+	for _, want := range []string{
+		"oq_enqueue(queue_name text, payload jsonb = '{}', priority int = 0, run_at timestamptz = null, max_retries int = null, " +
+			"unique_key text = null, group_key text = null, headers jsonb = null, options jsonb = null)",
+		"oq_enqueue_bulk(queue_name text, payloads jsonb[], priority int = 0, run_at timestamptz = null, max_retries int = null)",
+		"oq_enqueue_many(jobs jsonb)",
+		"oq_update(job_id bigint, patch jsonb)",
+		"oq_cancel(job_id bigint, reason text = null)",
+		"oq_lease(queue_name text, worker_id text = null, lease_seconds int = null, max_jobs int = 1)",
+		"oq_ack(job_id bigint, lease_token bigint, result jsonb = null, strict boolean = false)",
+		"oq_ack_many(job_ids bigint[], lease_tokens bigint[], results jsonb[] = null)",
+		"oq_next(queue_name text, worker_id text = null, lease_seconds int = null, max_jobs int = 1, " +
+			"acked_job_ids bigint[] = null, acked_tokens bigint[] = null)",
+		"oq_nack(job_id bigint, lease_token bigint, error text = null, retry boolean = true, retry_after interval = null)",
+		"oq_release(job_id bigint, lease_token bigint, delay interval = null)",
+		"oq_heartbeat(job_id bigint, lease_token bigint, lease_seconds int = null, progress jsonb = null)",
+		"oq_heartbeat_many(job_ids bigint[], lease_tokens bigint[], lease_seconds int = null)",
+		"oq_listen(queue_name text)",
+		"oq_unlisten(queue_name text)",
+		"oq_get(job_id bigint)",
+		"oq_attempts(job_id bigint)",
+		"oq_result(job_id bigint)",
+		"oq_redrive(queue_name text, filter jsonb = '{}', patch jsonb = '{}', per_second numeric = null, max_jobs int = null, " +
+			"dry_run boolean = false)",
+		"oq_purge(queue_name text, state text, older_than interval = '0', max_jobs int = null)",
+		"oq_stats(queue_name text = null)",
+		"oq_audit()",
+		"oq_create_queue(queue_name text, options jsonb = '{}')",
+		"oq_drop_queue(queue_name text, force boolean = false)",
+		"oq_pause(queue_name text)",
+		"oq_resume(queue_name text)",
+		"oq_grant(queue_name text, role_name regrole, privileges text[])",
+		"oq_revoke(queue_name text, role_name regrole, privileges text[])",
+		"oq_tick(max_rows int = 1000)",
+		"oq_promote(max_rows int = 1000)",
+		"oq_reap(max_rows int = 1000)",
+		"oq_wake()",
+		"oq_advance()",
+		"oq_compact()",
+		"oq_version()",
+	} {
+		name := want[:strings.Index(want, "(")]
+		got := list(t, db, `
+			select p.proname || '(' || pg_get_function_arguments(p.oid) || ')' from `+ours+` and p.proname = '`+name+`'`)
+		if len(got) != 1 || words.Replace(cast.ReplaceAllString(got[0], "")) != want {
+			t.Errorf("%s\n got %q\nwant %q", name, got, want)
+		}
+	}
+}
+
+// The views have at least the columns of the contract, and nothing of a template is left in the code.
+func TestViewsAndTemplates(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	none(t, db, "oq_jobs lacks", `
+		select c from unnest('{job_id,queue_name,state,priority,attempt,max_retries,lost_leases,run_at,created_at,worker_id,
+			lease_expires_at,finished_at,group_key,unique_key,payload,headers,result,error}'::text[]) c
+		 where not exists (
+			select from pg_attribute a where a.attrelid = 'public.oq_jobs'::regclass and a.attname = c)`)
+	none(t, db, "no view", `
+		select v from unnest('{oq_queues,oq_jobs,oq_dead,oq_workers}'::text[]) v where to_regclass('public.' || v) is null`)
+	none(t, db, "part of a template in", `
+		select p.oid::regprocedure::text from `+ours+` and (p.prosrc like '%{{%' or p.prosrc like '%}}%')
+		union all
+		select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+		 where c.relkind = 'v' and n.nspname in ('oq', 'public') and pg_get_viewdef(c.oid) like '%{{%'`)
+	none(t, db, "a view that rights can be probed through", `
+		select c.oid::regclass::text from pg_class c
+		 where c.relkind = 'v' and c.relnamespace = 'public'::regnamespace and c.relname like 'oq\_%'
+		   and not coalesce('security_barrier=true' = any (c.reloptions), false)`)
+}
+
 var heading = regexp.MustCompile("(?m)^### (oq_[a-z_]+)$")
 
 // The reference names every function and view with its arguments, defaults, columns and comment.

@@ -48,7 +48,7 @@ select throws_ok('select oq.may(1, ''observe'')', '42501', 'permission denied fo
 
 -- Alice has: each call works.
 set local session authorization tap_alice;
-select is((select array_agg(queue_name) from oq_queues), '{open,secret}', 'alice sees it');
+select is((select array_agg(queue_name order by queue_name) from oq_queues), '{open,secret}', 'alice sees it');
 select is((select count(*) from oq_jobs where queue_name = 'secret'), 4::bigint, 'and its jobs');
 select is((select count(*) from oq_dead), 1::bigint, 'the dead');
 select is((select array_agg(worker_id) from oq_workers), '{root}', 'the workers');
@@ -147,10 +147,9 @@ select refuses_bad_names('select ' || f || '(%L, ''oq_worker'', ''{consume}'')')
 select throws_ok('select ' || f || '(''q'', ' || a || ')', 'OQ001', m, f || ' ' || a)
   from (values ('null, ''{consume}''', 'role_name%null%'), ('0::regrole, ''{consume}''', 'role_name%'), ('4294967295::oid::regrole, ''{consume}''', 'role_name%4294967295%'),
     ('''oq_worker'', null', 'privileges%null%'), ('''oq_worker'', ''{}''', 'privileges%{}%'), ('''oq_worker'', ''{lease}''', 'privileges%lease%'),
-    ('''oq_worker'', ''{Consume}''', 'privileges%Consume%'), ('''oq_worker'', ''{consume,null}''', 'privileges%NULL%'), ('''oq_worker'', ''{""}''', 'privileges%')) v(a, m),
+    ('''oq_worker'', ''{Consume}''', 'privileges%Consume%'), ('''oq_worker'', ''{consume,null}''', 'privileges%NULL%'), ('''oq_worker'', ''{""}''', 'privileges%'),
+    ('''oq_worker'', ''{{consume,produce}}''', 'privileges%')) v(a, m),
     unnest('{oq_grant,oq_revoke}'::text[]) f;
 select throws_ok(format('select %s(''nowhere'', ''oq_worker'', ''{consume}'')', f), 'OQ003', '%nowhere%', f || ' in an unknown queue') from unnest('{oq_grant,oq_revoke}'::text[]) f;
-select is(oq_grant('q', 'oq_worker', '{{consume,produce}}')::text, '', 'an array of two dimensions');
-select unchanged('select oq_grant(''q'', ''oq_worker'', ''{consume}'')::text', '{("")}', 'what is granted already') where false;
 
 select finish();

@@ -81,6 +81,18 @@ select is((select array_agg(job_id) from oq_lease('t', max_jobs => 9)), array[:c
 select is(oq_ack(:held, :t), true, 'the worker of the leased one can end it');
 select unchanged(format('select oq_cancel(%s), oq_update(%1$s, ''{"priority": 1}'')', :a), '{"(f,f)"}', 'an expired job is finished');
 
+-- One that was born too late when the marks had moved: they are behind its time.
+select count(*) from oq_tick() \g /dev/null
+select pg_sleep(0.15) \g /dev/null
+select count(*) from oq_tick() \g /dev/null
+select count(*) from oq_tick() \g /dev/null
+select oq_enqueue('past', options => '{"expires_at": "2000-01-01"}') as p1 \gset
+select job_id as p2 from oq_enqueue_many('[{"queue_name": "past", "expires_at": "2000-01-01"}]') \gset
+select count(*) from oq_tick() \g /dev/null
+select count(*) from oq_tick() \g /dev/null
+select is(array[tap.state_of(:p1), tap.state_of(:p2)], '{expired,expired}', 'born too late, after some ticks');
+select is((select expires_at from oq_get(:p1)), timestamptz '2000-01-01', 'its time is as it was said');
+
 -- One that comes back after its time is expired, whoever brings it back.
 create function came_back(how text) returns text language plpgsql as $$
 declare v_lease oq.leased_job;
@@ -107,7 +119,8 @@ select is(tap.state_of(:i), 'expired', 'expired');
 select throws_ok('select ' || f || '(' || n || ')', 'OQ001', 'max_rows%' || n || '%', f || ' ' || n) from unnest('{0,-1,100001,2147483647}'::text[]) n,
     unnest('{oq_reap,oq_promote,oq_expire,oq_tick}'::text[]) f;
 select throws_ok('select ' || f || '(null)', 'OQ001', 'max_rows%null%', f || ' null') from unnest('{oq_reap,oq_promote,oq_expire,oq_tick}'::text[]) f;
-select oq_create_queue('gone', '{"keep": "none"}') as x, oq_enqueue('gone', options => '{"expires_at": "2000-01-01"}') as g \gset
+select oq_create_queue('gone', '{"keep": "none"}') as x, oq_enqueue('gone', options => '{"ttl": "1 h"}') as g \gset
+select tap.pass_lives();
 select is(oq_expire(), 1::bigint, 'expired in a queue that keeps nothing');
 select is_empty(format('select from oq_get(%s)', :g), 'nothing to see');
 

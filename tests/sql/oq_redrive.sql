@@ -86,6 +86,13 @@ select results_eq(format('select payload, attempt, lease_token > %s from oq_leas
     'attempts go on, tokens rise');
 select results_eq(format('select attempt, outcome from oq_attempts(%s)', :held), $$values (1, 'cancelled'), (2, 'leased')$$, 'the cancelled attempt is recorded');
 
+-- One that was cancelled while it waited for a retry, and one that was cancelled dead.
+select oq_enqueue('w') as w, oq_enqueue('w') as dead \gset
+select max(lease_token) as t, count(oq_nack(job_id, lease_token, 'e', job_id = :w, '1 h')) as x from oq_lease('w', max_jobs => 2) \gset
+select oq_cancel(:w), oq_cancel(:dead) \g /dev/null
+select is((select count(*) from oq_redrive('w', '{"state": "cancelled"}')), 2::bigint, 'cancelled between attempts');
+select is((select array_agg(attempt || ' ' || (lease_token > :t) order by job_id) from oq_lease('w', max_jobs => 2)), '{"2 true","2 true"}', 'a larger token');
+
 -- A time to live that has passed is dropped.
 select oq_enqueue('ttl', options => '{"ttl": "1 h"}') as ttl \gset
 select tap.kill_job('ttl', 'e') as x \gset

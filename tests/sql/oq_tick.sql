@@ -2,9 +2,9 @@
 
 -- A tick does each once and says when the next is due.
 select is((select array_agg(duty) from oq_tick()), '{advance,promote,reap,expire,rotate,compact,wake,sleep_ms}', 'every duty, then sleep_ms');
-select oq_enqueue('q', run_at => now() + interval '1 h') as a, oq_enqueue('q') as b, oq_enqueue('q', options => '{"expires_at": "2000-01-01"}') as c \gset
+select oq_enqueue('q', run_at => now() + interval '1 h') as a, oq_enqueue('q') as b, oq_enqueue('q', options => '{"ttl": "1 h"}') as c \gset
 select count(*) from oq_lease('q') \g /dev/null
-select tap.pass_leases(), tap.pass_delays() \g /dev/null
+select tap.pass_leases(), tap.pass_delays(), tap.pass_lives() \g /dev/null
 select results_eq('select duty, done from oq_tick() where duty in (''promote'', ''reap'', ''expire'')', $$values ('promote', 1), ('reap', 1), ('expire', 1)$$, 'work is done');
 select is((select array_agg(state order by job_id) from oq_jobs), '{ready,ready,expired}', 'and seen');
 select ok(done between 1 and 1000, 'sleep_ms ' || done) from oq_tick() where duty = 'sleep_ms';

@@ -27,6 +27,7 @@ declare
     v_lo        bigint;
     v_from      timestamptz;
     v_until     timestamptz;
+    v_last_due  timestamptz;
     v_stuck     bigint;
     v_free      bigint;
     v_locked    boolean;
@@ -231,16 +232,18 @@ begin
                 v_until := v_from + interval '1 minute';
                 v_more := true;
             end if;
+            -- Up to the mark and not with it: what stands there is for its own duty.
+            v_last_due := v_until - interval '1 microsecond';
             if v_lane = -1 then
-                v_count := v_count + {{.schema}}.promote_due(v_from, v_until, 1000, null);
+                v_count := v_count + {{.schema}}.promote_due(v_from, v_last_due, 1000, null);
                 v_left := v_left or exists (
                     select from {{.schema}}.scheduled s where s.due_at >= v_from and s.due_at < v_until);
             elsif v_lane = -2 then
-                v_count := v_count + {{.schema}}.reap_expired(v_from, v_until, 1000, null);
+                v_count := v_count + {{.schema}}.reap_expired(v_from, v_last_due, 1000, null);
                 v_left := v_left or exists (
                     select from {{.schema}}.leased l where l.expires_at >= v_from and l.expires_at < v_until);
             else
-                v_count := v_count + {{.schema}}.expire_due(v_from, v_until, 1000);
+                v_count := v_count + {{.schema}}.expire_due(v_from, v_last_due, 1000);
                 v_left := v_left or exists (
                     select from {{.schema}}.ttl t where t.expires_at >= v_from and t.expires_at < v_until);
             end if;

@@ -1,15 +1,12 @@
--- May the caller work on the leases of this restricted queue? True, or 42501.
--- Calls: demand. Index: queue_id_idx.
+-- May the caller work on the leases of this restricted queue? True, or 42501, which does not name the
+-- queue: the caller has named a job only.
+-- Calls: demand.
 create or replace function {{.schema}}.demand_lease(queue_id bigint)
 returns boolean
 language plpgsql
 as $$
 begin
-    perform {{.schema}}.demand(demand_lease.queue_id, (
-        select q.queue_name from {{.schema}}.queue q
-         where q.queue_id = demand_lease.queue_id
-         order by q.version desc, q.row_id
-         limit 1), 'consume');
+    perform {{.schema}}.demand(demand_lease.queue_id, null, 'consume');
     return true;
 end
 $$;

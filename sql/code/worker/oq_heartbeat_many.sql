@@ -1,5 +1,5 @@
 -- Extends many leases.
--- Calls: check_leases, demand, enter, lost_lease.
+-- Calls: check_leases, demand_lease, enter, lost_lease.
 -- Locks: leased rows, job ids ascending; epoch shared (memory). Index: as oq_heartbeat.
 create or replace function {{.api_schema}}.oq_heartbeat_many(
     job_ids       bigint[],
@@ -38,13 +38,12 @@ begin
                    * interval '1 second'
           from held h
          cross join lateral (
-            select q.queue_id, q.queue_name, q.lease_seconds, q.restricted from queue q
+            select q.queue_id, q.lease_seconds, q.restricted from queue q
              where q.queue_id = h.lane >> 16
              order by q.version desc, q.row_id
              limit 1) q
          where l.job_id = h.job_id and l.token = h.token
-           and case when q.restricted then demand(q.queue_id, q.queue_name, 'consume') is not null
-               else true end
+           and case when q.restricted then demand_lease(q.queue_id) else true end
         returning l.job_id, l.token
     )
     select a.job_id, case when e.job_id is not null then 'ok'

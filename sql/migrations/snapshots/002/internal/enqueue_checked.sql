@@ -98,7 +98,8 @@ begin
         priority::smallint, v_now, v_run_at, max_retries, v_expires_at, payload, headers, v_retry, v_tags);
 
     if v_expires_at is not null then
-        insert into {{.schema}}.ttl (expires_at, job_id) values (v_expires_at, v_job_id);
+        -- A timer in the past would stand below the mark, where nobody looks.
+        insert into {{.schema}}.ttl (expires_at, job_id) values (greatest(v_expires_at, v_now), v_job_id);
     end if;
     if v_run_at > v_now then
         if v_run_at = 'infinity' then

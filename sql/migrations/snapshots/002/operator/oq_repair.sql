@@ -46,7 +46,7 @@ begin
          limit oq_repair.max_rows
     ), timers as (
         insert into ttl (expires_at, job_id)
-        select o.expires_at, o.job_id from lone o where o.expires_at is not null
+        select greatest(o.expires_at, clock_timestamp()), o.job_id from lone o where o.expires_at is not null
     )
     insert into ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
     select o.lane, nextval('position'), o.job_id, coalesce(a.token, 0), a.attempt, a.failed, a.lost,

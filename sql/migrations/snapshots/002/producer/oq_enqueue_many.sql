@@ -162,7 +162,7 @@ begin
           from asked a
     ), timers as (
         insert into ttl (expires_at, job_id)
-        select a.expires_at, a.job_id from asked a where a.expires_at is not null
+        select greatest(a.expires_at, v_now), a.job_id from asked a where a.expires_at is not null
     ), later as (
         insert into scheduled (due_at, job_id, lane, expires_at)
         select a.run_at, a.job_id, a.lane, a.expires_at from asked a where a.run_at > v_now

@@ -1,5 +1,5 @@
 -- Extends a lease. Only this and the reaper look at expires_at.
--- Calls: check_result, demand, enter, lost_lease.
+-- Calls: demand_lease, enter, lost_lease.
 -- Locks: the leased row, epoch shared (memory). Index: leased_pk, queue_id_idx, finished_N_pk.
 create or replace function {{.api_schema}}.oq_heartbeat(
     job_id        bigint,
@@ -28,13 +28,13 @@ begin
            progress = coalesce(oq_heartbeat.progress, l.progress)
       from leased x
      cross join lateral (
-        select q.queue_id, q.queue_name, q.lease_seconds, q.restricted from queue q
+        select q.queue_id, q.lease_seconds, q.restricted from queue q
          where q.queue_id = x.lane >> 16
          order by q.version desc, q.row_id
          limit 1) q
      where x.job_id = oq_heartbeat.job_id and x.token = oq_heartbeat.lease_token
        and l.job_id = oq_heartbeat.job_id and l.token = oq_heartbeat.lease_token
-       and case when q.restricted then demand(q.queue_id, q.queue_name, 'consume') is not null else true end
+       and case when q.restricted then demand_lease(q.queue_id) else true end
     returning l.job_id into v_done;
     if v_done is not null then
         return 'ok';

@@ -38,13 +38,13 @@ begin
         perform lost_lease(oq_nack.job_id, false);
         return null;
     end if;
-    select q.queue_id, q.queue_name, q.restricted, q.max_retries, q.retry into v_queue
+    select q.queue_id, q.restricted, q.max_retries, q.retry into v_queue
       from queue q
      where q.queue_id = v_lease.lane >> 16
      order by q.version desc, q.row_id
      limit 1;
     if v_queue.restricted then
-        perform demand(v_queue.queue_id, v_queue.queue_name, 'consume');
+        perform demand(v_queue.queue_id, null, 'consume');
     end if;
     select j.max_retries, j.retry into v_job from job j where j.job_id = v_lease.job_id limit 1;
 

@@ -24,13 +24,13 @@ begin
         perform lost_lease(oq_release.job_id, false);
         return false;
     end if;
-    select q.queue_id, q.queue_name, q.restricted into v_queue
+    select q.queue_id, q.restricted into v_queue
       from queue q
      where q.queue_id = v_lease.lane >> 16
      order by q.version desc, q.row_id
      limit 1;
     if v_queue.restricted then
-        perform demand(v_queue.queue_id, v_queue.queue_name, 'consume');
+        perform demand(v_queue.queue_id, null, 'consume');
     end if;
     perform enter();
     v_lease.attempt := v_lease.attempt - 1;
