@@ -9,7 +9,8 @@ update oq.instance set system_identifier = system_identifier + 1;
 \c -
 set search_path = public, tap;
 select throws_ok('select ' || f, '55000', '%restored%', f)
-  from unnest(array['oq_lease(''q'')', 'oq_lease(''q'', max_jobs => 5)', 'oq_next(''q'')', 'oq_tick()', 'oq_promote()', 'oq_reap()', 'oq_expire()', 'oq_advance()',
+  from unnest(array['oq_lease(''q'')', 'oq_lease(''q'', max_jobs => 5)', 'oq_next(''q'')',
+      'oq_tick()', 'oq_promote()', 'oq_reap()', 'oq_expire()', 'oq_advance()',
     'oq_rotate()', 'oq_compact()']) f;
 select ok(oq_enqueue('q') > 0, 'enqueue goes on');
 select is(oq_ack(:job, :t), true, 'so does an ack');

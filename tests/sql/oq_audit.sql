@@ -1,11 +1,14 @@
 -- oq_audit, oq_repair, oq_version: what is wrong, and how it is put right.
 
 select ok(oq_version() ~ '^[0-9]+\.[0-9]+\.[0-9]+$', 'oq_version is MAJOR.MINOR.PATCH');
-select is((select array_agg(law order by law) from oq_audit()), '{attempts_recorded,below_mark,job_twice,job_without_place,lane_of_job,lane_without_mark,
+select is((select array_agg(law order by law) from oq_audit()),
+    '{attempts_recorded,below_mark,job_twice,job_without_place,lane_of_job,lane_without_mark,
     one_place,place_without_job,queue_without_row,token_rises,ttl_timer}', 'the laws');
 select is((select sum(violations) from oq_audit()), 0::numeric, 'an empty queue breaks none');
-select array_agg(oq_enqueue('q', priority => i, options => '{"ttl": "1 h"}')) as ids from generate_series(1, 9) i \gset
-select oq_nack(job_id, lease_token, retry_after => '1 h') from oq_lease('q', max_jobs => 2) \g /dev/null
+select array_agg(oq_enqueue('q', priority => i, options => '{"ttl": "1 h"}')) as ids
+    from generate_series(1, 9) i \gset
+select oq_nack(job_id, lease_token, retry_after => '1 h') from oq_lease('q', max_jobs => 2)
+    \g /dev/null
 select oq_nack(job_id, lease_token, retry => false) from oq_lease('q') \g /dev/null
 select oq_ack(job_id, lease_token) from oq_lease('q') \g /dev/null
 select is((select count(*) from oq_lease('q')), 1::bigint, 'one of each state');
@@ -16,19 +19,26 @@ create procedure breaks(law text, statement text, also text[] default '{}') lang
 declare v_broken text[]; v_sample text;
 begin
     execute statement;
-    select array_agg(a.law order by a.law), max(a.sample) filter (where a.law = breaks.law) into v_broken, v_sample from public.oq_audit() a where violations > 0;
+    select array_agg(a.law order by a.law),
+        max(a.sample) filter (where a.law = breaks.law) into v_broken, v_sample
+        from public.oq_audit() a where violations > 0;
     rollback;
-    perform set_config('test.result', tap.ok(v_broken @> array[breaks.law] and v_broken <@ (also || breaks.law) and v_sample <> '',
+    perform set_config('test.result',
+        tap.ok(v_broken @> array[breaks.law] and v_broken <@ (also || breaks.law) and v_sample
+        <> '',
         'breaks ' || breaks.law) || coalesce(E'\n#   ' || v_broken::text, ''), false);
 end $$;
-call breaks('one_place', 'insert into oq.dead (job_id, queue_id, died_at, token, attempt, failed, lost, reason)
+call breaks('one_place', 'insert into oq.dead (job_id, queue_id, died_at, token, attempt, failed,
+    lost, reason)
     select job_id, lane >> 16, now(), 0, 0, 0, 0, ''no_retry'' from oq.ready limit 1');
 select current_setting('test.result');
-call breaks('place_without_job', 'delete from oq.job where job_id in (select job_id from oq.scheduled)');
+call breaks('place_without_job', 'delete from oq.job where job_id in (select job_id
+    from oq.scheduled)');
 select current_setting('test.result');
 call breaks('job_without_place', 'delete from oq.ready');
 select current_setting('test.result');
-call breaks('job_twice', 'insert into oq.job select (gen + 1) % 3, priority, max_retries, job_id, queue_id, created_at, run_at, expires_at, payload,
+call breaks('job_twice', 'insert into oq.job select (gen + 1) % 3, priority, max_retries, job_id,
+    queue_id, created_at, run_at, expires_at, payload,
     headers, retry, tags from oq.job limit 1');
 select current_setting('test.result');
 call breaks('lane_of_job', 'update oq.scheduled set lane = lane + 1', '{lane_without_mark}');
@@ -37,7 +47,8 @@ call breaks('lane_without_mark', 'delete from oq.mark where lane = (select lane 
 select current_setting('test.result');
 call breaks('queue_without_row', 'delete from oq.queue');
 select current_setting('test.result');
-call breaks('below_mark', 'insert into oq.mark (lane, low) select lane, position + 1 from oq.ready; delete from oq.epoch_open');
+call breaks('below_mark', 'insert into oq.mark (lane, low) select lane, position + 1
+    from oq.ready; delete from oq.epoch_open');
 select current_setting('test.result');
 call breaks('token_rises', 'update oq.attempt set token = token + 100000000');
 select current_setting('test.result');
@@ -48,8 +59,10 @@ select current_setting('test.result');
 select is((select sum(violations) from oq_audit()), 0::numeric, 'all rolled back');
 
 -- oq_repair: nothing to do; then what a fault from outside did.
-select unchanged('select * from oq_repair()', '{"(job_without_place,0)","(lane_without_mark,0)"}', 'nothing to repair');
-select throws_ok('select oq_repair(' || n || ')', 'OQ001', 'max_rows%' || n || '%', 'max_rows ' || n) from unnest('{0,-1,100001}'::text[]) n;
+select unchanged('select * from oq_repair()', '{"(job_without_place,0)","(lane_without_mark,0)"}',
+    'nothing to repair');
+select throws_ok('select oq_repair(' || n || ')', 'OQ001', 'max_rows%' || n || '%',
+    'max_rows ' || n) from unnest('{0,-1,100001}'::text[]) n;
 select throws_ok('select oq_repair(null)', 'OQ001', 'max_rows%null%', 'max_rows null');
 select count(*) as lost from oq.ready \gset
 -- Its jobs are older than every open epoch, as they are when a dump is restored.
@@ -60,10 +73,13 @@ delete from oq.scheduled;
 delete from oq.mark where lane = (select lane from oq.leased);
 select oq_advance() as x \gset
 select oq_advance() as x \gset
-select results_eq('select * from oq_repair(2)', $$values ('job_without_place', 2), ('lane_without_mark', 1)$$, 'two at a time');
-select is((select done from oq_repair() where repair = 'job_without_place'), :lost::bigint, 'the rest');
+select results_eq('select * from oq_repair(2)', $$values ('job_without_place', 2),
+    ('lane_without_mark', 1)$$, 'two at a time');
+select is((select done from oq_repair() where repair = 'job_without_place'), :lost::bigint,
+    'the rest');
 select is((select sum(violations) from oq_audit()), 0::numeric, 'all is well again');
-select is((select array_agg(failures order by failures desc) from oq_jobs where attempt > 0 and state = 'ready'), '{1,1}', 'with the failures they had');
+select is((select array_agg(failures order by failures desc) from oq_jobs
+    where attempt > 0 and state = 'ready'), '{1,1}', 'with the failures they had');
 begin isolation level repeatable read;
 select throws_ok('select oq_repair()', '25001', '%READ COMMITTED%', 'not with an old snapshot');
 rollback;

@@ -1,12 +1,15 @@
 -- oq_enqueue_many: many jobs, each with its own arguments.
 
-select results_eq($$select idx, inserted, queue_name, state, priority, max_retries, payload, headers, tags
+select results_eq($$select idx, inserted, queue_name, state, priority, max_retries, payload,
+    headers, tags
       from oq_enqueue_many('[
         {"queue_name": "b", "payload": [1]},
-        {"queue_name": "a", "payload": null, "priority": 5, "max_retries": 0, "headers": {"h": 1}, "tags": ["t"]},
+        {"queue_name": "a", "payload": null, "priority": 5, "max_retries": 0,
+            "headers": {"h": 1}, "tags": ["t"]},
         {"queue_name": "b", "delay": "1 hour"},
         {"queue_name": "a", "run_at": "2999-01-01T00:00:00Z", "options": {"tags": ["u"]}},
-        {"queue_name": "b", "run_at": "2000-01-01", "max_retries": null, "headers": null, "options": null},
+        {"queue_name": "b", "run_at": "2000-01-01", "max_retries": null,
+            "headers": null, "options": null},
         {"queue_name": "a", "run_at": "-infinity"}]') m
      cross join lateral oq_get(m.job_id)$$,
     $$values (0, true, 'b', 'ready', 0, 3, '[1]'::jsonb, null::jsonb, null::text[]),
@@ -14,26 +17,37 @@ select results_eq($$select idx, inserted, queue_name, state, priority, max_retri
         (2, true, 'b', 'scheduled', 0, 3, '{}', null, null),
         (3, true, 'a', 'scheduled', 0, 3, '{}', null, '{u}'),
         (4, true, 'b', 'ready', 0, 3, '{}', null, null),
-        (5, true, 'a', 'ready', 0, 3, '{}', null, null)$$, 'every argument and option, one row an element');
-select is((select array_agg(priority) from oq_lease('a', max_jobs => 9)), '{5,0}', 'ready ones can be leased');
+        (5, true, 'a', 'ready', 0, 3, '{}', null, null)$$,
+        'every argument and option, one row an element');
+select is((select array_agg(priority) from oq_lease('a', max_jobs => 9)), '{5,0}',
+    'ready ones can be leased');
 select results_eq($$select run_at from oq_jobs where queue_name = 'a' and state = 'scheduled'$$,
     $$values (timestamptz '2999-01-01T00:00:00Z')$$, 'run_at');
-select ok((select bool_and(expires_at is not null and abs(extract(epoch from expires_at - created_at) - 3600) < 1)
-    from oq_enqueue_many('[{"queue_name": "t", "ttl": "1 hour"}, {"queue_name": "t", "options": {"ttl": "1 hour"}}]') m
+select ok((select bool_and(expires_at is not null and abs(extract(epoch
+    from expires_at - created_at) - 3600) < 1)
+    from oq_enqueue_many('[{"queue_name": "t", "ttl": "1 hour"},
+        {"queue_name": "t", "options": {"ttl": "1 hour"}}]') m
     cross join lateral oq_get(m.job_id)), 'ttl, in either place');
 select ok((select bool_and(a.job_id < b.job_id) from
-    (select job_id, row_number() over () as n from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name',
+    (select job_id, row_number() over () as n
+    from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name',
         'o' || i % 3)) from generate_series(1, 100) i))) a
     join lateral (select a.job_id + 1 as job_id) b on true), 'a hundred over three queues');
-select is((select array_agg(q.ready order by q.ready) from oq_queues q where queue_name in ('o0', 'o1', 'o2')), '{33,33,34}', 'a third each');
+select is((select array_agg(q.ready order by q.ready) from oq_queues q
+    where queue_name in ('o0', 'o1', 'o2')), '{33,33,34}', 'a third each');
 select is_empty('select * from oq_enqueue_many(''[]'')', 'none');
 
 -- Bad input: which element, which argument, which value; and none is enqueued.
-select throws_ok(format('select * from oq_enqueue_many(%L)', j), 'OQ001', m, coalesce(left(j, 100), 'null'))
-  from (values (null, 'jobs%null%'), ('null', 'jobs%null%'), ('{"queue_name": "x"}', 'jobs%'), ('"x"', 'jobs%"x"%'),
-    ('[1]', 'jobs[0]%1%'), ('[{"queue_name": "x"}, null]', 'jobs[1]%null%'), ('[[]]', 'jobs[0]%[]%'),
-    ('[{}]', 'jobs[0].queue_name%null%'), ('[{"queue_name": "x"}, {"queue_name": null}]', 'jobs[1].queue_name%null%'),
-    ('[{"queue_name": "x"}, {"queue_name": "y z"}]', '%queue_name%y z%'), ('[{"queue_name": ""}]', '%queue_name%'),
+select throws_ok(format('select * from oq_enqueue_many(%L)', j), 'OQ001', m,
+    coalesce(left(j, 100), 'null'))
+  from (values (null, 'jobs%null%'), ('null', 'jobs%null%'), ('{"queue_name": "x"}', 'jobs%'),
+      ('"x"', 'jobs%"x"%'),
+    ('[1]', 'jobs[0]%1%'), ('[{"queue_name": "x"}, null]', 'jobs[1]%null%'),
+    ('[[]]', 'jobs[0]%[]%'),
+    ('[{}]', 'jobs[0].queue_name%null%'), ('[{"queue_name": "x"}, {"queue_name": null}]',
+    'jobs[1].queue_name%null%'),
+    ('[{"queue_name": "x"}, {"queue_name": "y z"}]', '%queue_name%y z%'),
+    ('[{"queue_name": ""}]', '%queue_name%'),
     ('[{"queue_name": "x"}, {"queue_name": "x", "prioritee": 1}]', 'jobs[1]%prioritee%'),
     ('[{"queue_name": "x", "prioritee": null}]', 'jobs[0]%prioritee%'),
     ('[{"queue_name": "x", "priority": 32768}]', 'jobs[0].priority%32768%'),
@@ -46,7 +60,8 @@ select throws_ok(format('select * from oq_enqueue_many(%L)', j), 'OQ001', m, coa
     ('[{"queue_name": "x", "max_retries": -1}]', 'jobs[0].max_retries%-1%'),
     ('[{"queue_name": "x", "max_retries": 32768}]', 'jobs[0].max_retries%32768%'),
     ('[{"queue_name": "x", "max_retries": "many"}]', 'jobs[0].max_retries%many%'),
-    ('[{"queue_name": "x", "headers": []}]', 'jobs[0].headers%[]%'), ('[{"queue_name": "x", "options": 1}]', 'jobs[0].options%1%'),
+    ('[{"queue_name": "x", "headers": []}]', 'jobs[0].headers%[]%'),
+    ('[{"queue_name": "x", "options": 1}]', 'jobs[0].options%1%'),
     ('[{"queue_name": "x", "run_at": "infinity"}]', 'jobs[0].run_at%infinity%'),
     ('[{"queue_name": "x", "run_at": "Infinity"}]', 'jobs[0].run_at%Infinity%'),
     ('[{"queue_name": "x", "run_at": " infinity "}]', 'jobs[0].run_at%infinity%'),
@@ -58,31 +73,43 @@ select throws_ok(format('select * from oq_enqueue_many(%L)', j), 'OQ001', m, coa
     ('[{"queue_name": "x", "delay": "soon"}]', '%delay%soon%'),
     ('[{"queue_name": "x", "delay": "1 hour", "run_at": "2030-01-01"}]', '%delay%1 hour%'),
     ('[{"queue_name": "x", "expires_at": "infinity"}]', '%expires_at%infinity%'),
-    ('[{"queue_name": "x", "tags": "t"}]', '%tags%t%'), ('[{"queue_name": "x", "retry": 1}]', 'retry%1%')) v(j, m);
-select throws_ok($$select * from oq_enqueue_many((select jsonb_agg('{"queue_name": "x"}'::jsonb) from generate_series(1, 100001)))$$,
+    ('[{"queue_name": "x", "tags": "t"}]', '%tags%t%'), ('[{"queue_name": "x", "retry": 1}]',
+    'retry%1%')) v(j, m);
+select throws_ok($$select * from oq_enqueue_many((select jsonb_agg('{"queue_name": "x"}'::jsonb)
+    from generate_series(1, 100001)))$$,
     'OQ001', 'jobs%100001%', '100001 elements');
-select throws_ok($$select * from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'x' || i))
+select throws_ok($$select * from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name',
+    'x' || i))
     from generate_series(1, 1001) i))$$, 'OQ001', 'jobs%1001%', '1001 queues');
 select throws_ok($$select * from oq_enqueue_many(jsonb_build_array('{"queue_name": "x"}'::jsonb,
-    jsonb_build_object('queue_name', 'x', 'payload', repeat('x', 1048575))))$$, 'OQ001', '%payload%1048577 bytes%', 'a payload over 1 MB');
-select is((select count(*) from oq_enqueue_many(jsonb_build_array(jsonb_build_object('queue_name', 'x', 'payload', repeat('x', 1048574))))),
+    jsonb_build_object('queue_name', 'x', 'payload', repeat('x', 1048575))))$$, 'OQ001',
+    '%payload%1048577 bytes%', 'a payload over 1 MB');
+select is((select count(*) from oq_enqueue_many(jsonb_build_array(jsonb_build_object('queue_name',
+    'x', 'payload', repeat('x', 1048574))))),
     1::bigint, 'a payload of 1 MB');
-select throws_ok($$select * from oq_enqueue_many(jsonb_build_array(jsonb_build_object('queue_name', 'x', 'headers',
+select throws_ok($$select * from oq_enqueue_many(jsonb_build_array(jsonb_build_object('queue_name',
+    'x', 'headers',
     jsonb_build_object('h', repeat('x', 65536)))))$$, 'OQ001', '%headers%', 'headers over 64 kB');
 
 -- Not built yet.
-select throws_ok(format('select * from oq_enqueue_many(%L)', jsonb_build_array('{"queue_name": "y"}'::jsonb, o || '{"queue_name": "y"}')),
+select throws_ok(format('select * from oq_enqueue_many(%L)',
+    jsonb_build_array('{"queue_name": "y"}'::jsonb, o || '{"queue_name": "y"}')),
     '0A000', '%not supported yet%', 'not yet: ' || o::text)
-  from unnest(array['{"unique_key": "k"}', '{"group_key": "g"}', '{"unique_mode": "skip"}', '{"unique_for": "1 h"}',
-    '{"debounce_max": "1 h"}', '{"depends_on": [1]}', '{"on_parent_failure": "run"}', '{"batch_id": 1}', '{"ref": "a"}',
+  from unnest(array['{"unique_key": "k"}', '{"group_key": "g"}', '{"unique_mode": "skip"}',
+      '{"unique_for": "1 h"}',
+    '{"debounce_max": "1 h"}', '{"depends_on": [1]}', '{"on_parent_failure": "run"}',
+    '{"batch_id": 1}', '{"ref": "a"}',
     '{"depends_on_refs": ["a"]}', '{"options": {"batch_id": 1}}']::jsonb[]) o;
 select is_empty($$select from oq_queues where queue_name = 'y'$$, 'and no queue was made');
 
 -- A full queue refuses all of them.
 select oq_create_queue('full', '{"max_depth": 2}') is null as x \gset
-select throws_ok($$select * from oq_enqueue_many('[{"queue_name": "full"}, {"queue_name": "free"}, {"queue_name": "full"},
+select throws_ok($$select *
+    from oq_enqueue_many('[{"queue_name": "full"}, {"queue_name": "free"}, {"queue_name": "full"},
     {"queue_name": "full"}]')$$, 'OQ006', '%full%', 'three into two');
-select is((select count(*) from oq_enqueue_many('[{"queue_name": "full"}, {"queue_name": "full"}]')), 2::bigint, 'two into two');
+select is((select count(*)
+    from oq_enqueue_many('[{"queue_name": "full"}, {"queue_name": "full"}]')), 2::bigint,
+        'two into two');
 select is((select count(*) from oq_enqueue_many((select jsonb_agg('{"queue_name": "big"}'::jsonb)
     from generate_series(1, 20000)))), 20000::bigint, 'twenty thousand');
 

@@ -1,7 +1,8 @@
 -- oq_listen, oq_unlisten: wake-ups for this session.
 
 create function sleepers() returns bigint language sql as $$
-    select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid() and objsubid = 2 and mode = 'ShareLock' $$;
+    select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()
+        and objsubid = 2 and mode = 'ShareLock' $$;
 select is(oq_listen('q')::text, '', 'listen');
 select results_eq('select pg_listening_channels()', $$values ('oq:q')$$, 'the channel');
 select is(sleepers(), 1::bigint, 'the sleeper''s mark');
@@ -14,7 +15,8 @@ select is(sleepers(), 3::bigint, 'three queues');
 select is((select count(*) from oq_queues), 3::bigint, 'made at first use');
 
 select is(oq_unlisten('q')::text, '', 'unlisten');
-select is((select count(*) from pg_listening_channels() c where c = 'oq:q'), 0::bigint, 'no channel');
+select is((select count(*) from pg_listening_channels() c where c = 'oq:q'), 0::bigint,
+    'no channel');
 select is(sleepers(), 2::bigint, 'no mark');
 select is(oq_unlisten('q')::text, '', 'unlisten twice');
 select is(oq_unlisten('nowhere')::text, '', 'unlisten an unknown queue');

@@ -8,12 +8,16 @@ select is((select array_agg(payload #>> '{}') from oq_lease('s')), '{due}', 'one
 select is_empty('select from oq_lease(''s'')', 'once');
 
 -- As many as are asked for: what is ready, then what is due, in order of priority and of due time.
-select oq_enqueue('m', '"ready"', -1) as x, oq_enqueue('m', '"low"', -2, now() + interval '1 h') as y, oq_enqueue('m', '"high"', 3, now() + interval '1 h') as z \gset
+select oq_enqueue('m', '"ready"', -1) as x, oq_enqueue('m', '"low"', -2,
+    now() + interval '1 h') as y, oq_enqueue('m', '"high"', 3, now() + interval '1 h') as z \gset
 select tap.pass_delays();
-select is((select array_agg(payload #>> '{}') from oq_lease('m')), '{ready}', 'what is ready goes first, if it is enough');
+select is((select array_agg(payload #>> '{}') from oq_lease('m')), '{ready}',
+    'what is ready goes first, if it is enough');
 select oq_enqueue('m', '"ready"', -1) as x \gset
-select is((select array_agg(payload #>> '{}') from oq_lease('m', max_jobs => 2)), '{ready,high}', 'then what was due');
-select is((select array_agg(payload #>> '{}') from oq_lease('m', max_jobs => 2)), '{low}', 'the rest');
+select is((select array_agg(payload #>> '{}') from oq_lease('m', max_jobs => 2)), '{ready,high}',
+    'then what was due');
+select is((select array_agg(payload #>> '{}') from oq_lease('m', max_jobs => 2)), '{low}',
+    'the rest');
 
 -- Expired leases: back to the next lease; the third is the end.
 select oq_enqueue('r') as r \gset
@@ -25,8 +29,10 @@ select tap.pass_leases();
 select is((select attempt from oq_lease('r', 'w3', max_jobs => 10)), 3, 'again, in a batch');
 select tap.pass_leases();
 select is_empty('select from oq_lease(''r'', ''w4'')', 'the third lost lease is the last');
-select results_eq(format('select state, reason, lost_leases, failures, attempt from oq_get(%s)', :r), $$values ('dead', 'lost_lease', 3, 0, 3)$$, 'dead');
-select results_eq(format('select attempt, worker_id, outcome from oq_attempts(%s)', :r), $$values (1, 'w1', 'lost'), (2, 'w2', 'lost'), (3, 'w3', 'lost')$$, 'recorded');
+select results_eq(format('select state, reason, lost_leases, failures, attempt from oq_get(%s)',
+    :r), $$values ('dead', 'lost_lease', 3, 0, 3)$$, 'dead');
+select results_eq(format('select attempt, worker_id, outcome from oq_attempts(%s)', :r),
+    $$values (1, 'w1', 'lost'), (2, 'w2', 'lost'), (3, 'w3', 'lost')$$, 'recorded');
 
 -- oq_next does the same.
 select oq_enqueue('n', run_at => now() + interval '1 h') as n \gset
@@ -36,11 +42,13 @@ select tap.pass_leases();
 select is((select attempt from oq_next('n')), 2, 'and reaps');
 
 -- A time to live that has passed: not leased, and expired by whoever comes by.
-select oq_enqueue('t', options => '{"ttl": "1 h"}') as t, oq_enqueue('t', run_at => now() + interval '1 h', options => '{"ttl": "2 h"}') as u \gset
+select oq_enqueue('t', options => '{"ttl": "1 h"}') as t, oq_enqueue('t',
+    run_at => now() + interval '1 h', options => '{"ttl": "2 h"}') as u \gset
 select tap.pass_lives(), tap.pass_delays() \g /dev/null
 select is_empty('select from oq_lease(''t'')', 'not leased');
 select is_empty('select from oq_lease(''t'', max_jobs => 10)', 'nor in a batch');
-select is((select array_agg(state) from oq_jobs where queue_name = 't'), '{expired,expired}', 'expired');
+select is((select array_agg(state) from oq_jobs where queue_name = 't'), '{expired,expired}',
+    'expired');
 
 -- All queues are looked after, so that one that is leased from helps the others.
 select oq_create_queue('idle') as y, oq_enqueue('x', run_at => now() + interval '1 h') as x \gset
@@ -50,7 +58,8 @@ select is(tap.state_of(:x), 'ready', 'promotes another''s jobs');
 
 -- While a daemon ticks, a lease that finds too little looks after its own queue only.
 select tap.daemon_ticks(true);
-select oq_enqueue('own', run_at => now() + interval '1 h') as own, oq_enqueue('their', run_at => now() + interval '1 h') as their \gset
+select oq_enqueue('own', run_at => now() + interval '1 h') as own,
+    oq_enqueue('their', run_at => now() + interval '1 h') as their \gset
 select tap.pass_delays();
 select is((select count(*) from oq_lease('own')), 1::bigint, 'its own are promoted');
 select is(tap.state_of(:their), 'scheduled', 'another''s are left to the daemon');
