@@ -37,7 +37,7 @@ begin
             exception when data_exception then
                 perform {{.schema}}.fail('options.ttl', v_value, 'an interval, such as "1 hour"');
             end;
-            if v_value::interval <= interval '0' then
+            if v_value::interval <= interval '0' or not isfinite(v_value::interval) then
                 perform {{.schema}}.fail('options.ttl', v_value, 'an interval above 0');
             end if;
         when 'expires_at' then
