@@ -6,10 +6,12 @@
 {{template "internal/may.sql" .}}
 {{template "internal/demand.sql" .}}
 {{template "internal/require_queue.sql" .}}
+{{template "internal/set_paused.sql" .}}
 {{template "internal/check_retry.sql" .}}
 {{template "internal/check_privileges.sql" .}}
 {{template "internal/open_lane.sql" .}}
 {{template "internal/open_queue.sql" .}}
+{{template "internal/own_locks.sql" .}}
 {{template "internal/enter.sql" .}}
 {{template "internal/verify_instance.sql" .}}
 {{template "internal/check_payload.sql" .}}

@@ -1,7 +1,7 @@
 -- The advance of a lease, where no daemon does it: at most once a second, by whoever comes first. The lock
 -- is the session's and given back in the expression that does the work: the worker's transaction may
 -- stay open for an hour and must keep nobody else from it. So its marks are capped.
--- Calls: advance. Locks: advance (session, try, until the end of the call).
+-- Calls: advance, own_locks. Locks: advance (session, try, until the end of the call).
 create or replace function {{.schema}}.advance_alone()
 returns bigint
 language plpgsql
@@ -27,11 +27,9 @@ begin
                 + (not pg_advisory_unlock(hashtext('{{.schema}}:advance'), 0))::int
             else 0 end;
     exception when others or query_canceled then
-        perform pg_advisory_unlock(k.classid::bigint::bit(32)::int, k.objid::bigint::int)
-           from pg_locks k
-          where k.locktype = 'advisory' and k.pid = pg_backend_pid() and k.granted and k.objsubid = 2
-            and k.database = (select d.oid from pg_database d where d.datname = current_database())
-            and k.classid = (hashtext('{{.schema}}:advance')::bigint & 4294967295)::oid;
+        if 0 = any ({{.schema}}.own_locks('advance')) then
+            perform pg_advisory_unlock(hashtext('{{.schema}}:advance'), 0);
+        end if;
         raise;
     end;
     return v_count;

@@ -1,16 +1,16 @@
 -- The whole of oq_enqueue: checks everything, creates what is missing, knows every option.
--- Calls: open_queue, job_options, check_payload, check_depth, demand, enter, wake.
+-- Calls: open_queue, job_options, check_payload, check_depth, demand, enter, wake_sleepers.
 -- Locks: epoch shared (memory). Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.schema}}.enqueue_checked(
     queue_name  text,
     payload     jsonb,
     priority    int,
     run_at      timestamptz,
-    max_retries int        ,
-    unique_key  text       ,
-    group_key   text       ,
-    headers     jsonb      ,
-    options     jsonb      
+    max_retries int,
+    unique_key  text,
+    group_key   text,
+    headers     jsonb,
+    options     jsonb
 )
 returns bigint
 language plpgsql
@@ -22,7 +22,6 @@ declare
     v_max_depth  int;
     v_restricted boolean;
     v_dropped    boolean;
-    v_notify     text;
     v_lane       bigint;
     v_job_id     bigint;
     v_now        timestamptz;
@@ -32,8 +31,8 @@ declare
     v_retry      jsonb;
     v_tags       text[];
 begin
-    select q.queue_id, q.max_payload_bytes, q.max_depth, q.restricted, q.dropped_at is not null, q.notify
-      into v_queue_id, v_max_bytes, v_max_depth, v_restricted, v_dropped, v_notify
+    select q.queue_id, q.max_payload_bytes, q.max_depth, q.restricted, q.dropped_at is not null
+      into v_queue_id, v_max_bytes, v_max_depth, v_restricted, v_dropped
       from {{.schema}}.queue q
      where q.queue_name = enqueue_checked.queue_name
      order by q.version desc, q.row_id
@@ -41,7 +40,6 @@ begin
     if v_queue_id is null or v_dropped then
         v_queue_id := {{.schema}}.open_queue(enqueue_checked.queue_name);
         v_max_bytes := coalesce(v_max_bytes, 1048576);
-        v_notify := coalesce(v_notify, 'wake');
     end if;
     if v_restricted then
         perform {{.schema}}.demand(v_queue_id, enqueue_checked.queue_name, 'produce');
@@ -112,13 +110,7 @@ begin
 
     insert into {{.schema}}.ready (lane, position, job_id, expires_at)
     values (v_lane, v_job_id, v_job_id, v_expires_at);
-    if v_notify = 'wake' and not (case
-        when pg_try_advisory_lock(hashtext('{{.schema}}:sleeper'), (v_queue_id & 2147483647)::int)
-        then pg_advisory_unlock(hashtext('{{.schema}}:sleeper'), (v_queue_id & 2147483647)::int)
-        else false end)
-    then
-        perform {{.schema}}.wake(enqueue_checked.queue_name);
-    end if;
+    perform {{.schema}}.wake_sleepers(v_queue_id);
     return v_job_id;
 end
 $$;

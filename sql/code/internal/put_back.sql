@@ -1,6 +1,6 @@
 -- A job that its worker gave back: to ready, to scheduled after a delay, or to finished when its time to
 -- live has passed. The caller has entered the epoch. Wakes sleepers.
--- Calls: wake.
+-- Calls: wake_sleepers.
 create or replace function {{.schema}}.put_back(lease {{.schema}}.leased, now timestamptz, delay interval)
 returns text
 language plpgsql
@@ -8,8 +8,6 @@ as $$
 #variable_conflict use_column
 declare
     v_queue_id bigint := lease.lane >> 16;
-    v_notify   text;
-    v_name     text;
 begin
     if lease.job_expires_at <= now then
         insert into {{.schema}}.finished (gen, job_id, queue_id, attempt, lost, finished_at, outcome,
@@ -31,20 +29,7 @@ begin
     insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
     values (lease.lane, nextval('{{.schema}}.position'), lease.job_id, lease.token, lease.attempt,
         lease.failed, lease.lost, lease.job_expires_at);
-    if not (case
-        when pg_try_advisory_lock(hashtext('{{.schema}}:sleeper'), (v_queue_id & 2147483647)::int)
-        then pg_advisory_unlock(hashtext('{{.schema}}:sleeper'), (v_queue_id & 2147483647)::int)
-        else false end)
-    then
-        select q.queue_name, q.notify into v_name, v_notify
-          from {{.schema}}.queue q
-         where q.queue_id = v_queue_id
-         order by q.version desc, q.row_id
-         limit 1;
-        if v_notify = 'wake' then
-            perform {{.schema}}.wake(v_name);
-        end if;
-    end if;
+    perform {{.schema}}.wake_sleepers(v_queue_id);
     return 'ready';
 end
 $$;

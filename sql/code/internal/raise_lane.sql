@@ -3,7 +3,7 @@
 -- the worker's transaction may commit long after they were resolved by somebody who can't see this mark.
 -- Index: mark_lane_idx, ready_pk, epoch_open_epoch_idx.
 create or replace function {{.schema}}.raise_lane(lane bigint)
-returns boolean
+returns void
 language plpgsql
 as $$
 #variable_conflict use_column
@@ -15,7 +15,7 @@ declare
 begin
     -- A snapshot older than the read above can't tell what is gone.
     if current_setting('transaction_isolation') <> 'read committed' then
-        return false;
+        return;
     end if;
     select m.low into v_low
       from {{.schema}}.mark m
@@ -31,9 +31,7 @@ begin
       into v_new;
     if v_new > v_low then
         insert into {{.schema}}.mark (lane, low) values (raise_lane.lane, v_new);
-        return true;
     end if;
-    return false;
 end
 $$;
 comment on function {{.schema}}.raise_lane(bigint) is 'Raises the low mark of a lane to its first visible row.';

@@ -3,7 +3,7 @@
 -- capped: as in advance. Where the clock went back, marks in the future go, and open epochs begin at the
 -- beginning. Index: scheduled_due_idx, leased_expires_idx, ttl_expires_idx.
 create or replace function {{.schema}}.raise_time(capped boolean)
-returns bigint
+returns void
 language plpgsql
 as $$
 declare
@@ -14,7 +14,6 @@ declare
     v_new   bigint;
     v_first timestamptz;
     v_epoch bigint := pg_sequence_last_value('{{.schema}}.epoch_low'::regclass);
-    v_count bigint := 0;
 begin
     v_us := (date_part('epoch', v_now) * 1000000)::bigint;
     for v_lane in reverse -1 .. -3 loop
@@ -52,10 +51,8 @@ begin
                 select x.ctid from {{.schema}}.mark x
                  where x.lane = v_lane and x.low = v_old
                    for update skip locked));
-            v_count := v_count + 1;
         end if;
     end loop;
-    return v_count;
 end
 $$;
 comment on function {{.schema}}.raise_time(boolean) is 'Raises the marks of the time lanes.';

@@ -1,5 +1,5 @@
 -- Many plain jobs of one queue, set-based: the ids are drawn first, in the order of the payloads.
--- Calls: open_queue, check_payload, check_depth, demand, enter, wake.
+-- Calls: open_queue, check_payload, check_depth, demand, enter, wake_sleepers.
 -- Locks: epoch shared (memory). Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.api_schema}}.oq_enqueue_bulk(
     queue_name  text,
@@ -19,14 +19,13 @@ declare
     v_max_depth  int;
     v_restricted boolean;
     v_dropped    boolean;
-    v_notify     text;
     v_lane       bigint;
     v_ids        bigint[];
     v_gen        int;
     v_now        timestamptz;
 begin
-    select q.queue_id, q.max_payload_bytes, q.max_depth, q.restricted, q.dropped_at is not null, q.notify
-      into v_queue_id, v_max_bytes, v_max_depth, v_restricted, v_dropped, v_notify
+    select q.queue_id, q.max_payload_bytes, q.max_depth, q.restricted, q.dropped_at is not null
+      into v_queue_id, v_max_bytes, v_max_depth, v_restricted, v_dropped
       from queue q
      where q.queue_name = oq_enqueue_bulk.queue_name
      order by q.version desc, q.row_id
@@ -34,7 +33,6 @@ begin
     if v_queue_id is null or v_dropped then
         v_queue_id := open_queue(oq_enqueue_bulk.queue_name);
         v_max_bytes := coalesce(v_max_bytes, 1048576);
-        v_notify := coalesce(v_notify, 'wake');
     end if;
     if v_restricted then
         perform demand(v_queue_id, oq_enqueue_bulk.queue_name, 'produce');
@@ -86,13 +84,7 @@ begin
     else
         insert into ready (lane, position, job_id)
         select v_lane, u.job_id, u.job_id from unnest(v_ids) u(job_id);
-        if v_notify = 'wake' and not (case
-            when pg_try_advisory_lock(hashtext('{{.schema}}:sleeper'), (v_queue_id & 2147483647)::int)
-            then pg_advisory_unlock(hashtext('{{.schema}}:sleeper'), (v_queue_id & 2147483647)::int)
-            else false end)
-        then
-            perform wake(oq_enqueue_bulk.queue_name);
-        end if;
+        perform wake_sleepers(v_queue_id);
     end if;
     return query select u.job_id from unnest(v_ids) u(job_id);
 end

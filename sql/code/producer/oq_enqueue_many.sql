@@ -1,5 +1,5 @@
 -- Many jobs, each with its own arguments and options, set-based.
--- Calls: open_queue, open_lane, job_options, check_payload, check_depth, demand, enter, wake.
+-- Calls: open_queue, open_lane, job_options, check_payload, check_depth, demand, enter, wake_sleepers.
 -- Locks: epoch shared (memory). Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.api_schema}}.oq_enqueue_many(jobs jsonb)
 returns table (idx int, job_id bigint, inserted boolean)
@@ -21,7 +21,6 @@ declare
     v_gen       smallint := pg_sequence_last_value('generation'::regclass);
     v_queue_ids bigint[] := array[]::bigint[];
     v_max_bytes int[] := array[]::int[];
-    v_notifies  text[] := array[]::text[];
     v_name      text;
 begin
     if jobs is null or jsonb_typeof(jobs) <> 'array' then
@@ -113,7 +112,7 @@ begin
 
     foreach v_name in array v_names loop
         v_queue_ids := v_queue_ids || open_queue(v_name);
-        select q.queue_id, q.max_payload_bytes, q.max_depth, q.restricted, q.notify into v_queue
+        select q.queue_id, q.max_payload_bytes, q.max_depth, q.restricted into v_queue
           from queue q
          where q.queue_name = v_name
          order by q.version desc, q.row_id
@@ -122,7 +121,6 @@ begin
             perform demand(v_queue.queue_id, v_name, 'produce');
         end if;
         v_max_bytes := v_max_bytes || v_queue.max_payload_bytes;
-        v_notifies := v_notifies || v_queue.notify;
         if v_queue.max_depth is not null then
             perform check_depth(v_queue.queue_id, v_name, v_queue.max_depth, (
                 select count(*)::int from jsonb_array_elements(jobs) e(job)
@@ -172,15 +170,7 @@ begin
       from asked a
      where a.run_at is null or a.run_at <= v_now;
 
-    for v_idx in 1..cardinality(v_names) loop
-        if v_notifies[v_idx] = 'wake' and not (case
-            when pg_try_advisory_lock(hashtext('{{.schema}}:sleeper'), (v_queue_ids[v_idx] & 2147483647)::int)
-            then pg_advisory_unlock(hashtext('{{.schema}}:sleeper'), (v_queue_ids[v_idx] & 2147483647)::int)
-            else false end)
-        then
-            perform wake(v_names[v_idx]);
-        end if;
-    end loop;
+    perform wake_sleepers(u.queue_id) from unnest(v_queue_ids) u(queue_id);
     return query
     select (u.ord - 1)::int, u.job_id, true from unnest(v_ids) with ordinality u(job_id, ord) order by u.ord;
 end

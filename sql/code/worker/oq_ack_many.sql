@@ -27,13 +27,7 @@ begin
     end if;
     return query
     with ended as (
-        delete from leased l
-         where l.job_id = any (oq_ack_many.job_ids)
-           and case when (l.job_id, l.token) in (
-                 select u.job_id, u.token from unnest(oq_ack_many.job_ids, oq_ack_many.lease_tokens) u(job_id, token))
-             then true end
-        returning l.job_id, l.token, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id, l.kept, l.restricted
-    )
+{{template "internal/ack_claim.sql" dict "ids" "oq_ack_many.job_ids" "tokens" "oq_ack_many.lease_tokens"}}    )
     insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
         worker_id, result)
     select v_gen, e.job_id, e.lane >> 16, e.attempt,

@@ -18,13 +18,7 @@ begin
      where q.queue_name = oq_unlisten.queue_name
      order by q.version desc, q.row_id
      limit 1;
-    if v_queue_id is not null and exists (
-        select from pg_locks k
-         where k.locktype = 'advisory' and k.pid = pg_backend_pid() and k.granted and k.objsubid = 2
-           and k.database = (select d.oid from pg_database d where d.datname = current_database())
-           and k.classid = (hashtext('{{.schema}}:sleeper')::bigint & 4294967295)::oid
-           and k.objid = (v_queue_id & 2147483647)::oid)
-    then
+    if v_queue_id is not null and v_queue_id & 2147483647 = any (own_locks('sleeper')) then
         perform pg_advisory_unlock_shared(
             hashtext('{{.schema}}:sleeper'), (v_queue_id & 2147483647)::int);
     end if;

@@ -8,12 +8,7 @@ language plpgsql
 as $$
 #variable_conflict use_column
 begin
-    if exists (
-        select from pg_locks k
-         where k.locktype = 'advisory' and k.pid = pg_backend_pid() and k.granted and k.objsubid = 2
-           and k.database = (select d.oid from pg_database d where d.datname = current_database())
-           and k.classid = (hashtext('{{.schema}}:leader')::bigint & 4294967295)::oid and k.objid = 0)
-    then
+    if 0 = any (own_locks('leader')) then
         return true;
     end if;
     return pg_try_advisory_lock(hashtext('{{.schema}}:leader'), 0)

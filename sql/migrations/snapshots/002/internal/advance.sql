@@ -4,7 +4,7 @@
 -- capped: no mark above the lowest lo, below which nothing can be invisible. A mark that commits late
 -- is not seen by those who resolve epochs meanwhile; so whoever does not hold the advance lock until
 -- its commit is visible must cap.
--- Calls: raise_time, enter, promote_due, reap_expired, expire_due.
+-- Calls: raise_time, own_locks, enter, promote_due, reap_expired, expire_due.
 -- Locks: ready, mark, epoch_open and passed rows (skip locked). Index: ready_pk, mark_lane_idx.
 create or replace function {{.schema}}.advance(capped boolean)
 returns bigint
@@ -94,8 +94,7 @@ begin
                      where x.lane = f.lane and x.low = f.low
                        for update skip locked) x))
         )
-        select f.lane, f.low, f.raised_at < v_now - interval '1 second' and f.new_low = f.low as stuck,
-            n.lane is not null as moved
+        select f.lane, f.low, n.lane is not null as moved
           from first f
           left join raised n using (lane)
          where n.lane is not null or f.raised_at < v_now - interval '1 second' and f.new_low = f.low
@@ -104,6 +103,7 @@ begin
             v_count := v_count + 1;
             continue;
         end if;
+        continue when advance.capped;
         -- The first row has been there for a second. If an open lease holds it, the mark passes over
         -- what is locked and remembers it.
         v_stuck := null;
@@ -113,7 +113,7 @@ begin
          where r.lane = v_rows.lane and r.position >= v_rows.low
          order by r.position
          limit 1;
-        continue when v_stuck is null or not v_locked or advance.capped;
+        continue when v_stuck is null or not v_locked;
         select r.position into v_free
           from {{.schema}}.ready r
          where r.lane = v_rows.lane and r.position >= v_rows.low
@@ -173,12 +173,7 @@ begin
     -- Resolve. A closed epoch whose lock is free has no members left, and no later one: who locks it
     -- now reads the epoch again and moves on. So the lock is tried, not kept. Our own shared locks would
     -- not refuse us: the epochs of this transaction are left to the next tick.
-    v_own := array(
-        select k.objid::bigint
-          from pg_locks k
-         where k.locktype = 'advisory' and k.pid = pg_backend_pid() and k.objsubid = 2
-           and k.database = (select d.oid from pg_database d where d.datname = current_database())
-           and k.classid = (hashtext('{{.schema}}:epoch')::bigint & 4294967295)::oid);
+    v_own := {{.schema}}.own_locks('epoch');
     for v_epoch in
         select e.row_id, e.epoch, e.lo, e.lo_scheduled, e.lo_leased, e.lo_ttl
           from {{.schema}}.epoch_open e

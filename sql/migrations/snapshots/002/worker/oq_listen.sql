@@ -25,13 +25,7 @@ begin
     end if;
     execute format('listen %I', 'oq:' || oq_listen.queue_name);
     -- Held once however often it is asked for. A probing producer holds it for an instant.
-    if exists (
-        select from pg_locks k
-         where k.locktype = 'advisory' and k.pid = pg_backend_pid() and k.granted and k.objsubid = 2
-           and k.database = (select d.oid from pg_database d where d.datname = current_database())
-           and k.classid = (hashtext('{{.schema}}:sleeper')::bigint & 4294967295)::oid
-           and k.objid = (v_queue_id & 2147483647)::oid)
-    then
+    if v_queue_id & 2147483647 = any (own_locks('sleeper')) then
         return;
     end if;
     for i in 1..50 loop

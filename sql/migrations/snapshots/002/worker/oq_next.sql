@@ -38,13 +38,7 @@ begin
         v_gen := pg_sequence_last_value('generation'::regclass);
         v_now := clock_timestamp();
         with ended as (
-            delete from leased l
-             where l.job_id = any (oq_next.acked_job_ids)
-               and case when (l.job_id, l.token) in (
-                     select u.job_id, u.token from unnest(oq_next.acked_job_ids, oq_next.acked_tokens) u(job_id, token))
-                 then true end
-            returning l.job_id, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id, l.kept, l.restricted
-        )
+{{template "internal/ack_claim.sql" dict "ids" "oq_next.acked_job_ids" "tokens" "oq_next.acked_tokens"}}        )
         insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
             worker_id)
         select v_gen, e.job_id, e.lane >> 16, e.attempt,

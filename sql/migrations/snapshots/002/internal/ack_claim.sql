@@ -1,0 +1,8 @@
+{{- /* The leases that a call acks, ids ascending: found by key, since an ack that waits for a heartbeat must
+follow the row to its new version. .ids and .tokens are the arguments. */ -}}
+        delete from leased l
+         where l.job_id = any ({{.ids}})
+           and case when (l.job_id, l.token) in (
+                 select u.job_id, u.token from unnest({{.ids}}, {{.tokens}}) u(job_id, token))
+             then true end
+        returning l.job_id, l.token, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id, l.kept, l.restricted
