@@ -33,6 +33,8 @@ type node struct {
 	Name   string `json:"Relation Name"`
 	Hit    int    `json:"Shared Hit Blocks"`
 	Read   int    `json:"Shared Read Blocks"`
+	Record int    `json:"WAL Records"`
+	Bytes  int    `json:"WAL Bytes"`
 	Nested []node `json:"Plans"`
 }
 
@@ -75,6 +77,7 @@ func open(t testing.TB, db *testdb.DB) *session {
 		"set auto_explain.log_analyze = on",
 		"set auto_explain.log_timing = off",
 		"set auto_explain.log_buffers = on",
+		"set auto_explain.log_wal = on",
 		"set auto_explain.log_nested_statements = on",
 		"set auto_explain.log_format = json",
 		"set auto_explain.log_level = notice",
@@ -109,6 +112,8 @@ type cost struct {
 	buffers    int
 	statements int
 	locks      int
+	records    int // of WAL, without the pages that a checkpoint makes it carry whole
+	bytes      int
 }
 
 type lease struct{ ID, Token int64 }
@@ -196,7 +201,7 @@ func measure(t testing.TB, s, observer *session, stage string) map[string]cost {
 			}
 		}
 		top := plans[len(plans)-1]
-		costs[call.name] = cost{top.Plan.Hit + top.Plan.Read, len(plans) - 1, locks}
+		costs[call.name] = cost{top.Plan.Hit + top.Plan.Read, len(plans) - 1, locks, top.Plan.Record, top.Plan.Bytes}
 	}
 	return costs
 }
@@ -277,7 +282,8 @@ func TestPlansMadeWhileEmpty(t *testing.T) {
 	}
 	for _, call := range calls {
 		is := measureOne(t, s, loader, call.name)
-		t.Logf("%-24s %4d buffers %3d statements %3d relation locks", call.name, is.buffers, is.statements, is.locks)
+		t.Logf("%-24s %4d buffers %3d statements %3d relation locks %4d WAL records %6d bytes",
+			call.name, is.buffers, is.statements, is.locks, is.records, is.bytes)
 	}
 }
 
