@@ -7,17 +7,19 @@ declare
         'oq_producer', 'oq_worker', 'oq_observer', 'oq_operator', 'oq_daemon'];
     v_rights constant jsonb := '{
         "oq_producer": ["oq_enqueue", "oq_enqueue_bulk", "oq_enqueue_many", "oq_update",
-            "oq_cancel", "oq_version"],
+            "oq_cancel", "oq_version", "oq_schedule", "oq_unschedule", "oq_next_runs"],
         "oq_worker": ["oq_lease", "oq_ack", "oq_ack_many", "oq_next", "oq_nack", "oq_release",
             "oq_heartbeat", "oq_heartbeat_many", "oq_listen", "oq_unlisten", "oq_version"],
-        "oq_observer": ["oq_get", "oq_attempts", "oq_result", "oq_stats", "oq_audit", "oq_version"],
+        "oq_observer": ["oq_get", "oq_attempts", "oq_result", "oq_stats", "oq_audit", "oq_version",
+            "oq_next_runs"],
         "oq_operator": ["oq_create_queue", "oq_drop_queue", "oq_pause", "oq_resume", "oq_grant",
             "oq_revoke", "oq_adopt", "oq_repair", "oq_redrive", "oq_purge", "oq_tick", "oq_promote",
-            "oq_reap", "oq_expire", "oq_wake", "oq_advance", "oq_rotate", "oq_compact"],
+            "oq_reap", "oq_expire", "oq_wake", "oq_advance", "oq_rotate", "oq_compact",
+            "oq_run_schedules"],
         "oq_daemon": ["oq_tick", "oq_promote", "oq_reap", "oq_expire", "oq_wake", "oq_advance",
-            "oq_rotate", "oq_compact", "oq_lead", "oq_stats", "oq_version"]
+            "oq_rotate", "oq_compact", "oq_lead", "oq_stats", "oq_version", "oq_run_schedules"]
     }';
-    v_views  constant text[] := array['oq_queues', 'oq_jobs', 'oq_dead', 'oq_workers'];
+    v_views  constant text[] := array['oq_queues', 'oq_jobs', 'oq_dead', 'oq_workers', 'oq_schedules'];
     v_all    constant text := 'public, ' || array_to_string(v_roles, ', ');
     v_object record;
     v_role   text;

@@ -43,12 +43,27 @@
 {{template "internal/delete_jobs.sql" .}}
 {{template "internal/recent.sql" .}}
 {{template "internal/enqueue_checked.sql" .}}
+{{template "internal/role_may.sql" .}}
+{{template "internal/cron_parse.sql" .}}
+{{template "internal/cron_wall.sql" .}}
+{{template "internal/zone_change.sql" .}}
+{{template "internal/next_run.sql" .}}
+{{template "internal/check_timezone.sql" .}}
+{{template "internal/check_schedule_name.sql" .}}
+{{template "internal/check_schedule.sql" .}}
+{{template "internal/demand_schedule.sql" .}}
+{{template "internal/enqueue_run.sql" .}}
+{{template "internal/run_schedule.sql" .}}
+{{template "internal/raise_schedules.sql" .}}
 
 {{template "producer/oq_enqueue.sql" .}}
 {{template "producer/oq_enqueue_bulk.sql" .}}
 {{template "producer/oq_enqueue_many.sql" .}}
 {{template "producer/oq_update.sql" .}}
 {{template "producer/oq_cancel.sql" .}}
+{{template "producer/oq_schedule.sql" .}}
+{{template "producer/oq_unschedule.sql" .}}
+{{template "producer/oq_next_runs.sql" .}}
 
 {{template "worker/oq_lease.sql" .}}
 {{template "worker/oq_ack.sql" .}}
@@ -69,12 +84,14 @@
 {{template "daemon/oq_rotate.sql" .}}
 {{template "daemon/oq_compact.sql" .}}
 {{template "daemon/oq_wake.sql" .}}
+{{template "daemon/oq_run_schedules.sql" .}}
 {{template "daemon/oq_tick.sql" .}}
 
 {{template "views/oq_queues.sql" .}}
 {{template "views/oq_jobs.sql" .}}
 {{template "views/oq_dead.sql" .}}
 {{template "views/oq_workers.sql" .}}
+{{template "views/oq_schedules.sql" .}}
 
 {{template "operator/oq_create_queue.sql" .}}
 {{template "operator/oq_drop_queue.sql" .}}

@@ -380,6 +380,68 @@ create type {{.schema}}.queue_stats as (
 );
 comment on type {{.schema}}.queue_stats is 'A row of oq_stats.';
 
+-- Schedules: what is enqueued by the clock. One row each, changed at every run; what is wide in it stands
+-- aside (toast), so that a run copies little.
+
+create table {{.schema}}.schedule (
+    schedule_id   bigint      generated always as identity constraint schedule_pk primary key,
+    due_at        timestamptz,
+    last_run_at   timestamptz,
+    last_job_id   bigint,
+    last_error_at timestamptz,
+    created_at    timestamptz not null default clock_timestamp(),
+    updated_at    timestamptz not null default clock_timestamp(),
+    start_at      timestamptz,
+    end_at        timestamptz,
+    runs          bigint      not null default 0,
+    skipped       bigint      not null default 0,
+    owner_id      oid         not null,
+    behind        int         not null default 0,
+    paused        boolean     not null default false,
+    schedule_name text        not null,
+    owner_name    name        not null,
+    queue_name    text        not null,
+    timezone      text        not null,
+    missed        text        not null default 'one',
+    overlap       text        not null default 'allow',
+    last_error    text,
+    cron          text        not null,
+    fields        text[]      not null,
+    job           jsonb       not null default '{}',
+    payload       jsonb       not null,
+    constraint schedule_name_key unique (schedule_name),
+    constraint schedule_missed_check check (missed in ('skip', 'one', 'all')),
+    constraint schedule_overlap_check check (overlap in ('allow', 'skip'))
+) with (toast_tuple_target = 128, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000, vacuum_truncate = off);
+create index schedule_due_idx on {{.schema}}.schedule (due_at) where due_at is not null;
+comment on table {{.schema}}.schedule is 'What oq_run_schedules enqueues, and when.';
+comment on column {{.schema}}.schedule.due_at is 'The next instant; null: paused or over. It only rises.';
+comment on column {{.schema}}.schedule.last_run_at is 'The instant of the last run, not when it was enqueued.';
+comment on column {{.schema}}.schedule.start_at is 'No run before it; null: from now.';
+comment on column {{.schema}}.schedule.end_at is 'No run after it; null: for ever.';
+comment on column {{.schema}}.schedule.runs is 'Jobs made so far.';
+comment on column {{.schema}}.schedule.skipped is 'Runs left out because the one before was not done.';
+comment on column {{.schema}}.schedule.owner_id is 'Whose rights a run has. Made from owner_name by oq_adopt.';
+comment on column {{.schema}}.schedule.owner_name is 'The owner''s name at the last run: ids differ in a restored copy.';
+comment on column {{.schema}}.schedule.behind is 'Missed runs made since it last kept up.';
+comment on column {{.schema}}.schedule.fields is 'The expression as cron_parse gives it.';
+comment on column {{.schema}}.schedule.job is 'priority, max_retries, unique_key, group_key, headers, options.';
+
+-- Dead rows stand where due ones would: a mark of its own. See raise_schedules.
+comment on column {{.schema}}.mark.lane is
+    'As in ready; -1 scheduled.due_at, -2 leased.expires_at, -3 ttl.expires_at, -10 schedule.due_at (microseconds).';
+insert into {{.schema}}.mark (lane, low) values (-10, 0);
+
+create table {{.schema}}.deputy (
+    deputy_id   bigint generated always as identity constraint deputy_pk primary key,
+    xid         xid8   not null,
+    queue_id    bigint not null
+);
+create index deputy_xid_idx on {{.schema}}.deputy (xid);
+comment on table {{.schema}}.deputy is 'Queues in which the running call produces by a stored role''s right.';
+comment on column {{.schema}}.deputy.xid is 'The transaction that wrote the row and deletes it: no other ever sees it.';
+
 -- Group roles belong to the cluster: made only where missing.
 do $$
 declare

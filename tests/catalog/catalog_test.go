@@ -131,6 +131,10 @@ func TestSignatures(t *testing.T) {
 		"oq_enqueue_many(jobs jsonb) TABLE(idx integer, job_id bigint, inserted boolean)",
 		"oq_update(job_id bigint, patch jsonb) boolean",
 		"oq_cancel(job_id bigint, reason text) boolean",
+		"oq_schedule(schedule_name text, cron text, queue_name text, payload jsonb, timezone text, options jsonb) timestamp with time zone",
+		"oq_unschedule(schedule_name text) boolean",
+		"oq_next_runs(cron text, timezone text, count integer, after timestamp with time zone) SETOF timestamp with time zone",
+		"oq_run_schedules() bigint",
 		"oq_lease(queue_name text, worker_id text, lease_seconds integer, max_jobs integer) " + lease,
 		"oq_next(queue_name text, worker_id text, lease_seconds integer, max_jobs integer, acked_job_ids bigint[], acked_tokens bigint[]) " + lease,
 		"oq_ack(job_id bigint, lease_token bigint, result jsonb, strict boolean) boolean",
@@ -191,6 +195,11 @@ func TestDefaults(t *testing.T) {
 		"oq_enqueue_many(jobs jsonb)",
 		"oq_update(job_id bigint, patch jsonb)",
 		"oq_cancel(job_id bigint, reason text = null)",
+		"oq_schedule(schedule_name text, cron text, queue_name text, payload jsonb = '{}', timezone text = 'UTC', " +
+			"options jsonb = null)",
+		"oq_unschedule(schedule_name text)",
+		"oq_next_runs(cron text, timezone text = 'UTC', count int = 5, after timestamptz = now())",
+		"oq_run_schedules()",
 		"oq_lease(queue_name text, worker_id text = null, lease_seconds int = null, max_jobs int = 1)",
 		"oq_ack(job_id bigint, lease_token bigint, result jsonb = null, strict boolean = false)",
 		"oq_ack_many(job_ids bigint[], lease_tokens bigint[], results jsonb[] = null)",
@@ -243,7 +252,7 @@ func TestViewsAndTemplates(t *testing.T) {
 		 where not exists (
 			select from pg_attribute a where a.attrelid = 'public.oq_jobs'::regclass and a.attname = c)`)
 	none(t, db, "no view", `
-		select v from unnest('{oq_queues,oq_jobs,oq_dead,oq_workers}'::text[]) v where to_regclass('public.' || v) is null`)
+		select v from unnest('{oq_queues,oq_jobs,oq_dead,oq_workers,oq_schedules}'::text[]) v where to_regclass('public.' || v) is null`)
 	none(t, db, "part of a template in", `
 		select p.oid::regprocedure::text from `+ours+` and (p.prosrc like '%{{%' or p.prosrc like '%}}%')
 		union all
@@ -376,7 +385,7 @@ func TestFiles(t *testing.T) {
 func TestNoTableNamesOutsideSQL(t *testing.T) {
 	t.Parallel()
 	tables := regexp.MustCompile(`(?i)\b(from|into|update|join|table)\s+(oq\.|"oq"\.)?` +
-		`(queue|job|finished|attempt|ready|scheduled|leased|dead|ttl|mark|epoch_open|passed|generation_state|instance)\b`)
+		`(queue|job|finished|attempt|ready|scheduled|leased|dead|ttl|mark|epoch_open|passed|generation_state|instance|schedule|deputy)\b`)
 	for _, dir := range []string{"daemon", "clients"} {
 		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, d os.DirEntry, err error) error {
 			if err != nil || d.IsDir() || strings.HasSuffix(path, "_test.go") || filepath.Ext(path) != ".go" {

@@ -3,7 +3,7 @@
 select ok(oq_version() ~ '^[0-9]+\.[0-9]+\.[0-9]+$', 'oq_version is MAJOR.MINOR.PATCH');
 select is((select array_agg(law order by law) from oq_audit()),
     '{attempts_recorded,below_mark,job_twice,job_without_place,lane_of_job,lane_without_mark,
-    one_place,place_without_job,queue_without_row,token_rises,ttl_timer}', 'the laws');
+    one_place,place_without_job,queue_without_row,schedule_below_mark,token_rises,ttl_timer}', 'the laws');
 select is((select sum(violations) from oq_audit()), 0::numeric, 'an empty queue breaks none');
 select array_agg(oq_enqueue('q', priority => i, options => '{"ttl": "1 h"}')) as ids
     from generate_series(1, 9) i \gset
@@ -55,6 +55,10 @@ select current_setting('test.result');
 call breaks('attempts_recorded', 'delete from oq.attempt');
 select current_setting('test.result');
 call breaks('ttl_timer', 'delete from oq.ttl');
+select current_setting('test.result');
+call breaks('schedule_below_mark', 'select oq_schedule(''s'', ''@daily'', ''q'');
+    update oq.schedule set due_at = now(); insert into oq.mark (lane, low)
+    select -10, (extract(epoch from now()) * 1000000)::bigint + 1');
 select current_setting('test.result');
 select is((select sum(violations) from oq_audit()), 0::numeric, 'all rolled back');
 

@@ -61,7 +61,7 @@ select throws_ok('select ' || c, '42501', 'permission denied for function oq_%',
     'oq_drop_queue(''secret'')', 'oq_pause(''secret'')', 'oq_resume(''secret'')',
     'oq_purge(''secret'', ''dead'')', 'oq_redrive(''secret'')', 'oq_adopt()', 'oq_repair()',
     'oq_tick()', 'oq_promote()', 'oq_reap()', 'oq_expire()', 'oq_advance()', 'oq_rotate()',
-    'oq_compact()', 'oq_wake()', 'oq_lead()']) c;
+    'oq_compact()', 'oq_wake()', 'oq_lead()', 'oq_run_schedules()']) c;
 select throws_ok('select from oq.' || r, '42501', 'permission denied for schema oq', 'table ' || r)
     from unnest('{job,ready,queue,queue_now}'::text[]) r;
 select throws_ok('select oq.may(1, ''observe'')', '42501', 'permission denied for schema oq',
@@ -158,7 +158,7 @@ select throws_ok('select ' || c, '42501', 'permission denied for function %', c)
   from unnest(array['oq_enqueue(''open'')', 'oq_lease(''open'')', 'oq_ack(1, 1)', 'oq_stats()',
       'oq_version()', 'oq_cancel(1)', 'oq_get(1)', 'oq_audit()']) c;
 select throws_ok('select from ' || v, '42501', 'permission denied for view %', v)
-    from unnest('{oq_queues,oq_jobs,oq_dead,oq_workers}'::text[]) v;
+    from unnest('{oq_queues,oq_jobs,oq_dead,oq_workers,oq_schedules}'::text[]) v;
 reset session authorization;
 
 -- Each group role has its own functions and no other's.
@@ -167,13 +167,14 @@ select results_eq(format('select string_agg(p.proname, '','' order by p.proname 
     and p.proname like ''oq\_%%'' and has_function_privilege(%L, p.oid, ''execute'')', r),
     format('values (%L)', regexp_replace(f, '\s', '', 'g')), r)
   from (values
-    ('oq_producer', 'oq_cancel,oq_enqueue,oq_enqueue_bulk,oq_enqueue_many,oq_update,oq_version'),
+    ('oq_producer', 'oq_cancel,oq_enqueue,oq_enqueue_bulk,oq_enqueue_many,oq_next_runs,oq_schedule,oq_unschedule,oq_update,
+    oq_version'),
     ('oq_worker',
     'oq_ack,oq_ack_many,oq_heartbeat,oq_heartbeat_many,oq_lease,oq_listen,oq_nack,oq_next,
     oq_release,oq_unlisten,oq_version'),
-    ('oq_observer', 'oq_attempts,oq_audit,oq_get,oq_result,oq_stats,oq_version'),
+    ('oq_observer', 'oq_attempts,oq_audit,oq_get,oq_next_runs,oq_result,oq_stats,oq_version'),
     ('oq_daemon',
-    'oq_advance,oq_compact,oq_expire,oq_lead,oq_promote,oq_reap,oq_rotate,oq_stats,oq_tick,
+    'oq_advance,oq_compact,oq_expire,oq_lead,oq_promote,oq_reap,oq_rotate,oq_run_schedules,oq_stats,oq_tick,
     oq_version,oq_wake')) v(r, f);
 select ok(not rolcanlogin, rolname || ' can not log in') from pg_roles
     where rolname in ('oq_producer', 'oq_worker', 'oq_observer', 'oq_operator', 'oq_daemon')

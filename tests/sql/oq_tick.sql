@@ -2,7 +2,7 @@
 
 -- A tick does each once and says when the next is due.
 select is((select array_agg(duty) from oq_tick()),
-    '{advance,promote,reap,expire,rotate,compact,wake,sleep_ms}', 'every duty, then sleep_ms');
+    '{advance,promote,reap,expire,schedules,rotate,compact,wake,sleep_ms}', 'every duty, then sleep_ms');
 select oq_enqueue('q', run_at => now() + interval '1 h') as a, oq_enqueue('q') as b,
     oq_enqueue('q', options => '{"ttl": "1 h"}') as c \gset
 select count(*) from oq_lease('q') \g /dev/null
@@ -29,7 +29,7 @@ select oq_enqueue('q', run_at => clock_timestamp() + interval '400 ms') as x \gs
 select count(*) from oq_tick() \g /dev/null
 select ok(done between 1 and 400, 'until the next is due: ' || done) from oq_tick()
     where duty = 'sleep_ms';
-select ok(count(*) between 6 and 8, 'max_rows 100000') from oq_tick(100000);
+select ok(count(*) between 7 and 9, 'max_rows 100000') from oq_tick(100000);
 begin isolation level repeatable read;
 select throws_ok('select ' || f || '()', '25001', '%READ COMMITTED%', f || ' at REPEATABLE READ')
     from unnest('{oq_tick,oq_advance,oq_rotate,oq_compact}'::text[]) f;

@@ -1,6 +1,6 @@
 -- Every duty once. A duty that fails says so in a warning and does not keep the others from their work;
 -- each is bounded and goes on at the next tick.
--- Calls: oq_advance, oq_promote, oq_reap, oq_expire, oq_rotate, oq_compact, oq_wake.
+-- Calls: oq_advance, oq_promote, oq_reap, oq_expire, oq_run_schedules, oq_rotate, oq_compact, oq_wake.
 create or replace function {{.api_schema}}.oq_tick(max_rows int default 1000)
 returns table (duty text, done bigint)
 language plpgsql
@@ -17,6 +17,7 @@ declare
     v_busy  boolean := false;
     v_low   timestamptz;
     v_next  timestamptz;
+    v_due   timestamptz;
     v_duty  text;
 begin
     if max_rows is null or max_rows not between 1 and 100000 then
@@ -35,7 +36,7 @@ begin
      limit 1;
 
     -- Advance first: its transaction is no member of an epoch yet.
-    foreach v_duty in array array['advance', 'promote', 'reap', 'expire', 'rotate', 'compact', 'wake'] loop
+    foreach v_duty in array array['advance', 'promote', 'reap', 'expire', 'schedules', 'rotate', 'compact', 'wake'] loop
         -- Space is looked after once a second.
         continue when v_duty in ('rotate', 'compact') and v_ms / 1000 = v_beat / 1000;
         v_done := 0;
@@ -45,6 +46,21 @@ begin
             when 'reap' then v_done := {{.api_schema}}.oq_reap(max_rows);
             when 'expire' then v_done := {{.api_schema}}.oq_expire(max_rows);
             when 'advance' then v_done := {{.api_schema}}.oq_advance();
+            when 'schedules' then
+                select s.due_at into v_due
+                  from schedule s
+                 where s.due_at >= time_low(-10)
+                 order by s.due_at
+                 limit 1;
+                if v_due <= v_now then
+                    v_done := {{.api_schema}}.oq_run_schedules();
+                    -- What is still due has been left for the next tick.
+                    select s.due_at into v_due
+                      from schedule s
+                     where s.due_at > v_now
+                     order by s.due_at
+                     limit 1;
+                end if;
             when 'rotate' then v_done := {{.api_schema}}.oq_rotate();
             when 'compact' then v_done := {{.api_schema}}.oq_compact();
             when 'wake' then v_done := {{.api_schema}}.oq_wake();
@@ -78,6 +94,7 @@ begin
          order by l.expires_at
          limit 1;
         done := least(done, ceil(date_part('epoch', v_next - clock_timestamp()) * 1000)::bigint);
+        done := least(done, ceil(date_part('epoch', v_due - clock_timestamp()) * 1000)::bigint);
         done := greatest(done, 1);
     end if;
     return next;

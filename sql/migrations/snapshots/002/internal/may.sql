@@ -1,7 +1,8 @@
 -- May the caller do this in the queue? The caller is the role that is set, else who logged in:
 -- inside a function with its owner's rights current_user is the owner. Views call it, and functions
 -- in a view run with the reader's rights: so it is a definer itself, and observers may execute it.
--- Index: queue_id_idx, queue_grant_pk.
+-- A schedule that runs produces by its owner's right (role_may), whoever runs the duty: see deputy.
+-- Index: queue_id_idx, queue_grant_pk, deputy_xid_idx.
 create or replace function {{.schema}}.may(queue_id bigint, privilege text)
 returns boolean
 language plpgsql
@@ -25,7 +26,10 @@ begin
         or exists (
             select from queue_grant g
              where g.queue_id = may.queue_id and g.privilege = may.privilege
-               and pg_has_role(v_caller, g.role_id, 'usage'));
+               and pg_has_role(v_caller, g.role_id, 'usage'))
+        or may.privilege = 'produce' and exists (
+            select from deputy d
+             where d.xid = pg_current_xact_id_if_assigned() and d.queue_id = may.queue_id);
 end
 $$;
 comment on function {{.schema}}.may(bigint, text) is

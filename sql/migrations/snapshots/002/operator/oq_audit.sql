@@ -17,7 +17,7 @@ declare
     v_epoch bigint := pg_sequence_last_value('epoch_low'::regclass);
 begin
     lock table job, ready, scheduled, leased, dead, finished, attempt, ttl, mark, epoch_open,
-        passed, queue in access share mode;
+        passed, queue, schedule in access share mode;
 
     return query
     select 'one_place'::text, count(*),
@@ -187,6 +187,13 @@ begin
             union all select s.job_id, s.expires_at from scheduled s) p
          where p.expires_at is not null
            and not exists (select from ttl t where t.job_id = p.job_id)) v;
+
+    return query
+    select 'schedule_below_mark'::text, count(*),
+        array_to_string((array_agg(s.schedule_name order by s.schedule_name))[1:5], ', ')
+      from schedule s
+     where s.due_at < (
+        select timestamptz 'epoch' + max(m.low) * interval '1 microsecond' from mark m where m.lane = -10);
 end
 $$;
 comment on function {{.api_schema}}.oq_audit() is
@@ -194,5 +201,5 @@ comment on function {{.api_schema}}.oq_audit() is
 sample: a few of the ids. one_place: a job stands in one state. place_without_job,
 job_without_place, job_twice, lane_of_job, queue_without_row: the tables agree. lane_without_mark,
 below_mark: leases see every ready job. token_rises: no lease has an older token than one before.
-attempts_recorded: every attempt has its record. ttl_timer: what can expire will. Reads everything;
-changes nothing. See oq_repair.';
+attempts_recorded: every attempt has its record. ttl_timer: what can expire will. schedule_below_mark:
+every schedule is seen when it is due. Reads everything; changes nothing. See oq_repair.';

@@ -2,7 +2,7 @@
 -- it, and its job, once committed, makes it a queue again and is not orphaned. What is finished is
 -- hidden by created_at, and goes with its generation.
 -- Calls: require_queue, delete_jobs.
--- Locks: queue (advisory), rows of ready, scheduled, leased and dead (skip locked), the queue row.
+-- Locks: queue (advisory), schedule rows, rows of ready, scheduled, leased and dead (skip locked), the queue row.
 -- Index: queue_id_idx, ready_pk, dead_queue_idx.
 create or replace function {{.api_schema}}.oq_drop_queue(
     queue_name text,
@@ -45,7 +45,15 @@ begin
                 oq_drop_queue.queue_name);
     end if;
 
+    if not force and exists (select from schedule s where s.queue_name = oq_drop_queue.queue_name) then
+        raise exception 'queue % has schedules', quote_literal(oq_drop_queue.queue_name)
+            using errcode = '55000',
+            hint = format('End them by oq_unschedule, or drop them too: select oq_drop_queue(%L, force => true);',
+                oq_drop_queue.queue_name);
+    end if;
+
     if force then
+        delete from schedule s where s.queue_name = oq_drop_queue.queue_name;
         with doomed as materialized (
             select r.ctid, r.job_id from ready r
              where r.lane between v_first and v_last
@@ -115,7 +123,7 @@ end
 $$;
 comment on function {{.api_schema}}.oq_drop_queue(text, boolean) is
 'Drops a queue with its finished jobs; true, or an error.
-Refuses (55000) while jobs are ready, scheduled, leased or dead in it, unless force => true deletes
-them; a worker that holds one finds its lease lost. A job that an open transaction is enqueueing or
-leasing at that moment is not lost: the queue is there again, with default options, when it commits.
-Options and grants go. Errors: OQ001, OQ003.';
+Refuses (55000) while jobs are ready, scheduled, leased or dead in it, or schedules enqueue into it,
+unless force => true deletes them; a worker that holds one finds its lease lost. A job that an open
+transaction is enqueueing or leasing at that moment is not lost: the queue is there again, with default
+options, when it commits. Options and grants go. Errors: OQ001, OQ003.';

@@ -1,0 +1,47 @@
+-- Schedules that are due, each under its row's lock, so that whoever comes second finds the next instant.
+-- Fifty a call: each run is a subtransaction, and a snapshot has room for 64.
+-- Calls: verify_instance, run_schedule, raise_schedules.
+-- Locks: schedule (advisory, shared), schedule rows (skip locked). Index: schedule_due_idx.
+create or replace function {{.api_schema}}.oq_run_schedules()
+returns bigint
+language plpgsql
+{{template "internal/pinned.sql" .}}
+set lock_timeout = '50ms'
+as $$
+#variable_conflict use_column
+declare
+    v_due  schedule;
+    v_now  timestamptz;
+    v_made bigint;
+    v_left int := 0;
+    v_done bigint := 0;
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'oq_run_schedules needs a READ COMMITTED transaction' using errcode = '25001';
+    end if;
+    perform verify_instance();
+    perform pg_advisory_xact_lock_shared(hashtext('{{.schema}}:schedule'), 0);
+    v_now := clock_timestamp();
+    for v_due in
+        select s.*
+          from schedule s
+         where s.due_at >= time_low(-10) and s.due_at <= v_now
+         order by s.due_at
+         limit 50
+           for update skip locked
+    loop
+        v_made := run_schedule(v_due, 50 - least(v_done, 49)::int);
+        -- Those that wait in vain for a lock may not take the tick's time.
+        v_left := v_left + (v_made < 0)::int;
+        v_done := v_done + greatest(v_made, 0);
+        exit when v_done >= 50 or v_left >= 5;
+    end loop;
+    perform raise_schedules();
+    return v_done;
+end
+$$;
+comment on function {{.api_schema}}.oq_run_schedules() is
+'Enqueues the jobs of schedules that are due; returns how many.
+At most 50 a call. An error of one is noted in oq_schedules.last_error and keeps no other from running.
+A duty of the daemon, part of oq_tick. Safe to run at any time, by several at once. Errors: 25001 in a
+transaction that is not READ COMMITTED; 55000 in a restored copy.';
