@@ -475,6 +475,7 @@ func TestRestoredCopy(t *testing.T) {
 	for _, sql := range []string{
 		"select oq_lease('q')", "select oq_lease('q', 'w', 10, 5)", "select oq_next('q')", "select oq_tick()",
 		"select oq_promote()", "select oq_reap()", "select oq_advance()", "select oq_rotate()", "select oq_compact()",
+		"select oq_run_schedules()",
 	} {
 		_, err := fresh.Exec(context.Background(), sql)
 		var refused *pgconn.PgError
