@@ -24,6 +24,9 @@
 {{template "internal/lost_lease.sql" .}}
 {{template "internal/wake_sleepers.sql" .}}
 {{template "internal/backoff.sql" .}}
+{{template "internal/link_queue.sql" .}}
+{{template "internal/place_jobs.sql" .}}
+{{template "internal/settle.sql" .}}
 {{template "internal/put_back.sql" .}}
 {{template "internal/raise_lane.sql" .}}
 {{template "internal/time_low.sql" .}}
@@ -42,6 +45,7 @@
 {{template "internal/hold_place.sql" .}}
 {{template "internal/delete_jobs.sql" .}}
 {{template "internal/recent.sql" .}}
+{{template "internal/enqueue_jobs.sql" .}}
 {{template "internal/enqueue_checked.sql" .}}
 {{template "internal/role_may.sql" .}}
 {{template "internal/cron_parse.sql" .}}

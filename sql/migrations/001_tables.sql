@@ -92,6 +92,7 @@ create table {{.schema}}.queue (
     max_lost_leases     int         not null default 3,
     max_payload_bytes   int         not null default 1048576,
     max_depth           int,
+    linked              boolean     not null default false,
     keep                text        not null default 'outcome',
     notify              text        not null default 'wake',
     retention           interval    not null default '1 day',
@@ -104,11 +105,14 @@ create table {{.schema}}.queue (
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 create index queue_name_idx on {{.schema}}.queue (queue_name, version desc, row_id);
 create index queue_id_idx on {{.schema}}.queue (queue_id, version desc, row_id);
+create index queue_linked_idx on {{.schema}}.queue (queue_id) where linked;
 
 comment on table {{.schema}}.queue is 'Queues and their options; of several rows the newest version counts.';
 comment on column {{.schema}}.queue.version is 'Rises with every change of options.';
 comment on column {{.schema}}.queue.queue_id is '47 bits of a hash of the name, so nobody waits to learn it.';
-comment on column {{.schema}}.queue.max_depth is 'Most ready and scheduled jobs; null: no limit.';
+comment on column {{.schema}}.queue.max_depth is 'Most ready, waiting and scheduled jobs; null: no limit.';
+comment on column {{.schema}}.queue.linked is
+    'Some job of it was in a group or a batch, or others depend on it: its end is looked at by settle.';
 comment on column {{.schema}}.queue.notify is 'wake: the enqueue notifies sleepers; daemon: only oq_wake does.';
 comment on column {{.schema}}.queue.dropped_at is 'Hidden since then, until a job commits in it.';
 
@@ -135,12 +139,22 @@ create table {{.schema}}.job (
     payload     jsonb       not null,
     headers     jsonb,
     retry       jsonb,
-    tags        text[]
+    tags        text[],
+    group_key   text,
+    unique_key  text,
+    batch_id    bigint,
+    depends_on  bigint[],
+    on_parent_failure text
 ) partition by list (gen);
 comment on table {{.schema}}.job is 'One row a job: what its producer said. Written once.';
 comment on column {{.schema}}.job.max_retries is 'Null: as the queue says.';
 comment on column {{.schema}}.job.expires_at is 'Not leased after this time.';
 comment on column {{.schema}}.job.retry is 'Null: as the queue says.';
+comment on column {{.schema}}.job.group_key is 'Jobs of one key in a queue run in order, one at a time.';
+comment on column {{.schema}}.job.unique_key is 'The key that this job took.';
+comment on column {{.schema}}.job.batch_id is 'The batch of which it is a member.';
+comment on column {{.schema}}.job.depends_on is 'The jobs that must end first.';
+comment on column {{.schema}}.job.on_parent_failure is 'cancel or run; null where it depends on none.';
 
 create type {{.schema}}.outcome as enum ('completed', 'cancelled', 'expired');
 comment on type {{.schema}}.outcome is 'How a job ended for good.';
@@ -156,6 +170,7 @@ create table {{.schema}}.finished (
     token       bigint,
     outcome     {{.schema}}.outcome not null,
     kept        boolean     not null default true,
+    linked      boolean     not null default false,
     worker_id   text,
     error       text,
     result      jsonb
@@ -163,6 +178,7 @@ create table {{.schema}}.finished (
 comment on table {{.schema}}.finished is 'Completed, cancelled and expired jobs.';
 comment on column {{.schema}}.finished.token is 'The last lease where the job was cancelled while leased; negative: an earlier one.';
 comment on column {{.schema}}.finished.kept is 'False where the queue keeps nothing: no view shows the job.';
+comment on column {{.schema}}.finished.linked is 'As the queue was at the lease: the ack hands the job to settle.';
 
 create table {{.schema}}.attempt (
     gen         smallint    not null,
@@ -244,6 +260,27 @@ create table {{.schema}}.scheduled (
 create index scheduled_due_idx on {{.schema}}.scheduled (due_at);
 comment on table {{.schema}}.scheduled is 'Runs at a later time, retries with backoff included.';
 
+create table {{.schema}}.waiting (
+    job_id      bigint      not null,
+    lane        bigint      not null,
+    holder      text        not null,
+    group_id    bigint,
+    position    bigint      not null,
+    token       bigint      not null default 0,
+    attempt     int         not null default 0,
+    failed      smallint    not null default 0,
+    lost        smallint    not null default 0,
+    expires_at  timestamptz,
+    constraint waiting_pk primary key (job_id),
+    constraint waiting_holder_check check (holder in ('group', 'parent')),
+    constraint waiting_group_check check ((holder = 'group') = (group_id is not null))
+);
+create index waiting_group_idx on {{.schema}}.waiting (group_id, position) where group_id is not null;
+comment on table {{.schema}}.waiting is 'May not run yet: held by its group or by a parent.';
+comment on column {{.schema}}.waiting.holder is 'group: its turn has not come; parent: a job it depends on is open.';
+comment on column {{.schema}}.waiting.group_id is 'Of the line in which it stands; null where a parent holds it.';
+comment on column {{.schema}}.waiting.position is 'Its place in the line of its group.';
+
 create table {{.schema}}.leased (
     job_id      bigint      not null,
     token       bigint      not null,
@@ -255,6 +292,7 @@ create table {{.schema}}.leased (
     lost        smallint    not null,
     kept        boolean     not null default true,
     restricted  boolean     not null default false,
+    linked      boolean     not null default false,
     worker_id   text,
     job_expires_at timestamptz,
     progress    jsonb,
@@ -264,6 +302,7 @@ create index leased_expires_idx on {{.schema}}.leased (expires_at);
 comment on table {{.schema}}.leased is 'Held by a worker until expires_at.';
 comment on column {{.schema}}.leased.kept is 'As the queue''s option keep was at the lease: spares the ack a look at it.';
 comment on column {{.schema}}.leased.restricted is 'As the queue was at the lease: its ack checks the caller''s rights.';
+comment on column {{.schema}}.leased.linked is 'As the queue was at the lease: its end is looked at by settle.';
 comment on column {{.schema}}.leased.job_expires_at is 'The job''s time to live, for when it comes back.';
 comment on column {{.schema}}.leased.progress is 'What the worker said at its last heartbeat.';
 
@@ -341,7 +380,7 @@ comment on table {{.schema}}.instance is 'The cluster that this installation wor
 insert into {{.schema}}.instance (system_identifier)
 select system_identifier from pg_control_system();
 
-{{range $table := list "ready" "scheduled" "leased" "dead" "ttl" "mark" "epoch_open" "passed"}}
+{{range $table := list "ready" "scheduled" "waiting" "leased" "dead" "ttl" "mark" "epoch_open" "passed"}}
 alter table {{$.schema}}.{{$table}} set (autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = {{if has $table (list "mark" "epoch_open" "passed")}}500{{else}}10000{{end}}, autovacuum_vacuum_cost_delay = 0,
     autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000,
@@ -441,6 +480,28 @@ create table {{.schema}}.deputy (
 create index deputy_xid_idx on {{.schema}}.deputy (xid);
 comment on table {{.schema}}.deputy is 'Queues in which the running call produces by a stored role''s right.';
 comment on column {{.schema}}.deputy.xid is 'The transaction that wrote the row and deletes it: no other ever sees it.';
+-- A job that is being enqueued, as far as it is worked out: enqueue_jobs fills it in step by step.
+
+create type {{.schema}}.new_job as (
+    ord          int,
+    job_id       bigint,
+    queue_id     bigint,
+    lane         bigint,
+    run_at       timestamptz,
+    max_retries  int,
+    expires_at   timestamptz,
+    retry        jsonb,
+    tags         text[],
+    group_key    text,
+    unique_key   text,
+    unique_mode  text,
+    unique_for   interval,
+    debounce_max interval,
+    depends_on   bigint[],
+    on_parent_failure text,
+    batch_id     bigint
+);
+comment on type {{.schema}}.new_job is 'A job that is being enqueued.';
 
 -- Group roles belong to the cluster: made only where missing.
 do $$

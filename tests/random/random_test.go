@@ -839,5 +839,5 @@ func (r *run) rotate() {
 }
 
 func (r *run) compact() {
-	r.exec("select oq.rewrite($1)", pick(r, []string{"ready", "scheduled", "leased", "ttl", "mark", "epoch_open", "passed"}))
+	r.exec("select oq.rewrite($1)", pick(r, []string{"ready", "scheduled", "waiting", "leased", "ttl", "mark", "epoch_open", "passed"}))
 }

@@ -42,6 +42,13 @@ select throws_ok($$select oq_enqueue('small', to_jsonb(repeat('é', 50)))$$, 'OQ
 select throws_ok($$select oq_enqueue('small', to_jsonb(array_fill(1, '{40}')))$$, 'OQ001',
     'payload%120 bytes%',
     'an array of small numbers');
+-- Sixteen bytes each in binary, 131072 as text.
+select throws_ok(format('select oq_enqueue(''p'', (select jsonb_agg(jsonb ''1e131071'') from generate_series(1, %s)))', n),
+    'OQ001', 'payload%bytes long%', n || ' huge numbers')
+  from unnest(array[8, 100]) n;
+select ok(oq_enqueue('p', (select jsonb_agg(jsonb '1e131071') from generate_series(1, 7))) > 0, 'seven');
+select throws_ok('select oq_enqueue_bulk(''p'', array[''1'', (select jsonb_agg(jsonb ''1e131071'') from generate_series(1, 8))])',
+    'OQ001', 'payload%', 'in bulk');
 select throws_ok($$select oq_enqueue('q', null)$$, 'OQ001', 'payload%null%', 'payload null');
 
 -- Names.
@@ -121,7 +128,7 @@ select throws_ok(format('select oq_enqueue(''o'', options => %L)', o), 'OQ001', 
     ('{"expires_at": "-infinity"}', '%expires_at%-infinity%'),
     ('{"expires_at": "yesterdays"}', '%expires_at%yesterdays%'),
     ('{"expires_at": []}', '%expires_at%[]%'),
-    ('{"retry": "fixed"}', 'retry%fixed%'), ('{"retry": []}', 'retry%[]%'),
+    ('{"retry": "fixed"}', 'options.retry%fixed%'), ('{"retry": []}', 'options.retry%[]%'),
     ('{"retry": {"kind": "cubic"}}', '%kind%cubic%'),
     ('{"retry": {"kind": null}}', '%kind%null%'), ('{"retry": {"bas": "1 s"}}', '%bas%'),
     ('{"retry": {"base": "-1 s"}}', '%base%-1 s%'), ('{"retry": {"base": null}}', '%base%null%'),
@@ -156,13 +163,16 @@ select ok(oq_enqueue('h', headers => jsonb_build_object('h', repeat('x', 65527))
 -- What is not built yet is refused, whatever its value.
 select throws_ok('select oq_enqueue(''f'', ' || a || ')', '0A000', '%not supported yet%',
     'not yet: ' || a)
-  from unnest(array['unique_key => ''k''', 'unique_key => ''''', 'group_key => ''g''']) a;
+  from unnest(array['unique_key => ''k''', 'group_key => ''g''']) a;
 select throws_ok(format('select oq_enqueue(''f'', options => %L)', jsonb_build_object(k, v)),
     '0A000',
-    '%' || k || '%not supported yet%', 'not yet: ' || k)
+    '%not supported yet%', 'not yet: ' || k)
   from (values ('unique_mode', '"skip"'::jsonb), ('unique_for', '"1 h"'), ('debounce_max', '"1 h"'),
       ('depends_on', '[1]'),
     ('on_parent_failure', '"run"'), ('batch_id', '1')) o(k, v);
+select throws_ok(format('select oq_enqueue(''f'', %I => %L)', a, v), 'OQ001', a || '%' || left(v, 9) || '%',
+    a || ' of ' || length(v) || ' characters')
+  from unnest(array['unique_key', 'group_key']) a, unnest(array['', repeat('x', 1001)]) v;
 select is_empty($$select from oq_queues where queue_name in ('f')$$,
     'a refused enqueue makes no queue');
 

@@ -46,7 +46,7 @@ select throws_ok(format('select * from oq_enqueue_many(%L)', j), 'OQ001', m,
     ('[[]]', 'jobs[0]%[]%'),
     ('[{}]', 'jobs[0].queue_name%null%'), ('[{"queue_name": "x"}, {"queue_name": null}]',
     'jobs[1].queue_name%null%'),
-    ('[{"queue_name": "x"}, {"queue_name": "y z"}]', '%queue_name%y z%'),
+    ('[{"queue_name": "x"}, {"queue_name": "y z"}]', 'jobs[1].queue_name%y z%'),
     ('[{"queue_name": ""}]', '%queue_name%'),
     ('[{"queue_name": "x"}, {"queue_name": "x", "prioritee": 1}]', 'jobs[1]%prioritee%'),
     ('[{"queue_name": "x", "prioritee": null}]', 'jobs[0]%prioritee%'),
@@ -67,14 +67,20 @@ select throws_ok(format('select * from oq_enqueue_many(%L)', j), 'OQ001', m,
     ('[{"queue_name": "x", "run_at": " infinity "}]', 'jobs[0].run_at%infinity%'),
     ('[{"queue_name": "x"}, {"queue_name": "x", "run_at": "soon"}]', 'jobs[1].run_at%soon%'),
     ('[{"queue_name": "x", "run_at": "9999999-01-01"}]', 'jobs[0].run_at%9999999%'),
-    ('[{"queue_name": "x", "options": {"dealy": 1}}]', '%dealy%'),
+    ('[{"queue_name": "x", "options": {"dealy": 1}}]', 'jobs[0].options%dealy%'),
     ('[{"queue_name": "x", "options": {"dealy": null}}]', '%dealy%'),
-    ('[{"queue_name": "x"}, {"queue_name": "x", "ttl": "0"}]', '%ttl%0%'),
+    ('[{"queue_name": "x"}, {"queue_name": "x", "ttl": "0"}]', 'jobs[1].ttl%0%'),
     ('[{"queue_name": "x", "delay": "soon"}]', '%delay%soon%'),
     ('[{"queue_name": "x", "delay": "1 hour", "run_at": "2030-01-01"}]', '%delay%1 hour%'),
     ('[{"queue_name": "x", "expires_at": "infinity"}]', '%expires_at%infinity%'),
-    ('[{"queue_name": "x", "tags": "t"}]', '%tags%t%'), ('[{"queue_name": "x", "retry": 1}]',
-    'retry%1%')) v(j, m);
+    ('[{"queue_name": "x", "tags": "t"}]', '%tags%t%'), ('[{"queue_name": "x"}, {"queue_name": "x", "retry": 1}]',
+    'jobs[1].retry must not be 1'),
+    ('[{"queue_name": "x"}, {"queue_name": "x", "options": {"retry": {"factor": 0}}}]',
+    'jobs[1].options.retry.factor%0%'), ('[{"queue_name": "x", "group_key": ""}]', 'jobs[0].group_key%'),
+    ('[{"queue_name": "x", "group_key": 1}]', 'jobs[0].group_key%1%'),
+    ('[{"queue_name": "x", "batch_id": "b"}]', 'jobs[0].batch_id%b%'),
+    ('[{"queue_name": "x", "depends_on": 1}]', 'jobs[0].depends_on%1%'),
+    ('[{"queue_name": "x", "options": {"unique_mode": "skipp"}}]', 'jobs[0].options.unique_mode%skipp%')) v(j, m);
 select throws_ok($$select * from oq_enqueue_many((select jsonb_agg('{"queue_name": "x"}'::jsonb)
     from generate_series(1, 100001)))$$,
     'OQ001', 'jobs%100001%', '100001 elements');
@@ -83,7 +89,7 @@ select throws_ok($$select * from oq_enqueue_many((select jsonb_agg(jsonb_build_o
     from generate_series(1, 1001) i))$$, 'OQ001', 'jobs%1001%', '1001 queues');
 select throws_ok($$select * from oq_enqueue_many(jsonb_build_array('{"queue_name": "x"}'::jsonb,
     jsonb_build_object('queue_name', 'x', 'payload', repeat('x', 1048575))))$$, 'OQ001',
-    '%payload%1048577 bytes%', 'a payload over 1 MB');
+    'jobs[1].payload%1048577 bytes%', 'a payload over 1 MB');
 select is((select count(*) from oq_enqueue_many(jsonb_build_array(jsonb_build_object('queue_name',
     'x', 'payload', repeat('x', 1048574))))),
     1::bigint, 'a payload of 1 MB');

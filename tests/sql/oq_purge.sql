@@ -61,7 +61,7 @@ select is(oq_purge('other', s, '1 day'), 1::bigint, 'a ' || s || ' one older tha
 select refuses_bad_names('select oq_purge(%L, ''dead'')');
 select throws_ok('select oq_purge(''other'', ' || a || ')', 'OQ001', m, a)
   from (values ('null', 'state%null%'), ('''''', 'state%'), ('''leased''', 'state%leased%'),
-      ('''waiting''', 'state%waiting%'), ('''Dead''', 'state%Dead%'),
+      ('''Waiting''', 'state%Waiting%'), ('''Dead''', 'state%Dead%'),
     ('''dead'', null', 'older_than%null%'), ('''dead'', ''-1 s''', 'older_than%-00:00:01%'),
     ('''dead'', ''102 years''', 'older_than%102%'),
     ('''dead'', ''0'', 0', 'max_jobs%0%'), ('''dead'', ''0'', -5', 'max_jobs%-5%'),

@@ -122,7 +122,7 @@ select throws_ok(format('select oq_schedule(''s'', ''@daily'', ''q'', options =>
     ('{"group_key": {}}', 'options.group_key%{}%'), ('{"headers": "x"}', 'options.headers%x%'),
     ('{"headers": {"x": "' || repeat('h', 65500) || '"}}', 'headers%hhh%'),
     ('{"options": 1}', 'options.options%1%'), ('{"options": {"unknown": 1}}', 'options%unknown%'),
-    ('{"options": {"missed": "one"}}', 'options%missed%'), ('{"ttl": "x"}', 'options.ttl%x%'), ('{"retry": 1}', 'retry%1%'),
+    ('{"options": {"missed": "one"}}', 'options%missed%'), ('{"ttl": "x"}', 'options.ttl%x%'), ('{"retry": 1}', 'options.retry%1%'),
     ('{"run_at": "2030-01-01"}', 'options%run_at%'), ('{"payload": 1}', 'options%payload%')) v(o, m);
 select results_eq('select schedule_name, cron, job_options from oq_schedules',
     $$values ('s'::text, '@daily'::text, '{"options": {"tags": ["x"]}}'::jsonb)$$, 'as it was');

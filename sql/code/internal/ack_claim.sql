@@ -5,4 +5,4 @@ follow the row to its new version. .ids and .tokens are the arguments. */ -}}
            and case when (l.job_id, l.token) in (
                  select u.job_id, u.token from unnest({{.ids}}, {{.tokens}}) u(job_id, token))
              then true end
-        returning l.job_id, l.token, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id, l.kept, l.restricted
+        returning l.job_id, l.token, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id, l.kept, l.restricted, l.linked

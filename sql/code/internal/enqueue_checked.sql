@@ -1,5 +1,6 @@
--- The whole of oq_enqueue: checks everything, creates what is missing, knows every option.
--- Calls: open_queue, job_options, check_payload, check_depth, demand, enter, wake_sleepers.
+-- The whole of oq_enqueue: checks everything, creates what is missing. Keys, groups, parents and batches go
+-- on to enqueue_jobs.
+-- Calls: open_queue, enqueue_jobs, job_options, check_payload, check_depth, demand, enter, wake_sleepers.
 -- Locks: epoch shared (memory). Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.schema}}.enqueue_checked(
     queue_name  text,
@@ -48,10 +49,7 @@ begin
     if priority is null or priority not between -32768 and 32767 then
         perform {{.schema}}.fail('priority', priority::text, 'between -32768 and 32767');
     end if;
-    -- Binary size times eight bounds the text of anything but a few odd numbers.
-    if payload is null or pg_column_size(payload) > v_max_bytes / 8
-        or pg_column_compression(payload) is not null
-    then
+    if payload is null or octet_length(payload::text) > v_max_bytes then
         perform {{.schema}}.check_payload(payload, v_max_bytes);
     end if;
     if max_retries is not null and max_retries not between 0 and 32767 then
@@ -62,11 +60,23 @@ begin
     then
         perform {{.schema}}.fail('headers', headers::text, 'a JSON object of at most 65536 bytes');
     end if;
-    if unique_key is not null then
-        raise exception 'unique_key is not supported yet' using errcode = '0A000';
+    if length(unique_key) not between 1 and 1000 then
+        perform {{.schema}}.fail('unique_key', unique_key, '1 to 1000 characters');
     end if;
-    if group_key is not null then
-        raise exception 'group_key is not supported yet' using errcode = '0A000';
+    if length(group_key) not between 1 and 1000 then
+        perform {{.schema}}.fail('group_key', group_key, '1 to 1000 characters');
+    end if;
+    if run_at = 'infinity' then
+        perform {{.schema}}.fail('run_at', 'infinity', 'a finite timestamp');
+    end if;
+    if unique_key is not null or group_key is not null
+        or options ?| '{unique_mode,unique_for,debounce_max,depends_on,on_parent_failure,batch_id}'
+    then
+        return (
+            select e.job_id
+              from {{.schema}}.enqueue_jobs(jsonb_build_array(jsonb_build_object('queue_name', queue_name,
+                'payload', payload, 'priority', priority, 'run_at', run_at, 'max_retries', max_retries,
+                'unique_key', unique_key, 'group_key', group_key, 'headers', headers, 'options', options)), true) e);
     end if;
     if v_max_depth is not null then
         perform {{.schema}}.check_depth(v_queue_id, enqueue_checked.queue_name, v_max_depth, 1);
@@ -75,7 +85,7 @@ begin
     perform {{.schema}}.enter();
     v_now := clock_timestamp();
     if options is not null then
-        v_options := {{.schema}}.job_options(options, v_now);
+        v_options := {{.schema}}.job_options(options, v_now, 'options.');
         if v_options.run_at is not null and v_run_at is not null then
             perform {{.schema}}.fail('options.delay', options ->> 'delay', 'either run_at or delay, not both');
         end if;
@@ -100,9 +110,6 @@ begin
         insert into {{.schema}}.ttl (expires_at, job_id) values (greatest(v_expires_at, v_now), v_job_id);
     end if;
     if v_run_at > v_now then
-        if v_run_at = 'infinity' then
-            perform {{.schema}}.fail('run_at', 'infinity', 'a finite timestamp');
-        end if;
         insert into {{.schema}}.scheduled (due_at, job_id, lane, expires_at)
         values (v_run_at, v_job_id, v_lane, v_expires_at);
         return v_job_id;

@@ -14,23 +14,23 @@ partitions saves opening all of them at each call. */ -}}
             returning r.job_id, r.position, r.token, r.attempt, r.failed, r.lost, r.expires_at
         ), taken as (
             insert into leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost, kept,
-                restricted, worker_id, job_expires_at)
+                restricted, linked, worker_id, job_expires_at)
             select c.job_id, greatest(v_token, c.token + 1), v_lane, v_now + v_seconds * interval '1 second',
-                v_now, c.attempt + 1, c.failed, c.lost, v_kept, v_restricted, $2, c.expires_at
+                v_now, c.attempt + 1, c.failed, c.lost, v_kept, v_restricted, v_linked, $2, c.expires_at
               from claimed c
         )
         select c.job_id, greatest(v_token, c.token + 1), $1, j.payload, j.headers,
             (32767 - (v_lane & 65535))::int, c.attempt + 1, coalesce(j.max_retries, v_max_retries),
-            null::text, j.created_at, v_now + v_seconds * interval '1 second'
+            j.group_key, j.created_at, v_now + v_seconds * interval '1 second'
           from claimed c
          cross join lateral (
-            select a.payload, a.headers, a.max_retries, a.created_at
+            select a.payload, a.headers, a.max_retries, a.group_key, a.created_at
               from job_{{.gen}} a where a.job_id = c.job_id
             union all
-            select a.payload, a.headers, a.max_retries, a.created_at
+            select a.payload, a.headers, a.max_retries, a.group_key, a.created_at
               from job_{{mod (add .gen 2) 3}} a where a.job_id = c.job_id
             union all
-            select a.payload, a.headers, a.max_retries, a.created_at
+            select a.payload, a.headers, a.max_retries, a.group_key, a.created_at
               from job_{{mod (add .gen 1) 3}} a where a.job_id = c.job_id
             limit 1) j
          order by c.position;

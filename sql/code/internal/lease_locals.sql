@@ -3,6 +3,7 @@
     v_restricted  boolean;
     v_paused      boolean;
     v_kept        boolean;
+    v_linked      boolean;
     v_max_retries int;
     v_seconds     int;
     v_plain       boolean;

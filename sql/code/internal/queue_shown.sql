@@ -14,5 +14,8 @@ select q.*
          where l.lane between q.queue_id << 16 and (q.queue_id << 16) + 65535)
     or exists (
         select from {{.schema}}.scheduled s
-         where s.lane between q.queue_id << 16 and (q.queue_id << 16) + 65535);
+         where s.lane between q.queue_id << 16 and (q.queue_id << 16) + 65535)
+    or exists (
+        select from {{.schema}}.waiting w
+         where w.lane between q.queue_id << 16 and (q.queue_id << 16) + 65535);
 comment on view {{.schema}}.queue_shown is 'The queues that exist for their users.';

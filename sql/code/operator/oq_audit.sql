@@ -16,7 +16,7 @@ as $$
 declare
     v_epoch bigint := pg_sequence_last_value('epoch_low'::regclass);
 begin
-    lock table job, ready, scheduled, leased, dead, finished, attempt, ttl, mark, epoch_open,
+    lock table job, ready, scheduled, waiting, leased, dead, finished, attempt, ttl, mark, epoch_open,
         passed, queue, schedule in access share mode;
 
     return query
@@ -27,6 +27,7 @@ begin
           from (
             select r.job_id from ready r
             union all select s.job_id from scheduled s
+            union all select w.job_id from waiting w
             union all select l.job_id from leased l
             union all select d.job_id from dead d
             union all select f.job_id from finished f) p
@@ -42,6 +43,7 @@ begin
           from (
             select r.job_id from ready r
             union all select s.job_id from scheduled s
+            union all select w.job_id from waiting w
             union all select l.job_id from leased l
             union all select d.job_id from dead d) p
          where not exists (select from job j where j.job_id = p.job_id)) v;
@@ -54,6 +56,7 @@ begin
           from job j
          where not exists (select from ready p where p.job_id = j.job_id)
            and not exists (select from scheduled p where p.job_id = j.job_id)
+           and not exists (select from waiting p where p.job_id = j.job_id)
            and not exists (select from leased p where p.job_id = j.job_id)
            and not exists (select from dead p where p.job_id = j.job_id)
            and not exists (select from finished p where p.job_id = j.job_id)) v;
@@ -71,6 +74,7 @@ begin
           from (
             select r.job_id, r.lane from ready r
             union all select s.job_id, s.lane from scheduled s
+            union all select w.job_id, w.lane from waiting w
             union all select l.job_id, l.lane from leased l
             union all select d.job_id, null from dead d) p
           join job j on j.job_id = p.job_id
@@ -84,6 +88,7 @@ begin
           from (
             select r.lane from ready r
             union all select s.lane from scheduled s
+            union all select w.lane from waiting w
             union all select l.lane from leased l) p
          where not exists (select from mark m where m.lane = p.lane)) v;
 
@@ -98,6 +103,7 @@ begin
             union select d.queue_id from dead d
             union select r.lane >> 16 from ready r
             union select s.lane >> 16 from scheduled s
+            union select w.lane >> 16 from waiting w
             union select l.lane >> 16 from leased l) p
          where not exists (select from queue q where q.queue_id = p.queue_id)) v;
 
@@ -155,6 +161,7 @@ begin
           from (
             select r.job_id, r.token from ready r where r.attempt > 0
             union all select s.job_id, s.token from scheduled s where s.attempt > 0
+            union all select w.job_id, w.token from waiting w where w.attempt > 0
             union all select d.job_id, d.token from dead d) p
           join attempt a on a.job_id = p.job_id
          where a.token > p.token) v;
@@ -167,6 +174,7 @@ begin
           from (
             select r.job_id, r.attempt from ready r
             union all select s.job_id, s.attempt from scheduled s
+            union all select w.job_id, w.attempt from waiting w
             union all select l.job_id, l.attempt - 1 from leased l
             union all select d.job_id, d.attempt from dead d
             union all
@@ -184,7 +192,8 @@ begin
         select p.job_id
           from (
             select r.job_id, r.expires_at from ready r
-            union all select s.job_id, s.expires_at from scheduled s) p
+            union all select s.job_id, s.expires_at from scheduled s
+            union all select w.job_id, w.expires_at from waiting w) p
          where p.expires_at is not null
            and not exists (select from ttl t where t.job_id = p.job_id)) v;
 

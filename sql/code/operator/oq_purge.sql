@@ -1,8 +1,8 @@
 -- Deletes jobs of one state for good, ids ascending. Finished jobs go by themselves after the
 -- retention, as whole generations: this is for what must go earlier, row by row.
--- Calls: check_queue_name, demand, delete_jobs.
+-- Calls: check_queue_name, demand, settle, delete_jobs.
 -- Locks: rows of the state's table by job id (skip locked), job rows.
--- Index: ready_pk, dead_queue_idx, job_N_pk; scheduled and finished are scanned.
+-- Index: ready_pk, dead_queue_idx, job_N_pk; scheduled, waiting and finished are scanned.
 create or replace function {{.api_schema}}.oq_purge(
     queue_name text,
     state      text,
@@ -26,9 +26,9 @@ declare
 begin
     perform check_queue_name(oq_purge.queue_name);
     if state is null
-        or state not in ('ready', 'scheduled', 'dead', 'completed', 'cancelled', 'expired')
+        or state not in ('ready', 'scheduled', 'waiting', 'dead', 'completed', 'cancelled', 'expired')
     then
-        perform fail('state', state, 'ready, scheduled, dead, completed, cancelled or expired');
+        perform fail('state', state, 'ready, scheduled, waiting, dead, completed, cancelled or expired');
     end if;
     if older_than is null or older_than < interval '0' or older_than > interval '36600 days' then
         perform fail('older_than', older_than::text, 'an interval between 0 and 100 years');
@@ -39,7 +39,7 @@ begin
     -- 0 is all, whatever the clock says.
     v_until := case when older_than = interval '0' then timestamptz 'infinity'
         else clock_timestamp() - older_than end;
-    select q.queue_id, q.restricted, q.created_at into v_queue
+    select q.queue_id, q.restricted, q.created_at, q.linked into v_queue
       from queue q
      where q.queue_name = oq_purge.queue_name
      order by q.version desc, q.row_id
@@ -84,6 +84,22 @@ begin
             returning s.job_id
         )
         select array_agg(g.job_id order by g.job_id) into v_ids from gone g;
+    when 'waiting' then
+        with doomed as materialized (
+            select w.ctid, w.job_id
+              from waiting w
+              join job j on j.job_id = w.job_id
+             where w.lane between v_queue.queue_id << 16 and (v_queue.queue_id << 16) + 65535
+               and j.created_at <= v_until
+             order by w.job_id
+             limit v_limit
+               for update of w skip locked
+        ), gone as (
+            delete from waiting w
+             where w.ctid = any (array(select d.ctid from doomed d))
+            returning w.job_id
+        )
+        select array_agg(g.job_id order by g.job_id) into v_ids from gone g;
     when 'dead' then
         with doomed as materialized (
             select d.ctid, d.job_id
@@ -115,12 +131,15 @@ begin
         )
         select array_agg(g.job_id order by g.job_id) into v_ids from gone g;
     end case;
+    if v_queue.linked and v_ids is not null and state in ('ready', 'scheduled', 'waiting') then
+        perform settle(v_ids);
+    end if;
     perform delete_jobs(v_ids);
     return coalesce(cardinality(v_ids), 0);
 end
 $$;
 comment on function {{.api_schema}}.oq_purge(text, text, interval, int) is
 'Deletes jobs of one state for good, oldest first; returns how many.
-state: ready, scheduled, dead, completed, cancelled or expired. older_than: since they were enqueued
-(ready, scheduled), died or ended. max_jobs: 1 to 10000; null: as many as 100000, so call it until
+state: ready, scheduled, waiting, dead, completed, cancelled or expired. older_than: since they were enqueued
+(ready, scheduled, waiting), died or ended. max_jobs: 1 to 10000; null: as many as 100000, so call it until
 it returns 0. Jobs that somebody is touching are left. An unknown queue is 0. Errors: OQ001.';

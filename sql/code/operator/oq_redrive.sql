@@ -1,7 +1,7 @@
 -- Dead or cancelled jobs back to ready, set-based, ids ascending. Failures and lost leases begin
 -- again at 0; attempts go on counting and the token is kept. A cancelled job's rows move to the
 -- current generation: theirs may be on its way to TRUNCATE.
--- Calls: check_queue_name, check_patch, check_payload, demand, enter, open_lane, wake_sleepers.
+-- Calls: check_queue_name, check_patch, check_payload, demand, enter, open_lane, place_jobs, wake_sleepers.
 -- Locks: dead or finished rows with their job rows by job id (skip locked), epoch shared (memory).
 -- Index: dead_queue_idx, dead_pk, finished_N_pk, job_N_pk; finished is scanned without job_ids.
 create or replace function {{.api_schema}}.oq_redrive(
@@ -39,6 +39,7 @@ declare
     v_ids     bigint[];
     v_lane    bigint;
     v_due     timestamptz;
+    v_jobs    ready[];
 begin
     perform check_queue_name(oq_redrive.queue_name);
     if filter is null or jsonb_typeof(filter) <> 'object' then
@@ -99,7 +100,7 @@ begin
     if dry_run is null then
         perform fail('dry_run', null, 'true or false');
     end if;
-    select q.queue_id, q.restricted, q.max_payload_bytes, q.created_at into v_queue
+    select q.queue_id, q.restricted, q.max_payload_bytes, q.created_at, q.linked into v_queue
       from queue q
      where q.queue_name = oq_redrive.queue_name
      order by q.version desc, q.row_id
@@ -187,9 +188,11 @@ begin
             returning j.*
         )
         insert into job (gen, priority, max_retries, job_id, queue_id, created_at, run_at,
-            expires_at, payload, headers, retry, tags)
+            expires_at, payload, headers, retry, tags, group_key, unique_key, batch_id, depends_on,
+            on_parent_failure)
         select v_gen, g.priority, g.max_retries, g.job_id, g.queue_id, g.created_at, g.run_at,
-            g.expires_at, g.payload, g.headers, g.retry, g.tags
+            g.expires_at, g.payload, g.headers, g.retry, g.tags, g.group_key, g.unique_key, g.batch_id,
+            g.depends_on, g.on_parent_failure
           from gone g;
         with gone as (
             delete from attempt a where a.job_id = any (v_ids) and a.gen <> v_gen
@@ -258,10 +261,18 @@ begin
         select b.due_at, b.job_id, b.lane, b.token, b.attempt, b.expires_at
           from back b
          where b.due_at > v_now
+    ), plain as (
+        insert into ready (lane, position, job_id, token, attempt, expires_at)
+        select b.lane, nextval('position'), b.job_id, b.token, b.attempt, b.expires_at
+          from (select * from back where due_at <= v_now and not v_queue.linked order by job_id) b
     )
-    insert into ready (lane, position, job_id, token, attempt, expires_at)
-    select b.lane, nextval('position'), b.job_id, b.token, b.attempt, b.expires_at
-      from (select * from back where due_at <= v_now order by job_id) b;
+    select array_agg(row(b.lane, 0, b.job_id, b.token, b.attempt, 0, 0, b.expires_at)::ready order by b.job_id)
+      into v_jobs
+      from back b
+     where b.due_at <= v_now and v_queue.linked;
+    if v_jobs is not null then
+        perform place_jobs(v_jobs);
+    end if;
     perform wake_sleepers(v_queue.queue_id);
     return query select u.job_id from unnest(v_ids) u(job_id);
 end

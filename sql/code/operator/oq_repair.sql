@@ -2,7 +2,7 @@
 -- compaction, a table restored by hand. Nothing of it happens in normal running, as oq_audit shows.
 -- The tables are locked against TRUNCATE before the snapshots are taken: rows that are being copied
 -- back are no violation. Young jobs are left to the transactions that may be moving them.
--- Calls: enter, open_lane. Locks: repair (advisory), access share on the tables. Index: all
+-- Calls: enter, open_lane, place_jobs. Locks: repair (advisory), access share on the tables. Index: all
 -- scanned.
 create or replace function {{.api_schema}}.oq_repair(max_rows int default 1000)
 returns table (repair text, done bigint)
@@ -19,6 +19,7 @@ declare
     v_epoch bigint := pg_sequence_last_value('epoch_low'::regclass);
     v_lo   bigint;
     v_lane bigint;
+    v_jobs ready[];
 begin
     if max_rows is null or max_rows not between 1 and 100000 then
         perform fail('max_rows', max_rows::text, 'between 1 and 100000');
@@ -27,7 +28,7 @@ begin
         raise exception 'oq_repair needs a READ COMMITTED transaction' using errcode = '25001';
     end if;
     perform pg_advisory_xact_lock(hashtext('{{.schema}}:repair'), 0);
-    lock table job, ready, scheduled, leased, dead, finished, attempt, mark in access share mode;
+    lock table job, ready, scheduled, waiting, leased, dead, finished, attempt, mark in access share mode;
     perform enter();
 
     repair := 'job_without_place';
@@ -39,6 +40,7 @@ begin
          where j.job_id <= v_lo
            and not exists (select from ready p where p.job_id = j.job_id)
            and not exists (select from scheduled p where p.job_id = j.job_id)
+           and not exists (select from waiting p where p.job_id = j.job_id)
            and not exists (select from leased p where p.job_id = j.job_id)
            and not exists (select from dead p where p.job_id = j.job_id)
            and not exists (select from finished p where p.job_id = j.job_id)
@@ -48,9 +50,8 @@ begin
         insert into ttl (expires_at, job_id)
         select greatest(o.expires_at, clock_timestamp()), o.job_id from lone o where o.expires_at is not null
     )
-    insert into ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
-    select o.lane, nextval('position'), o.job_id, coalesce(a.token, 0), a.attempt, a.failed, a.lost,
-        o.expires_at
+    select array_agg(row(o.lane, 0, o.job_id, coalesce(a.token, 0), a.attempt, a.failed, a.lost,
+        o.expires_at)::ready order by o.job_id) into v_jobs
       from lone o
      cross join lateral (
         select max(a.token) as token, count(*)::int as attempt,
@@ -58,7 +59,10 @@ begin
             count(*) filter (where a.outcome = 'lost') as lost
           from attempt a
          where a.job_id = o.job_id) a;
-    get diagnostics done = row_count;
+    done := coalesce(cardinality(v_jobs), 0);
+    if done > 0 then
+        perform place_jobs(v_jobs);
+    end if;
     return next;
 
     repair := 'lane_without_mark';
@@ -68,6 +72,7 @@ begin
           from (
             select r.lane from ready r
             union all select s.lane from scheduled s
+            union all select w.lane from waiting w
             union all select l.lane from leased l) p
          where not exists (select from mark m where m.lane = p.lane)
          order by p.lane

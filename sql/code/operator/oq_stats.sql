@@ -39,6 +39,9 @@ begin
     ), s as materialized (
         select x.lane >> 16 as queue_id, count(*) as jobs from scheduled x
          where x.lane between v_first and v_last group by 1
+    ), w as materialized (
+        select x.lane >> 16 as queue_id, count(*) as jobs from waiting x
+         where x.lane between v_first and v_last group by 1
     ), l as materialized (
         select x.lane >> 16 as queue_id, count(*) as jobs from leased x
          where x.lane between v_first and v_last group by 1
@@ -71,13 +74,14 @@ begin
     ), a as (
         select x.queue_id, sum(x.per_second) as rate from recent('finished') x group by 1
     )
-    select q.queue_name, q.paused, coalesce(r.jobs, 0), coalesce(s.jobs, 0), 0::bigint,
+    select q.queue_name, q.paused, coalesce(r.jobs, 0), coalesce(s.jobs, 0), coalesce(w.jobs, 0),
         coalesce(l.jobs, 0), coalesce(d.jobs, 0), coalesce(c.jobs, 0),
         round(greatest(coalesce(extract(epoch from v_now - o.since), 0), 0), 3),
         round(coalesce(e.rate, 0), 1), round(coalesce(a.rate, 0), 1)
       from q
       left join r using (queue_id)
       left join s using (queue_id)
+      left join w using (queue_id)
       left join l using (queue_id)
       left join d using (queue_id)
       left join c using (queue_id)

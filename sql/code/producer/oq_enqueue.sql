@@ -25,11 +25,8 @@ declare
     v_epoch    bigint;
     v_job_id   bigint;
 begin
-    -- Binary size times eight bounds the text of anything but a few odd numbers; what comes out of a table
-    -- compressed tells nothing.
     select q.queue_id, (q.queue_id << 16) + 32767,
-        oq_enqueue.priority = 0 and pg_column_size(oq_enqueue.payload) <= q.max_payload_bytes / 8
-            and pg_column_compression(oq_enqueue.payload) is null
+        oq_enqueue.priority = 0 and octet_length(oq_enqueue.payload::text) <= q.max_payload_bytes
             and oq_enqueue.run_at is null and oq_enqueue.max_retries is null
             and oq_enqueue.unique_key is null and oq_enqueue.group_key is null
             and oq_enqueue.headers is null and oq_enqueue.options is null

@@ -57,8 +57,7 @@ begin
     end if;
     perform check_payload(p.payload, v_max_bytes)
        from unnest(payloads) p(payload)
-      where p.payload is null or pg_column_size(p.payload) > v_max_bytes / 8
-         or pg_column_compression(p.payload) is not null;
+      where p.payload is null or octet_length(p.payload::text) > v_max_bytes;
     if v_max_depth is not null then
         perform check_depth(v_queue_id, oq_enqueue_bulk.queue_name, v_max_depth, cardinality(payloads));
     end if;

@@ -1,5 +1,5 @@
 -- A failed attempt: the job comes back after its backoff, or goes to dead.
--- Calls: backoff, demand, enter, lost_lease.
+-- Calls: backoff, demand, enter, lost_lease, put_back, settle.
 -- Locks: the leased row, epoch shared (memory). Index: leased_pk, job_N_pk, queue_id_idx.
 create or replace function {{.api_schema}}.oq_nack(
     job_id      bigint,
@@ -62,6 +62,9 @@ begin
         values (v_lease.job_id, v_queue.queue_id, v_now, v_lease.token, v_lease.attempt, v_lease.failed,
             v_lease.lost, case when oq_nack.retry then 'retries_exhausted' else 'no_retry' end,
             v_lease.worker_id, v_error);
+        if v_lease.linked then
+            perform settle(array[v_lease.job_id]);
+        end if;
         return 'dead';
     end if;
     v_delay := coalesce(oq_nack.retry_after, backoff(coalesce(v_job.retry, v_queue.retry), v_failed));

@@ -14,38 +14,48 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-{{template "internal/lease_locals.sql" .}}
+{{template "internal/lease_locals.sql" .}}    v_done        bigint[];
+
 begin
     if array_dims(acked_job_ids) = '[1:1]' and array_dims(acked_tokens) = '[1:1]' then
         -- The turn of a worker that takes one job at a time.
         with ended as (
             delete from leased l
              where l.job_id = oq_next.acked_job_ids[1] and l.token = oq_next.acked_tokens[1]
-            returning l.job_id, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id, l.kept, l.restricted
+            returning l.job_id, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id, l.kept, l.restricted, l.linked
         )
         insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
-            worker_id)
+            linked, worker_id)
         select pg_sequence_last_value('generation'::regclass)::smallint, e.job_id, e.lane >> 16, e.attempt,
-            e.lost, clock_timestamp(), e.leased_at, 'completed', e.kept, e.worker_id
+            e.lost, clock_timestamp(), e.leased_at, 'completed', e.kept, e.linked, e.worker_id
           from ended e
-         where case when e.restricted then demand_lease(e.lane >> 16) else true end;
-        get diagnostics v_count = row_count;
-        if v_count = 0 then
-            perform lost_lease(null, false);
+         where case when e.restricted then demand_lease(e.lane >> 16) else true end
+        returning finished.linked into v_linked;
+        if v_linked is not false then
+            if v_linked is null then
+                perform lost_lease(null, false);
+            else
+                perform settle(acked_job_ids);
+            end if;
         end if;
     elsif acked_job_ids is not null or acked_tokens is not null then
         perform check_leases(acked_job_ids, acked_tokens, null);
         v_gen := pg_sequence_last_value('generation'::regclass);
         v_now := clock_timestamp();
         with ended as (
-{{template "internal/ack_claim.sql" dict "ids" "oq_next.acked_job_ids" "tokens" "oq_next.acked_tokens"}}        )
-        insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
-            worker_id)
-        select v_gen, e.job_id, e.lane >> 16, e.attempt,
-            e.lost, v_now, e.leased_at, 'completed', e.kept, e.worker_id
-          from ended e
-         where case when e.restricted then demand_lease(e.lane >> 16) else true end;
-        get diagnostics v_count = row_count;
+{{template "internal/ack_claim.sql" dict "ids" "oq_next.acked_job_ids" "tokens" "oq_next.acked_tokens"}}        ), done as (
+            insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
+                linked, worker_id)
+            select v_gen, e.job_id, e.lane >> 16, e.attempt,
+                e.lost, v_now, e.leased_at, 'completed', e.kept, e.linked, e.worker_id
+              from ended e
+             where case when e.restricted then demand_lease(e.lane >> 16) else true end
+            returning finished.job_id, finished.linked
+        )
+        select count(*), array_agg(d.job_id) filter (where d.linked) into v_count, v_done from done d;
+        if v_done is not null then
+            perform settle(v_done);
+        end if;
         if v_count < cardinality(acked_job_ids)
             and v_count < (select count(distinct u) from unnest(oq_next.acked_job_ids) u)
         then

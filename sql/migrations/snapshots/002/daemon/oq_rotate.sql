@@ -31,6 +31,14 @@ begin
         return 0;
     end if;
 
+    -- A queue that was linked by an open enqueue while its options changed: the row of the options counts.
+    update queue d
+       set linked = true
+     where d.ctid = any (array(
+        select q.ctid
+          from queue q
+         where not q.linked and exists (select from queue p where p.queue_id = q.queue_id and p.linked)
+           for update skip locked));
     -- Rows that count for nothing: equal first uses of a queue, marks that others stand above.
     delete from queue d
      where d.ctid = any (array(
@@ -138,9 +146,9 @@ begin
             returning f.*
         ), ends_moved as (
             insert into finished (gen, lost, attempt, job_id, queue_id, finished_at, leased_at, token, outcome,
-                kept, worker_id, error, result)
+                kept, linked, worker_id, error, result)
             select v_gen, e.lost, e.attempt, e.job_id, e.queue_id, e.finished_at, e.leased_at, e.token,
-                e.outcome, e.kept, e.worker_id, e.error, e.result
+                e.outcome, e.kept, e.linked, e.worker_id, e.error, e.result
               from ends e
         ), rows as (
             delete from job j
@@ -149,9 +157,10 @@ begin
             returning j.*
         )
         insert into job (gen, priority, max_retries, job_id, queue_id, created_at, run_at, expires_at, payload,
-            headers, retry, tags)
+            headers, retry, tags, group_key, unique_key, batch_id, depends_on, on_parent_failure)
         select v_gen, r.priority, r.max_retries, r.job_id, r.queue_id, r.created_at, r.run_at, r.expires_at,
-            r.payload, r.headers, r.retry, r.tags
+            r.payload, r.headers, r.retry, r.tags, r.group_key, r.unique_key, r.batch_id, r.depends_on,
+            r.on_parent_failure
           from rows r;
         get diagnostics v_step = row_count;
         v_count := v_count + v_step;
@@ -181,9 +190,9 @@ begin
                 returning f.*
             )
             insert into finished (gen, lost, attempt, job_id, queue_id, finished_at, leased_at, token, outcome,
-                kept, worker_id, error, result)
+                kept, linked, worker_id, error, result)
             select v_gen, e.lost, e.attempt, e.job_id, e.queue_id, e.finished_at, e.leased_at, e.token,
-                e.outcome, e.kept, e.worker_id, e.error, e.result
+                e.outcome, e.kept, e.linked, e.worker_id, e.error, e.result
               from rows e;
             get diagnostics v_step = row_count;
             v_count := v_count + v_step;

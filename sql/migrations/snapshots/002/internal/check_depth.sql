@@ -1,4 +1,4 @@
--- Raises OQ006 where the queue holds max_depth ready and scheduled jobs. Only queues with that option
+-- Raises OQ006 where the queue holds max_depth ready, scheduled and waiting jobs. Only queues with that option
 -- pay for it: it counts, up to the limit. Concurrent producers may pass it together.
 -- Index: mark_lane_idx, ready_pk.
 create or replace function {{.schema}}.check_depth(queue_id bigint, queue_name text, max_depth int, adds int)
@@ -25,6 +25,12 @@ begin
         select v_count + count(*) into v_count
           from (select 1 from {{.schema}}.scheduled s
                  where s.lane between check_depth.queue_id << 16 and (check_depth.queue_id << 16) + 65535
+                 limit check_depth.max_depth) x;
+    end if;
+    if v_count + adds <= check_depth.max_depth then
+        select v_count + count(*) into v_count
+          from (select 1 from {{.schema}}.waiting w
+                 where w.lane between check_depth.queue_id << 16 and (check_depth.queue_id << 16) + 65535
                  limit check_depth.max_depth) x;
     end if;
     if v_count + adds > check_depth.max_depth then

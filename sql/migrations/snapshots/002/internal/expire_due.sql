@@ -1,6 +1,7 @@
 -- Jobs whose time to live has passed, from expires_at = low to high (null: now). A job that somebody holds keeps its
 -- lease; one whose row is locked keeps its timer and is looked at again.
--- Locks: ttl, scheduled and ready rows (skip locked). Index: ttl_expires_idx, scheduled_pk, ready_pk.
+-- Calls: settle. Locks: ttl, scheduled, waiting and ready rows (skip locked).
+-- Index: ttl_expires_idx, scheduled_pk, waiting_pk, ready_pk, queue_linked_idx.
 create or replace function {{.schema}}.expire_due(low timestamptz, high timestamptz, max_rows int)
 returns bigint
 language plpgsql
@@ -12,6 +13,8 @@ declare
     v_gen   smallint := pg_sequence_last_value('{{.schema}}.generation'::regclass)::smallint;
     v_timers bigint[];
     v_ids   bigint[];
+    v_linked bigint[];
+    v_ended bigint[];
     v_count bigint;
 begin
     select array_agg(t.ttl_id), array_agg(distinct t.job_id) into v_timers, v_ids
@@ -25,6 +28,7 @@ begin
     if v_ids is null then
         return 0;
     end if;
+    v_linked := array(select q.queue_id from {{.schema}}.queue q where q.linked);
     with held as materialized (
         select j.job_id, j.queue_id, (j.queue_id << 16) + 32767 - j.priority as lane
           from unnest(v_ids) i(job_id)
@@ -40,6 +44,14 @@ begin
              order by x.job_id
                for update skip locked))
         returning s.job_id, s.lane, s.attempt, s.lost
+    ), from_waiting as (
+        delete from {{.schema}}.waiting w
+         where w.ctid = any (array(
+            select x.ctid from {{.schema}}.waiting x
+             where x.job_id = any (v_ids) and x.expires_at <= v_now
+             order by x.job_id
+               for update skip locked))
+        returning w.job_id, w.lane, w.attempt, w.lost
     ), from_ready as (
         delete from {{.schema}}.ready r
          where r.ctid = any (array(
@@ -58,7 +70,7 @@ begin
                    for update skip locked) x))
         returning r.job_id, r.lane, r.attempt, r.lost
     ), ended as (
-        select * from from_scheduled union all select * from from_ready
+        select * from from_scheduled union all select * from from_waiting union all select * from from_ready
     ), finished as (
         insert into {{.schema}}.finished (gen, job_id, queue_id, attempt, lost, finished_at, outcome,
             kept)
@@ -70,12 +82,18 @@ begin
              order by q.version desc, q.row_id
              limit 1) q
     )
-    select count(*) into v_count from ended;
+    select count(*), array_agg(e.job_id order by e.job_id) filter (where e.lane >> 16 = any (v_linked))
+      into v_count, v_ended
+      from ended e;
+    if v_ended is not null then
+        perform {{.schema}}.settle(v_ended);
+    end if;
 
     -- The timers of what no longer waits for a lease.
     delete from {{.schema}}.ttl t
      where t.ttl_id = any (v_timers)
        and not exists (select from {{.schema}}.scheduled s where s.job_id = t.job_id)
+       and not exists (select from {{.schema}}.waiting w where w.job_id = t.job_id)
        and not exists (
         select from {{.schema}}.job j
           join {{.schema}}.ready r

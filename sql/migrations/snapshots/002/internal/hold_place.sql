@@ -1,8 +1,8 @@
 -- Finds where a job stands and locks its row there. A job that moves meanwhile is followed. With
--- any_state false, only ready and scheduled are locked: a worker's ack must not wait. The caller
+-- any_state false, only ready, scheduled and waiting are locked: a worker's ack must not wait. The caller
 -- has set a lock_timeout, so an open lease or ack makes it raise 55P03.
 -- Locks: the row of the job's place.
--- Index: job_N_pk, ready_pk, ready_returned_idx, leased_pk, scheduled_pk, dead_pk, finished_N_pk.
+-- Index: job_N_pk, ready_pk, ready_returned_idx, leased_pk, scheduled_pk, waiting_pk, dead_pk, finished_N_pk.
 create or replace function {{.schema}}.hold_place(
     job_id    bigint,
     any_state boolean,
@@ -16,7 +16,8 @@ create or replace function {{.schema}}.hold_place(
     out lost       smallint,
     out expires_at timestamptz,
     out leased_at  timestamptz,
-    out worker_id  text
+    out worker_id  text,
+    out holder     text
 )
 language plpgsql
 as $$
@@ -67,6 +68,12 @@ begin
           into place, lane, due_at, token, attempt, failed, lost, expires_at
           from {{.schema}}.scheduled s
          where s.job_id = hold_place.job_id
+           for update;
+        exit when found;
+        select 'waiting', w.lane, w.position, w.token, w.attempt, w.failed, w.lost, w.expires_at, w.holder
+          into place, lane, place_at, token, attempt, failed, lost, expires_at, holder
+          from {{.schema}}.waiting w
+         where w.job_id = hold_place.job_id
            for update;
         exit when found;
         select 'finished' into place

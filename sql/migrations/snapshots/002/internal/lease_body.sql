@@ -1,12 +1,12 @@
 {{- /* The body shared by oq_lease and oq_next: arguments $1 to $4 are the same in both. The plain case is
 two statements and few expressions: each is set up anew in every transaction. */ -}}
-    select q.queue_id, q.restricted, q.paused, q.keep <> 'none', q.max_retries, coalesce($3, q.lease_seconds),
+    select q.queue_id, q.restricted, q.paused, q.keep <> 'none', q.linked, q.max_retries, coalesce($3, q.lease_seconds),
         $3 is null and $4 between 1 and 10000 and not q.restricted and not q.paused
             and coalesce(length($2) <= 200, true)
             and current_setting('{{.schema}}.instance', true) = '1'
             and clock_timestamp() < now() + interval '1 second',
         m.lane, m.low, m.raised_at > clock_timestamp() - interval '1 second'
-      into v_queue_id, v_restricted, v_paused, v_kept, v_max_retries, v_seconds, v_plain, v_lane, v_low, v_fresh
+      into v_queue_id, v_restricted, v_paused, v_kept, v_linked, v_max_retries, v_seconds, v_plain, v_lane, v_low, v_fresh
       from queue q
       left join lateral (
         select k.lane, k.low, k.raised_at from mark k
@@ -54,7 +54,7 @@ two statements and few expressions: each is set up anew in every transaction. */
                     -- Enqueued in an earlier generation.
                     return query
                     select l.job_id, l.token, $1, a.payload, a.headers, (32767 - (v_lane & 65535))::int, l.attempt,
-                        coalesce(a.max_retries, v_max_retries), null::text, a.created_at, l.expires_at
+                        coalesce(a.max_retries, v_max_retries), a.group_key, a.created_at, l.expires_at
                       from leased l
                       join job a on a.job_id = l.job_id
                      where l.job_id = v_job_id

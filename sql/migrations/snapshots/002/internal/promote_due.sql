@@ -1,7 +1,7 @@
 -- Scheduled jobs that are due, from due_at = low to high (null: now), to the end of their lanes in the order of due_at.
 -- only_queue: a lease that finds too little promotes for its own queue, so that its transaction
 -- keeps no other queue's jobs from being seen.
--- Calls: enter. Locks: epoch shared (memory), scheduled rows (skip locked). Index: scheduled_due_idx.
+-- Calls: enter, place_jobs. Locks: epoch shared (memory), scheduled rows (skip locked). Index: scheduled_due_idx, queue_linked_idx.
 create or replace function {{.schema}}.promote_due(
     low timestamptz, high timestamptz, max_rows int, only_queue bigint)
 returns bigint
@@ -11,11 +11,14 @@ as $$
 declare
     v_now   timestamptz;
     v_high  timestamptz;
+    v_linked bigint[];
+    v_jobs  {{.schema}}.ready[];
     v_count bigint;
 begin
     perform {{.schema}}.enter();
     v_now := clock_timestamp();
     v_high := least(v_now, promote_due.high);
+    v_linked := array(select q.queue_id from {{.schema}}.queue q where q.linked);
     with due as (
         delete from {{.schema}}.scheduled s
          where s.ctid = any (array(
@@ -27,12 +30,20 @@ begin
              limit promote_due.max_rows
                for update skip locked))
         returning s.*
+    ), plain as (
+        insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
+        select d.lane, nextval('{{.schema}}.position'), d.job_id, d.token, d.attempt, d.failed, d.lost,
+            d.expires_at
+          from (select * from due where lane >> 16 <> all (v_linked) order by due_at, job_id) d
     )
-    insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
-    select d.lane, nextval('{{.schema}}.position'), d.job_id, d.token, d.attempt, d.failed, d.lost,
-        d.expires_at
-      from (select * from due order by due_at, job_id) d;
-    get diagnostics v_count = row_count;
+    select count(*), array_agg(row(d.lane, 0, d.job_id, d.token, d.attempt, d.failed, d.lost,
+            d.expires_at)::{{.schema}}.ready order by d.due_at, d.job_id)
+            filter (where d.lane >> 16 = any (v_linked))
+      into v_count, v_jobs
+      from due d;
+    if v_jobs is not null then
+        perform {{.schema}}.place_jobs(v_jobs);
+    end if;
     return v_count;
 end
 $$;

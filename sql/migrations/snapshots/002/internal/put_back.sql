@@ -1,6 +1,6 @@
 -- A job that its worker gave back: to ready, to scheduled after a delay, or to finished when its time to
 -- live has passed. The caller has entered the epoch. Wakes sleepers.
--- Calls: wake_sleepers.
+-- Calls: place_jobs, settle, wake_sleepers.
 create or replace function {{.schema}}.put_back(lease {{.schema}}.leased, now timestamptz, delay interval)
 returns text
 language plpgsql
@@ -14,6 +14,9 @@ begin
             kept)
         values (pg_sequence_last_value('{{.schema}}.generation'::regclass)::smallint, lease.job_id,
             v_queue_id, lease.attempt, lease.lost, now, 'expired', lease.kept);
+        if lease.linked then
+            perform {{.schema}}.settle(array[lease.job_id]);
+        end if;
         return 'expired';
     end if;
     -- The tick may just be dropping the timer of a job that it sees leased.
@@ -25,6 +28,11 @@ begin
         values (now + delay, lease.job_id, lease.lane, lease.token, lease.attempt, lease.failed,
             lease.lost, lease.job_expires_at);
         return 'scheduled';
+    end if;
+    if lease.linked then
+        perform {{.schema}}.place_jobs(array[row(lease.lane, 0, lease.job_id, lease.token, lease.attempt,
+            lease.failed, lease.lost, lease.job_expires_at)::{{.schema}}.ready]);
+        return 'ready';
     end if;
     insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
     values (lease.lane, nextval('{{.schema}}.position'), lease.job_id, lease.token, lease.attempt,

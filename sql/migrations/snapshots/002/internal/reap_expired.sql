@@ -1,6 +1,6 @@
 -- Leases that expired, from expires_at = low to high (null: now): the job goes back to ready, or to dead when it has lost
 -- max_lost_leases of them, or to finished when its time to live has passed. The loss is recorded.
--- Calls: enter. Locks: epoch shared (memory), leased rows (skip locked). Index: leased_expires_idx.
+-- Calls: enter, place_jobs, settle. Locks: epoch shared (memory), leased rows (skip locked). Index: leased_expires_idx.
 create or replace function {{.schema}}.reap_expired(
     low timestamptz, high timestamptz, max_rows int, only_queue bigint)
 returns bigint
@@ -11,6 +11,8 @@ declare
     v_now   timestamptz;
     v_high  timestamptz;
     v_gen   smallint;
+    v_back  {{.schema}}.ready[];
+    v_ended bigint[];
     v_count bigint;
 begin
     perform {{.schema}}.enter();
@@ -67,9 +69,19 @@ begin
         insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
         select j.lane, nextval('{{.schema}}.position'), j.job_id, j.token, j.attempt, j.failed,
             least(j.lost + 1, 32767), j.job_expires_at
-          from (select * from judged where place = 'ready' order by job_id) j
+          from (select * from judged where place = 'ready' and not linked order by job_id) j
     )
-    select count(*) into v_count from judged;
+    select count(*), array_agg(row(j.lane, 0, j.job_id, j.token, j.attempt, j.failed, least(j.lost + 1, 32767),
+            j.job_expires_at)::{{.schema}}.ready order by j.job_id) filter (where j.linked and j.place = 'ready'),
+        array_agg(j.job_id order by j.job_id) filter (where j.linked and j.place <> 'ready')
+      into v_count, v_back, v_ended
+      from judged j;
+    if v_back is not null then
+        perform {{.schema}}.place_jobs(v_back);
+    end if;
+    if v_ended is not null then
+        perform {{.schema}}.settle(v_ended);
+    end if;
     return v_count;
 end
 $$;

@@ -1,8 +1,8 @@
 -- Hides a queue and resets its options. The row stays: an open transaction may have enqueued into
 -- it, and its job, once committed, makes it a queue again and is not orphaned. What is finished is
 -- hidden by created_at, and goes with its generation.
--- Calls: require_queue, delete_jobs.
--- Locks: queue (advisory), schedule rows, rows of ready, scheduled, leased and dead (skip locked), the queue row.
+-- Calls: require_queue, settle, delete_jobs.
+-- Locks: queue (advisory), schedule rows, rows of ready, scheduled, waiting, leased and dead (skip locked), the queue row.
 -- Index: queue_id_idx, ready_pk, dead_queue_idx.
 create or replace function {{.api_schema}}.oq_drop_queue(
     queue_name text,
@@ -21,6 +21,8 @@ declare
     v_first    bigint;
     v_last     bigint;
     v_ids      bigint[];
+    v_all      bigint[] := array[]::bigint[];
+    v_linked   boolean;
     v_row_id   bigint;
     v_now      timestamptz;
 begin
@@ -36,11 +38,12 @@ begin
         exists (select from ready r where r.lane between v_first and v_last)
         or exists (select from dead d where d.queue_id = v_queue_id)
         or exists (select from leased l where l.lane between v_first and v_last)
-        or exists (select from scheduled s where s.lane between v_first and v_last))
+        or exists (select from scheduled s where s.lane between v_first and v_last)
+        or exists (select from waiting w where w.lane between v_first and v_last))
     then
         raise exception 'queue % holds unfinished jobs', quote_literal(oq_drop_queue.queue_name)
             using errcode = '55000',
-            detail = 'Ready, scheduled, leased and dead jobs are unfinished.',
+            detail = 'Ready, scheduled, waiting, leased and dead jobs are unfinished.',
             hint = format('To lose them, run: select oq_drop_queue(%L, force => true);',
                 oq_drop_queue.queue_name);
     end if;
@@ -54,54 +57,26 @@ begin
 
     if force then
         delete from schedule s where s.queue_name = oq_drop_queue.queue_name;
+        v_linked := exists (select from queue q where q.queue_id = v_queue_id and q.linked);
+        {{range $place := list "ready" "scheduled" "waiting" "leased" "dead"}}
         with doomed as materialized (
-            select r.ctid, r.job_id from ready r
-             where r.lane between v_first and v_last
-             order by r.job_id
+            select p.ctid, p.job_id from {{$place}} p
+             where {{if eq $place "dead"}}p.queue_id = v_queue_id{{else}}p.lane between v_first and v_last{{end}}
+             order by p.job_id
                for update skip locked
         ), gone as (
-            delete from ready r
-             where r.ctid = any (array(select d.ctid from doomed d))
-            returning r.job_id
+            delete from {{$place}} p
+             where p.ctid = any (array(select d.ctid from doomed d))
+            returning p.job_id
         )
         select array_agg(g.job_id order by g.job_id) into v_ids from gone g;
-        perform delete_jobs(v_ids);
-        with doomed as materialized (
-            select s.ctid, s.job_id from scheduled s
-             where s.lane between v_first and v_last
-             order by s.job_id
-               for update skip locked
-        ), gone as (
-            delete from scheduled s
-             where s.ctid = any (array(select d.ctid from doomed d))
-            returning s.job_id
-        )
-        select array_agg(g.job_id order by g.job_id) into v_ids from gone g;
-        perform delete_jobs(v_ids);
-        with doomed as materialized (
-            select l.ctid, l.job_id from leased l
-             where l.lane between v_first and v_last
-             order by l.job_id
-               for update skip locked
-        ), gone as (
-            delete from leased l
-             where l.ctid = any (array(select d.ctid from doomed d))
-            returning l.job_id
-        )
-        select array_agg(g.job_id order by g.job_id) into v_ids from gone g;
-        perform delete_jobs(v_ids);
-        with doomed as materialized (
-            select d.ctid, d.job_id from dead d
-             where d.queue_id = v_queue_id
-             order by d.job_id
-               for update skip locked
-        ), gone as (
-            delete from dead d
-             where d.ctid = any (array(select x.ctid from doomed x))
-            returning d.job_id
-        )
-        select array_agg(g.job_id order by g.job_id) into v_ids from gone g;
-        perform delete_jobs(v_ids);
+        v_all := v_all || v_ids;
+        {{end}}
+        -- Only now: what one of them gives on to another must not make that one ready again.
+        if v_linked then
+            perform settle(v_all);
+        end if;
+        perform delete_jobs(v_all);
     end if;
 
     select q.row_id into v_row_id
@@ -123,7 +98,7 @@ end
 $$;
 comment on function {{.api_schema}}.oq_drop_queue(text, boolean) is
 'Drops a queue with its finished jobs; true, or an error.
-Refuses (55000) while jobs are ready, scheduled, leased or dead in it, or schedules enqueue into it,
-unless force => true deletes them; a worker that holds one finds its lease lost. A job that an open
+Refuses (55000) while jobs are ready, scheduled, waiting, leased or dead in it, or schedules enqueue into
+it, unless force => true deletes them; a worker that holds one finds its lease lost. A job that an open
 transaction is enqueueing or leasing at that moment is not lost: the queue is there again, with default
 options, when it commits. Options and grants go. Errors: OQ001, OQ003.';

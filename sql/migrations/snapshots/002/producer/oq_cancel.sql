@@ -1,7 +1,7 @@
 -- Ends a job in any unfinished state. Who holds it learns it at the next heartbeat: the lease is
 -- gone. The last token is kept, negative where its lease had ended before: a redrive must not go
 -- below it.
--- Calls: demand, hold_place.
+-- Calls: demand, hold_place, settle.
 -- Locks: the row of the job's place. Index: as hold_place, queue_id_idx.
 create or replace function {{.api_schema}}.oq_cancel(
     job_id bigint,
@@ -20,7 +20,7 @@ begin
     if length(reason) > 1000 then
         perform fail('reason', length(reason) || ' characters long', 'at most 1000 characters');
     end if;
-    select q.queue_id, q.restricted, q.keep into v_queue
+    select q.queue_id, q.restricted, q.keep, q.linked into v_queue
       from (select j.queue_id from job j where j.job_id = oq_cancel.job_id limit 1) j
       join queue q on q.queue_id = j.queue_id
      order by q.version desc, q.row_id
@@ -38,6 +38,8 @@ begin
         delete from ready r where r.lane = v_place.lane and r.position = v_place.place_at;
     when 'scheduled' then
         delete from scheduled s where s.job_id = oq_cancel.job_id;
+    when 'waiting' then
+        delete from waiting w where w.job_id = oq_cancel.job_id;
     when 'leased' then
         delete from leased l where l.job_id = oq_cancel.job_id;
     when 'dead' then
@@ -51,6 +53,9 @@ begin
         oq_cancel.job_id, v_queue.queue_id, clock_timestamp(), v_place.leased_at,
         case when v_place.place = 'leased' then v_place.token else -nullif(v_place.token, 0) end,
         'cancelled', v_queue.keep <> 'none', v_place.worker_id, oq_cancel.reason);
+    if v_queue.linked then
+        perform settle(array[oq_cancel.job_id]);
+    end if;
     return true;
 end
 $$;

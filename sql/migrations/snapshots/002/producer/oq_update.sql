@@ -1,6 +1,6 @@
 -- Changes what the producer said of a job that nobody holds. The job's row is updated in place,
 -- which is rare enough; its place moves only where priority or run_at make it.
--- Calls: check_patch, check_payload, demand, hold_place, enter, open_lane, wake_sleepers.
+-- Calls: check_patch, check_payload, demand, hold_place, enter, open_lane, place_jobs, wake_sleepers.
 -- Locks: the row of the job's place, the job row. Index: as hold_place, queue_id_idx,
 -- mark_lane_idx.
 create or replace function {{.api_schema}}.oq_update(
@@ -23,7 +23,7 @@ declare
     v_count int;
 begin
     v_patch := check_patch(patch);
-    select q.queue_id, q.restricted, q.max_payload_bytes into v_queue
+    select q.queue_id, q.restricted, q.max_payload_bytes, q.linked into v_queue
       from (select j.queue_id from job j where j.job_id = oq_update.job_id limit 1) j
       join queue q on q.queue_id = j.queue_id
      order by q.version desc, q.row_id
@@ -39,7 +39,7 @@ begin
     end if;
 
     v_place := hold_place(oq_update.job_id, false);
-    if v_place.place is null or v_place.place not in ('ready', 'scheduled') then
+    if v_place.place is null or v_place.place not in ('ready', 'scheduled', 'waiting') then
         return false;
     end if;
     -- oq_rotate may be carrying the row to another generation: the next statement sees it there.
@@ -69,6 +69,7 @@ begin
     if v_lane = v_place.lane
         and (case v_place.place
             when 'ready' then v_due is null or v_due <= v_now
+            when 'waiting' then v_place.holder = 'parent' or v_due is null or v_due <= v_now
             else v_due > v_now and v_due = v_place.due_at end)
     then
         return true;
@@ -76,8 +77,15 @@ begin
     if v_lane <> v_place.lane then
         perform open_lane(v_lane);
     end if;
+    if v_place.place = 'waiting' and (v_place.holder = 'parent' or v_due is null or v_due <= v_now) then
+        -- It keeps its place in the line. A time to run is looked at when the parents have ended.
+        update waiting w set lane = v_lane where w.job_id = oq_update.job_id;
+        return true;
+    end if;
     if v_place.place = 'ready' then
         delete from ready r where r.lane = v_place.lane and r.position = v_place.place_at;
+    elsif v_place.place = 'waiting' then
+        delete from waiting w where w.job_id = oq_update.job_id;
     else
         delete from scheduled s where s.job_id = oq_update.job_id;
     end if;
@@ -85,6 +93,9 @@ begin
         insert into scheduled (due_at, job_id, lane, token, attempt, failed, lost, expires_at)
         values (v_due, oq_update.job_id, v_lane, v_place.token, v_place.attempt, v_place.failed,
             v_place.lost, v_place.expires_at);
+    elsif v_queue.linked then
+        perform place_jobs(array[row(v_lane, 0, oq_update.job_id, v_place.token, v_place.attempt,
+            v_place.failed, v_place.lost, v_place.expires_at)::ready]);
     else
         insert into ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
         values (v_lane, nextval('position'), oq_update.job_id, v_place.token, v_place.attempt,
@@ -96,7 +107,7 @@ end
 $$;
 comment on function {{.api_schema}}.oq_update(bigint, jsonb) is
 'Changes a job that nobody holds.
-patch: priority, run_at, max_retries, payload, headers. True where the job was ready or scheduled;
+patch: priority, run_at, max_retries, payload, headers. True where the job was ready, scheduled or waiting;
 false, and nothing changed, where it is leased, dead, finished or unknown. run_at in the future
 makes it scheduled, past or null makes it ready. A new priority puts it behind the others of that
 priority. A job whose row an open transaction holds is waited for, 2 s at most (55P03). Errors:

@@ -2,8 +2,8 @@
 -- stands at (the lane of its priority, its id), one that came back in the partial index of those.
 -- Written as two branches, so that "where job_id = …" is index probes alone. What the queue says is
 -- looked up once a queue (memoized), with the right to see it.
--- Calls: may. Index: job_N_pk, ready_pk, ready_returned_idx, scheduled_pk, leased_pk, dead_pk,
--- finished_N_pk, attempt_N_pk, queue_id_idx.
+-- Calls: may. Index: job_N_pk, ready_pk, ready_returned_idx, scheduled_pk, waiting_pk, leased_pk,
+-- dead_pk, finished_N_pk, attempt_N_pk, queue_id_idx.
 create or replace view {{.api_schema}}.oq_jobs with (security_barrier) as
 select p.job_id,
     q.queue_name,
@@ -21,8 +21,8 @@ select p.job_id,
     p.lease_expires_at,
     p.finished_at,
     p.reason,
-    null::text as group_key,
-    null::text as unique_key,
+    p.group_key,
+    p.unique_key,
     p.payload,
     p.headers,
     p.tags,
@@ -35,7 +35,7 @@ select p.job_id,
         j.created_at, r.expires_at, null::text as worker_id, null::timestamptz as leased_at,
         null::timestamptz as lease_expires_at, null::timestamptz as finished_at,
         null::text as reason,
-        j.payload, j.headers, j.tags, null::jsonb as progress, null::jsonb as result,
+        j.group_key, j.unique_key, j.payload, j.headers, j.tags, null::jsonb as progress, null::jsonb as result,
         (select a.error from {{.schema}}.attempt a
           where a.job_id = j.job_id and r.attempt > 0
           order by a.attempt desc limit 1) as error
@@ -47,7 +47,7 @@ select p.job_id,
         j.max_retries, r.failed::int, r.lost::int, j.run_at, j.created_at,
         r.expires_at, null, null,
         null, null, null,
-        j.payload, j.headers, j.tags, null, null,
+        j.group_key, j.unique_key, j.payload, j.headers, j.tags, null, null,
         (select a.error from {{.schema}}.attempt a
           where a.job_id = j.job_id and r.attempt > 0
           order by a.attempt desc limit 1)
@@ -59,18 +59,29 @@ select p.job_id,
         j.max_retries, s.failed::int, s.lost::int, s.due_at, j.created_at,
         s.expires_at, null, null,
         null, null, null,
-        j.payload, j.headers, j.tags, null, null,
+        j.group_key, j.unique_key, j.payload, j.headers, j.tags, null, null,
         (select a.error from {{.schema}}.attempt a
           where a.job_id = j.job_id and s.attempt > 0
           order by a.attempt desc limit 1)
       from {{.schema}}.scheduled s
       join {{.schema}}.job j on j.job_id = s.job_id
     union all
+    select j.job_id, j.queue_id, 'waiting', j.priority::int, w.attempt,
+        j.max_retries, w.failed::int, w.lost::int, j.run_at, j.created_at,
+        w.expires_at, null, null,
+        null, null, null,
+        j.group_key, j.unique_key, j.payload, j.headers, j.tags, null, null,
+        (select a.error from {{.schema}}.attempt a
+          where a.job_id = j.job_id and w.attempt > 0
+          order by a.attempt desc limit 1)
+      from {{.schema}}.waiting w
+      join {{.schema}}.job j on j.job_id = w.job_id
+    union all
     select j.job_id, j.queue_id, 'leased', j.priority::int, l.attempt,
         j.max_retries, l.failed::int, l.lost::int, j.run_at, j.created_at,
         l.job_expires_at, l.worker_id, l.leased_at,
         l.expires_at, null, null,
-        j.payload, j.headers, j.tags, l.progress, null,
+        j.group_key, j.unique_key, j.payload, j.headers, j.tags, l.progress, null,
         (select a.error from {{.schema}}.attempt a
           where a.job_id = j.job_id and l.attempt > 1
           order by a.attempt desc limit 1)
@@ -81,7 +92,7 @@ select p.job_id,
         j.max_retries, d.failed::int, d.lost::int, j.run_at, j.created_at,
         j.expires_at, d.worker_id, null,
         null, d.died_at, d.reason,
-        j.payload, j.headers, j.tags, null, null,
+        j.group_key, j.unique_key, j.payload, j.headers, j.tags, null, null,
         d.error
       from {{.schema}}.dead d
       join {{.schema}}.job j on j.job_id = d.job_id
@@ -90,7 +101,7 @@ select p.job_id,
         j.max_retries, null, f.lost::int, j.run_at, j.created_at,
         j.expires_at, f.worker_id, f.leased_at,
         null, f.finished_at, null,
-        j.payload, j.headers, j.tags, null, f.result,
+        j.group_key, j.unique_key, j.payload, j.headers, j.tags, null, f.result,
         f.error
       from {{.schema}}.finished f
       left join {{.schema}}.job j on j.job_id = f.job_id
@@ -110,9 +121,8 @@ comment on view {{.api_schema}}.oq_jobs is
 'Every job with its state, of the queues that the reader may observe.
 run_at: when a scheduled job is due. lost_leases and failures: since the last redrive. error: the
 last attempt''s, or why the job ended. finished_at: when it ended or died. What the producer said
-(payload, headers, priority, tags) may be gone before the outcome is. group_key and unique_key are
-null.';
+(payload, headers, priority, tags, group_key, unique_key) may be gone before the outcome is.';
 comment on column {{.api_schema}}.oq_jobs.state is
-    'scheduled, ready, leased, completed, dead, cancelled or expired.';
+    'scheduled, waiting, ready, leased, completed, dead, cancelled or expired.';
 comment on column {{.api_schema}}.oq_jobs.reason is
     'Why it is dead: retries_exhausted, no_retry or lost_lease.';

@@ -4,6 +4,7 @@ select q.queue_name,
     q.paused,
     coalesce(r.jobs, 0) as ready,
     coalesce(s.jobs, 0) as scheduled,
+    coalesce(w.jobs, 0) as waiting,
     coalesce(l.jobs, 0) as leased,
     coalesce(d.jobs, 0) as dead,
     q.restricted,
@@ -29,6 +30,11 @@ select q.queue_name,
       from {{.schema}}.scheduled x
      group by x.lane >> 16) s
     on s.queue_id = q.queue_id
+  left join (
+    select x.lane >> 16 as queue_id, count(*) as jobs
+      from {{.schema}}.waiting x
+     group by x.lane >> 16) w
+    on w.queue_id = q.queue_id
   left join (
     select x.lane >> 16 as queue_id, count(*) as jobs
       from {{.schema}}.leased x
