@@ -7,7 +7,8 @@ declare
         'oq_producer', 'oq_worker', 'oq_observer', 'oq_operator', 'oq_daemon'];
     v_rights constant jsonb := '{
         "oq_producer": ["oq_enqueue", "oq_enqueue_bulk", "oq_enqueue_many", "oq_update",
-            "oq_cancel", "oq_version", "oq_schedule", "oq_unschedule", "oq_next_runs"],
+            "oq_cancel", "oq_version", "oq_schedule", "oq_unschedule", "oq_next_runs", "oq_publish",
+            "oq_subscribe", "oq_unsubscribe", "oq_watch", "oq_unwatch", "oq_watch_fire", "oq_enqueue_row"],
         "oq_worker": ["oq_lease", "oq_ack", "oq_ack_many", "oq_next", "oq_nack", "oq_release",
             "oq_heartbeat", "oq_heartbeat_many", "oq_listen", "oq_unlisten", "oq_version"],
         "oq_observer": ["oq_get", "oq_attempts", "oq_result", "oq_stats", "oq_audit", "oq_version",
@@ -19,7 +20,8 @@ declare
         "oq_daemon": ["oq_tick", "oq_promote", "oq_reap", "oq_expire", "oq_wake", "oq_advance",
             "oq_rotate", "oq_compact", "oq_lead", "oq_stats", "oq_version", "oq_run_schedules"]
     }';
-    v_views  constant text[] := array['oq_queues', 'oq_jobs', 'oq_dead', 'oq_workers', 'oq_schedules'];
+    v_views  constant text[] := array['oq_queues', 'oq_jobs', 'oq_dead', 'oq_workers', 'oq_schedules',
+        'oq_watches', 'oq_subscriptions'];
     v_all    constant text := 'public, ' || array_to_string(v_roles, ', ');
     v_object record;
     v_role   text;
@@ -61,6 +63,15 @@ begin
 
     -- Views call it with the reader's rights. It needs no usage on the schema.
     grant execute on function {{.schema}}.may(bigint, text) to oq_observer;
+    grant execute on function {{.schema}}.watch_allowed(oid, bigint, oid) to oq_observer;
+
+    -- What the functions call that run with their caller's rights (watches): found when they were
+    -- made, so it needs no usage either, and nobody can call it by name.
+    grant execute on function {{.schema}}.watch_plan(name, regclass, text, text, text[], text, jsonb),
+        {{.schema}}.watch_build(jsonb), {{.schema}}.watch_end(name, regclass, text),
+        {{.schema}}.watch_drop(jsonb),
+        {{.schema}}.watch_put(name, bigint, oid, jsonb[], text[], text[], bigint, text, text)
+        to oq_producer;
 
     execute format('revoke all on schema {{.schema}} from %s', v_all);
     execute format('grant usage on schema {{.api_schema}} to %s', array_to_string(v_roles, ', '));

@@ -503,6 +503,68 @@ create type {{.schema}}.new_job as (
 );
 comment on type {{.schema}}.new_job is 'A job that is being enqueued.';
 
+-- Topics and table watches: what makes jobs by itself. Roles and tables are kept as regrole and
+-- regclass, which a dump writes by name, so that a restored copy knows them again.
+
+create table {{.schema}}.subscription (
+    subscription_id bigint      generated always as identity constraint subscription_pk primary key,
+    queue_id        bigint      not null,
+    owner           regrole     not null,
+    created_at      timestamptz not null default clock_timestamp(),
+    pattern         text        not null,
+    head            text        not null,
+    tail            text        not null,
+    regex           text,
+    constraint subscription_key unique (pattern, queue_id, owner)
+);
+create index subscription_match_idx on {{.schema}}.subscription (head, tail);
+create index subscription_queue_idx on {{.schema}}.subscription (queue_id);
+comment on table {{.schema}}.subscription is 'Which topics make jobs in which queue.';
+comment on column {{.schema}}.subscription.owner is 'Who subscribed: must be able to produce when it fires, too.';
+comment on column {{.schema}}.subscription.head is 'The words before the first wildcard; all of them where there is none.';
+comment on column {{.schema}}.subscription.tail is 'The words after the last wildcard; empty where there is none.';
+comment on column {{.schema}}.subscription.regex is
+    'Matches the topic with a dot after each word; null where there is no wildcard.';
+
+create table {{.schema}}.watch (
+    watch_id        bigint      generated always as identity constraint watch_pk primary key,
+    queue_id        bigint      not null,
+    table_id        regclass    not null,
+    owner           regrole     not null,
+    created_at      timestamptz not null default clock_timestamp(),
+    run_at          timestamptz,
+    priority        smallint    not null default 0,
+    max_retries     int,
+    keyed           boolean     not null default false,
+    headers         jsonb,
+    job_options     jsonb,
+    events          text[]      not null,
+    columns         text[],
+    condition       text,
+    options         jsonb,
+    constraint watch_key unique (table_id, queue_id)
+);
+create index watch_queue_idx on {{.schema}}.watch (queue_id);
+comment on table {{.schema}}.watch is 'Tables whose changes become jobs, by triggers that oq_watch made.';
+comment on column {{.schema}}.watch.owner is
+    'The table''s owner when the watch was made: its function runs as this role, which must be able to produce.';
+comment on column {{.schema}}.watch.keyed is 'Its jobs have a unique or group key: they go the long way in.';
+comment on column {{.schema}}.watch.job_options is 'The part of options that is options of each job.';
+
+create table {{.schema}}.watch_failure (
+    failure_id      bigint      generated always as identity constraint watch_failure_pk primary key,
+    queue_id        bigint      not null,
+    failed          bigint      not null,
+    table_id        regclass    not null,
+    failed_at       timestamptz not null,
+    code            text        not null,
+    error           text        not null
+);
+create index watch_failure_idx on {{.schema}}.watch_failure (table_id, queue_id, failed_at desc);
+comment on table {{.schema}}.watch_failure is
+    'Changes that made no job. Added to, never updated: writers do not wait for each other.';
+comment on column {{.schema}}.watch_failure.failed is 'Jobs not made, with those of the rows that it replaced.';
+
 -- Group roles belong to the cluster: made only where missing.
 do $$
 declare
@@ -521,6 +583,27 @@ end
 $$;
 
 ---- create above / drop below ----
+
+-- Watches go with what they call. What belongs to somebody else stays, and does nothing any more.
+do $$
+declare
+    v_drop text;
+begin
+    for v_drop in
+        select unnest(array[
+            format('drop trigger %I on %s', t.tgname, t.tgrelid::regclass),
+            format('drop function if exists %s', t.tgfoid::regprocedure)])
+          from {{.schema}}.watch w
+          join pg_trigger t on t.tgrelid = w.table_id and t.tgparentid = 0
+           and t.tgname ~ ('^oq_watch_' || w.watch_id || '_(insert|update|delete)$')
+    loop
+        begin
+            execute v_drop;
+        exception when insufficient_privilege or dependent_objects_still_exist then null;
+        end;
+    end loop;
+end
+$$;
 
 drop schema {{.schema}} cascade;
 

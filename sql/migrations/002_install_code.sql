@@ -12,7 +12,8 @@ begin
           from pg_class c
          where c.relkind = 'v' and c.relnamespace in ('{{.schema}}'::regnamespace, '{{.api_schema}}'::regnamespace)
            and (c.relnamespace = '{{.schema}}'::regnamespace
-            or c.relname in ('oq_queues', 'oq_jobs', 'oq_dead', 'oq_workers', 'oq_schedules'))
+            or c.relname in ('oq_queues', 'oq_jobs', 'oq_dead', 'oq_workers', 'oq_schedules', 'oq_watches',
+                'oq_subscriptions'))
     loop
         execute v_drop;
     end loop;

@@ -93,6 +93,7 @@ begin
            retry = default, created_at = v_now, dropped_at = v_now
      where q.row_id = v_row_id;
     delete from queue_grant g where g.queue_id = v_queue_id;
+    delete from subscription s where s.queue_id = v_queue_id;
     return true;
 end
 $$;
@@ -101,4 +102,6 @@ comment on function {{.api_schema}}.oq_drop_queue(text, boolean) is
 Refuses (55000) while jobs are ready, scheduled, waiting, leased or dead in it, or schedules enqueue into
 it, unless force => true deletes them; a worker that holds one finds its lease lost. A job that an open
 transaction is enqueueing or leasing at that moment is not lost: the queue is there again, with default
-options, when it commits. Options and grants go. Errors: OQ001, OQ003.';
+options, when it commits. Options, grants and subscriptions go. Watches
+stay, since they belong to the tables'' owners: until the queue is there again they make no jobs, and
+oq_watches says so. Errors: OQ001, OQ003.';

@@ -59,6 +59,17 @@
 {{template "internal/enqueue_run.sql" .}}
 {{template "internal/run_schedule.sql" .}}
 {{template "internal/raise_schedules.sql" .}}
+{{template "internal/insert_jobs.sql" .}}
+{{template "internal/check_words.sql" .}}
+{{template "internal/watch_failed.sql" .}}
+{{template "internal/watch_allowed.sql" .}}
+{{template "internal/watch_body.sql" .}}
+{{template "internal/watch_plan.sql" .}}
+{{template "internal/watch_drop.sql" .}}
+{{template "internal/watch_build.sql" .}}
+{{template "internal/watch_end.sql" .}}
+{{template "internal/watch_put.sql" .}}
+{{template "internal/row_json.sql" .}}
 
 {{template "producer/oq_enqueue.sql" .}}
 {{template "producer/oq_enqueue_bulk.sql" .}}
@@ -68,6 +79,13 @@
 {{template "producer/oq_schedule.sql" .}}
 {{template "producer/oq_unschedule.sql" .}}
 {{template "producer/oq_next_runs.sql" .}}
+{{template "producer/oq_publish.sql" .}}
+{{template "producer/oq_subscribe.sql" .}}
+{{template "producer/oq_unsubscribe.sql" .}}
+{{template "producer/oq_watch.sql" .}}
+{{template "producer/oq_unwatch.sql" .}}
+{{template "producer/oq_watch_fire.sql" .}}
+{{template "producer/oq_enqueue_row.sql" .}}
 
 {{template "worker/oq_lease.sql" .}}
 {{template "worker/oq_ack.sql" .}}
@@ -96,6 +114,8 @@
 {{template "views/oq_dead.sql" .}}
 {{template "views/oq_workers.sql" .}}
 {{template "views/oq_schedules.sql" .}}
+{{template "views/oq_subscriptions.sql" .}}
+{{template "views/oq_watches.sql" .}}
 
 {{template "operator/oq_create_queue.sql" .}}
 {{template "operator/oq_drop_queue.sql" .}}

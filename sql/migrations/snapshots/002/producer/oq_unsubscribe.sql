@@ -1,0 +1,31 @@
+-- Ends a subscription, whoever made it.
+-- Calls: check_words, check_queue_name, demand. Index: queue_name_idx, subscription_key.
+create or replace function {{.api_schema}}.oq_unsubscribe(topic_pattern text, queue_name text)
+returns boolean
+language plpgsql
+{{template "internal/pinned.sql" .}}
+set lock_timeout = '2s'
+as $$
+#variable_conflict use_column
+declare
+    v_queue_id bigint;
+begin
+    perform check_words('topic_pattern', topic_pattern, true);
+    perform check_queue_name(oq_unsubscribe.queue_name);
+    select q.queue_id into v_queue_id
+      from queue q
+     where q.queue_name = oq_unsubscribe.queue_name
+     limit 1;
+    if v_queue_id is null then
+        return false;
+    end if;
+    perform demand(v_queue_id, oq_unsubscribe.queue_name, 'produce');
+    delete from subscription s
+     where s.pattern = oq_unsubscribe.topic_pattern and s.queue_id = v_queue_id;
+    return found;
+end
+$$;
+comment on function {{.api_schema}}.oq_unsubscribe(text, text) is
+'Ends a subscription; false where there is none.
+topic_pattern as it was given to oq_subscribe. Whoever may produce in the queue may end it, the
+subscriptions of others with it. Errors: OQ001, 42501.';
