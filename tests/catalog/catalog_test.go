@@ -79,7 +79,20 @@ func TestFunctionsArePinned(t *testing.T) {
 	db := testdb.New(t)
 	none(t, db, "an API function without its owner's rights or with an open path", `
 		select p.oid::regprocedure::text from `+ours+` and n.nspname = 'public'
-		and (not p.prosecdef or not coalesce('search_path=pg_catalog, oq, pg_temp' = any (p.proconfig), false))`)
+		and (not p.prosecdef and p.proname <> all (array['oq_watch', 'oq_unwatch', 'oq_watch_fire'])
+			or not coalesce('search_path=pg_catalog, oq, pg_temp' = any (p.proconfig), false))`)
+	// Watches belong to the tables' owners, so these run with their caller's rights: their bodies were bound
+	// when they were made, and what they call nobody can name.
+	none(t, db, "an exception that is a definer, or that is bound when it is called", `
+		select p.oid::regprocedure::text from `+ours+` and n.nspname = 'public'
+		and p.proname = any (array['oq_watch', 'oq_unwatch', 'oq_watch_fire']) and (p.prosecdef or p.prosqlbody is null)`)
+	none(t, db, "a private function that somebody may execute", `
+		select p.oid::regprocedure::text from `+ours+` and n.nspname = 'oq'
+		and p.proname <> all (array['may', 'watch_allowed', 'watch_plan', 'watch_build', 'watch_end', 'watch_drop', 'watch_put'])
+		and exists (select from aclexplode(p.proacl) a where a.grantee <> p.proowner)`)
+	none(t, db, "usage of the private schema", `
+		select a.grantee::regrole::text from pg_namespace n, aclexplode(n.nspacl) a
+		 where n.nspname = 'oq' and a.grantee <> n.nspowner`)
 	none(t, db, "a definer without a pinned path", `
 		select p.oid::regprocedure::text from `+ours+`
 		and p.prosecdef and not coalesce('search_path=pg_catalog, oq, pg_temp' = any (p.proconfig), false)`)
@@ -135,6 +148,12 @@ func TestSignatures(t *testing.T) {
 		"oq_unschedule(schedule_name text) boolean",
 		"oq_next_runs(cron text, timezone text, count integer, after timestamp with time zone) SETOF timestamp with time zone",
 		"oq_run_schedules() bigint",
+		"oq_publish(topic text, payload jsonb, headers jsonb) integer",
+		"oq_subscribe(topic_pattern text, queue_name text) void",
+		"oq_unsubscribe(topic_pattern text, queue_name text) boolean",
+		"oq_watch(table_name regclass, queue_name text, events text, columns text[], condition text, options jsonb) text",
+		"oq_unwatch(table_name regclass, queue_name text) boolean",
+		"oq_enqueue_row() trigger",
 		"oq_lease(queue_name text, worker_id text, lease_seconds integer, max_jobs integer) " + lease,
 		"oq_next(queue_name text, worker_id text, lease_seconds integer, max_jobs integer, acked_job_ids bigint[], acked_tokens bigint[]) " + lease,
 		"oq_ack(job_id bigint, lease_token bigint, result jsonb, strict boolean) boolean",
@@ -200,6 +219,12 @@ func TestDefaults(t *testing.T) {
 		"oq_unschedule(schedule_name text)",
 		"oq_next_runs(cron text, timezone text = 'UTC', count int = 5, after timestamptz = now())",
 		"oq_run_schedules()",
+		"oq_publish(topic text, payload jsonb = '{}', headers jsonb = null)",
+		"oq_subscribe(topic_pattern text, queue_name text)",
+		"oq_unsubscribe(topic_pattern text, queue_name text)",
+		"oq_watch(table_name regclass, queue_name text, events text = 'insert', columns text[] = null, condition text = null, " +
+			"options jsonb = null)",
+		"oq_unwatch(table_name regclass, queue_name text)",
 		"oq_lease(queue_name text, worker_id text = null, lease_seconds int = null, max_jobs int = 1)",
 		"oq_ack(job_id bigint, lease_token bigint, result jsonb = null, strict boolean = false)",
 		"oq_ack_many(job_ids bigint[], lease_tokens bigint[], results jsonb[] = null)",
@@ -252,7 +277,7 @@ func TestViewsAndTemplates(t *testing.T) {
 		 where not exists (
 			select from pg_attribute a where a.attrelid = 'public.oq_jobs'::regclass and a.attname = c)`)
 	none(t, db, "no view", `
-		select v from unnest('{oq_queues,oq_jobs,oq_dead,oq_workers,oq_schedules}'::text[]) v where to_regclass('public.' || v) is null`)
+		select v from unnest('{oq_queues,oq_jobs,oq_dead,oq_workers,oq_schedules,oq_watches,oq_subscriptions}'::text[]) v where to_regclass('public.' || v) is null`)
 	none(t, db, "part of a template in", `
 		select p.oid::regprocedure::text from `+ours+` and (p.prosrc like '%{{%' or p.prosrc like '%}}%')
 		union all
@@ -330,7 +355,8 @@ func TestPlpgsqlCheck(t *testing.T) {
 	}
 	none(t, db, "plpgsql_check", `
 		select p.proname || ': ' || c
-		  from (select p.* from `+ours+`) p, lateral plpgsql_check_function(p.oid, extra_warnings => true,
+		  from (select p.* from `+ours+`) p, lateral plpgsql_check_function(p.oid,
+			case when p.prorettype = 'trigger'::regtype then 'oq.instance'::regclass else 0 end, extra_warnings => true,
 			security_warnings => true, performance_warnings => false) c
 		 where p.prolang = (select oid from pg_language where lanname = 'plpgsql')`)
 }
@@ -385,7 +411,7 @@ func TestFiles(t *testing.T) {
 func TestNoTableNamesOutsideSQL(t *testing.T) {
 	t.Parallel()
 	tables := regexp.MustCompile(`(?i)\b(from|into|update|join|table)\s+(oq\.|"oq"\.)?` +
-		`(queue|job|finished|attempt|ready|scheduled|leased|dead|ttl|mark|epoch_open|passed|generation_state|instance|schedule|deputy)\b`)
+		`(queue|job|finished|attempt|ready|scheduled|leased|dead|ttl|mark|epoch_open|passed|generation_state|instance|schedule|deputy|subscription|watch|watch_failure)\b`)
 	for _, dir := range []string{"daemon", "clients"} {
 		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, d os.DirEntry, err error) error {
 			if err != nil || d.IsDir() || strings.HasSuffix(path, "_test.go") || filepath.Ext(path) != ".go" {
