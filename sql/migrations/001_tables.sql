@@ -564,6 +564,27 @@ create index watch_failure_idx on {{.schema}}.watch_failure (table_id, queue_id,
 comment on table {{.schema}}.watch_failure is
     'Changes that made no job. Added to, never updated: writers do not wait for each other.';
 comment on column {{.schema}}.watch_failure.failed is 'Jobs not made, with those of the rows that it replaced.';
+-- Unique keys. A row a key, found and taken by one upsert; it is stale when its job is over and until has
+-- passed, and swept away some time after.
+
+create table {{.schema}}.unique_key (
+    queue_id    bigint      not null,
+    job_id      bigint      not null,
+    was         bigint,
+    taken_at    timestamptz not null,
+    until       timestamptz,
+    key_hash    bytea       not null,
+    constraint unique_key_pk primary key (queue_id, key_hash)
+) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0,
+    autovacuum_analyze_threshold = 1000000, vacuum_truncate = off);
+comment on table {{.schema}}.unique_key is 'Which job has a unique key.';
+comment on column {{.schema}}.unique_key.was is 'The job that had it before: what the taker had found over.';
+comment on column {{.schema}}.unique_key.until is 'Taken until then, even if the job is over (unique_for).';
+comment on column {{.schema}}.unique_key.key_hash is 'SHA-256 of the key: keys are longer than an index likes.';
+
+create sequence {{.schema}}.key_sweep as bigint minvalue 0 cache 1;
+comment on sequence {{.schema}}.key_sweep is 'The block of unique_key where the sweep goes on.';
+select setval('{{.schema}}.key_sweep', 0);
 
 -- Group roles belong to the cluster: made only where missing.
 do $$

@@ -2,7 +2,7 @@
 -- written, and the first bad element is named by its index, from 0. single: the caller is oq_enqueue, which
 -- has checked its arguments, and whose options are not named as an element's.
 -- Then, step by step: unique keys, parents, run_at, group, ready.
--- Calls: open_queue, link_queue, open_lane, job_options, check_payload, check_depth, demand, enter,
+-- Calls: claim_keys, replace_job, open_queue, link_queue, open_lane, job_options, check_payload, check_depth, demand, enter,
 -- wake_sleepers. Locks: epoch shared (memory). Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.schema}}.enqueue_jobs(jobs jsonb, single boolean)
 returns table (idx int, job_id bigint, inserted boolean)
@@ -24,6 +24,10 @@ declare
     v_count     int;
     v_names     text[];
     v_ids       bigint[];
+    v_found     bigint[];
+    v_new       boolean[];
+    v_later     new_job[] := '{}';
+    v_all       jsonb;
     v_jobs      new_job[];
     v_gen       smallint := pg_sequence_last_value('generation'::regclass);
     v_queue_ids bigint[] := array[]::bigint[];
@@ -165,13 +169,35 @@ begin
                 case when single then 'options.' else 'jobs[' || e.ord - 1 || '].options.' end) o) p on true
          order by e.ord);
 
-    -- UNIQUE KEYS: those that give an existing job leave v_jobs here, with inserted = false.
+    v_ids := array(select nextval('position') from generate_series(1, v_count));
+    -- UNIQUE KEYS: those that give an existing job leave jobs, v_jobs and v_ids here.
+    v_found := v_ids;
     if exists (
         select from unnest(v_jobs) j
          where j.unique_key is not null or j.unique_mode is not null or j.unique_for is not null
             or j.debounce_max is not null)
     then
-        raise exception 'unique_key is not supported yet' using errcode = '0A000';
+        select array_agg(c.job_id order by c.ord), array_agg(c.inserted order by c.ord) into v_found, v_new
+          from claim_keys(v_jobs, v_ids, enqueue_jobs.jobs, v_now, single) c;
+        -- Of several in this call the last that replaces or debounces says what the job is.
+        v_later := array(
+            select row(l.*)::new_job
+              from (
+                select distinct on (u.queue_id, u.unique_key) u.*
+                  from unnest(v_jobs) u
+                 where u.unique_mode in ('replace', 'debounce')
+                 order by u.queue_id, u.unique_key, u.ord desc) l
+             where not v_new[l.ord]
+               and exists (
+                select from unnest(v_jobs) f
+                 where f.queue_id = l.queue_id and f.unique_key = l.unique_key and f.ord < l.ord));
+        v_all := jobs;
+        v_ids := array(select i.id from unnest(v_ids) with ordinality i(id, ord) where v_new[i.ord] order by i.ord);
+        jobs := (
+            select coalesce(jsonb_agg(e.job order by e.ord), '[]')
+              from jsonb_array_elements(enqueue_jobs.jobs) with ordinality e(job, ord)
+             where v_new[e.ord]);
+        v_jobs := array(select row(u.*)::new_job from unnest(v_jobs) u where v_new[u.ord] order by u.ord);
     end if;
     -- PARENTS, BATCHES: refs become ids once these are drawn; what waits for a parent is placed here.
     if exists (
@@ -186,7 +212,6 @@ begin
         raise exception 'group_key is not supported yet' using errcode = '0A000';
     end if;
 
-    v_ids := array(select nextval('position') from generate_series(1, v_count));
     perform open_lane(l.lane) from (select distinct u.lane from unnest(v_jobs) u order by 1) l;
     with asked as materialized (
         select e.job_id, e.lane, e.job, e.run_at, e.max_retries, e.expires_at, e.retry, e.tags, e.group_key,
@@ -216,8 +241,12 @@ begin
      where a.run_at is null or a.run_at <= v_now;
 
     perform wake_sleepers(u.queue_id) from unnest(v_queue_ids) u(queue_id);
+    perform replace_job(v_found[l.ord], row(l.*)::new_job, v_all -> l.ord - 1, v_now + l.debounce_max)
+       from unnest(v_later) l;
     return query
-    select (u.ord - 1)::int, u.job_id, true from unnest(v_ids) with ordinality u(job_id, ord) order by u.ord;
+    select (u.ord - 1)::int, u.job_id, coalesce(v_new[u.ord], true)
+      from unnest(v_found) with ordinality u(job_id, ord)
+     order by u.ord;
 end
 $$;
 comment on function {{.schema}}.enqueue_jobs(jsonb, boolean) is 'Enqueues many jobs, with every check and option.';

@@ -45,6 +45,8 @@
 {{template "internal/hold_place.sql" .}}
 {{template "internal/delete_jobs.sql" .}}
 {{template "internal/recent.sql" .}}
+{{template "internal/replace_job.sql" .}}
+{{template "internal/claim_keys.sql" .}}
 {{template "internal/enqueue_jobs.sql" .}}
 {{template "internal/enqueue_checked.sql" .}}
 {{template "internal/role_may.sql" .}}

@@ -1,6 +1,6 @@
 -- Generations: opens the next when the current is old enough, moves what must stay out of the oldest,
 -- a bounded number of rows a call, and truncates it. Never waits for anybody for more than 20 ms.
--- Also clears up after first uses, drops and superseded marks. sql/DESIGN.md: "Generations".
+-- Also clears up after first uses, drops, superseded marks and unique keys. sql/DESIGN.md: "Generations".
 -- Locks: rotate (try), share then access exclusive on one generation. Index: job_N_pk, finished_N_pk.
 create or replace function {{.api_schema}}.oq_rotate(max_rows int default 5000)
 returns bigint
@@ -19,6 +19,7 @@ declare
     v_ids       bigint[];
     v_count     bigint := 0;
     v_step      bigint;
+    v_block     bigint := pg_sequence_last_value('key_sweep'::regclass);
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'oq_rotate needs a READ COMMITTED transaction' using errcode = '25001';
@@ -57,6 +58,28 @@ begin
             select m.ctid from mark m
              where m.lane = k.lane and m.low < k.low
                for update skip locked) x));
+    -- Unique keys whose jobs are over, a few blocks a call. A key that was taken since is another job's, which
+    -- this snapshot may not see: so only where it still is the job that was looked at.
+    with stale as materialized (
+        select k.ctid, k.job_id
+          from unique_key k
+         where k.ctid >= format('(%s,0)', v_block)::tid and k.ctid < format('(%s,0)', v_block + 16)::tid
+           and coalesce(k.until <= v_now, true)
+           and coalesce(
+            (select true from finished f where f.job_id = k.job_id limit 1),
+            (select true from dead d where d.job_id = k.job_id limit 1),
+            (select false from job j where j.job_id = k.job_id limit 1),
+            true)
+    )
+    delete from unique_key d
+     where d.ctid = any (array(
+        select k.ctid
+          from stale s
+          join unique_key k on k.ctid = s.ctid and k.job_id = s.job_id
+           for update of k skip locked));
+    perform setval('key_sweep', case
+        when (v_block + 16) * current_setting('block_size')::bigint < pg_relation_size('unique_key') then v_block + 16
+        else 0 end);
     -- A job that was committed after its queue was dropped makes it a queue again.
     update queue q
        set dropped_at = null
