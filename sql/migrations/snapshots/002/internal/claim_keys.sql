@@ -23,7 +23,7 @@ begin
             when u.unique_key is null then 'unique_key'
             when u.debounce_max is not null and u.unique_mode is distinct from 'debounce' then 'debounce_max'
             when u.unique_mode = 'debounce' and u.run_at is null then 'delay'
-            when u.unique_for > interval '36600 days' then 'unique_for'
+            when u.unique_for > interval '100 years' then 'unique_for'
             else 'debounce_max ' end as what
       into v_bad
       from unnest(claim_keys.jobs) u
@@ -31,7 +31,7 @@ begin
             and (u.unique_mode is not null or u.unique_for is not null or u.debounce_max is not null)
         or u.debounce_max is not null and u.unique_mode is distinct from 'debounce'
         or u.unique_mode = 'debounce' and u.run_at is null
-        or u.unique_for > interval '36600 days' or u.debounce_max > interval '36600 days'
+        or u.unique_for > interval '100 years' or u.debounce_max > interval '100 years'
      order by u.ord
      limit 1;
     if v_bad.ord is not null then
@@ -58,7 +58,7 @@ begin
                     k.job_id as was, k.taken_at, case
                         when k.job_id is null then 'free'
                         when s.is_over then case when k.until > claim_keys.now then 'taken' else 'free' end
-                        when u.unique_mode not in ('replace', 'debounce') then 'taken'
+                        when coalesce(u.unique_mode not in ('replace', 'debounce'), true) then 'taken'
                         when u.ord = any (v_held)
                             or (select true from {{.schema}}.leased l where l.job_id = k.job_id limit 1) then 'free'
                         else 'change' end as verdict

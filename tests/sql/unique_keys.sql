@@ -1,0 +1,128 @@
+-- oq_enqueue, oq_enqueue_many: unique_key, unique_mode, unique_for, debounce_max.
+
+-- skip, the default: one unfinished job a key and queue.
+select oq_enqueue('q', '{"n": 1}', unique_key => 'k') as a \gset
+select is(oq_enqueue('q', '{"n": 2}', unique_key => 'k'), :a::bigint, 'the same key gives the first job');
+select ok(oq_enqueue('q', '{"n": 2}', unique_key => 'K') <> :a, 'another key, another job');
+select ok(oq_enqueue('other', '{"n": 2}', unique_key => 'k') <> :a, 'keys are a queue''s own');
+select results_eq(format('select payload, unique_key from oq_get(%s)', :a), $$values ('{"n": 1}'::jsonb, 'k'::text)$$,
+    'skip changes nothing');
+
+-- The key is free again when the job is over, however it ended.
+select job_id as id, lease_token as token from oq_lease('q') where job_id = :a \gset
+select is(oq_enqueue('q', unique_key => 'k'), :a::bigint, 'taken while leased');
+select oq_nack(:a, :token, 'no') \gset
+select is(oq_enqueue('q', unique_key => 'k'), :a::bigint, 'taken while it waits for its retry');
+select oq_cancel(:a) as x \gset
+select oq_enqueue('q', unique_key => 'k') as b \gset
+select ok(:b <> :a, 'free after a cancel');
+select oq_enqueue('dies', '{}', max_retries => 0, unique_key => 'k') as d \gset
+select is(kill_job('dies', 'x'), :d::bigint, 'dead');
+select oq_enqueue('dies', unique_key => 'k') as e \gset
+select ok(:e <> :d, 'a dead job gives its key free');
+select oq_enqueue('done', unique_key => 'k') as f \gset
+select oq_ack(job_id, lease_token) as x from oq_lease('done') \gset
+select ok(oq_enqueue('done', unique_key => 'k') <> :f, 'free after an ack');
+select oq_enqueue('gone', unique_key => 'k') as g \gset
+select oq_purge('gone', 'ready') as x \gset
+select ok(oq_enqueue('gone', unique_key => 'k') <> :g, 'free after a purge');
+
+-- unique_for outlives the job, and its row.
+select oq_enqueue('long', unique_key => 'k', options => '{"unique_for": "1 hour"}') as h \gset
+select oq_ack(job_id, lease_token, '"sent"') as x from oq_lease('long') \gset
+select is(oq_enqueue('long', unique_key => 'k', options => '{"unique_for": "1 hour"}'), :h::bigint, 'taken though it is over');
+select results_eq(format('select state, result from oq_result(%s)', :h), $$values ('completed', '"sent"'::jsonb)$$,
+    'its result is there');
+select throws_ok($$select oq_enqueue('long', unique_key => 'k', options => '{"unique_mode": "reject"}')$$, 'OQ005',
+    'job%has the unique key%k%', 'reject sees it too');
+select is(oq_enqueue('long', '{"n": 9}', unique_key => 'k', options => '{"unique_mode": "replace"}'), :h::bigint,
+    'and nothing is left to replace');
+select oq_purge('long', 'completed') as x \gset
+select is(oq_enqueue('long', unique_key => 'k'), :h::bigint, 'taken though every row of the job is gone');
+select oq_rotate() as x \gset
+select is(oq_enqueue('long', unique_key => 'k'), :h::bigint, 'the sweep leaves it');
+update oq.unique_key set until = until - interval '2 hours';
+select ok(oq_enqueue('long', unique_key => 'k') <> :h, 'free when the time has passed');
+
+-- The sweep takes what is stale and nothing else.
+select oq_enqueue('swept', unique_key => 'stale') as s \gset
+select oq_cancel(:s) as x \gset
+select oq_enqueue('swept', unique_key => 'live') as l \gset
+select oq_rotate() as x \gset
+select results_eq('select u.job_id from oq.unique_key u join oq.queue q using (queue_id) where q.queue_name = ''swept''',
+    format('values (%s::bigint)', :l), 'only the unfinished job keeps its row');
+select is(oq_enqueue('swept', unique_key => 'live'), :l::bigint, 'and its key');
+
+-- reject.
+select throws_ok($$select oq_enqueue('swept', unique_key => 'live', options => '{"unique_mode": "reject"}')$$, 'OQ005',
+    format('job %s has the unique key ''live''', :l), 'reject names the job');
+select ok(oq_enqueue('swept', unique_key => 'new', options => '{"unique_mode": "reject"}') > :l, 'reject of a free key');
+
+-- replace: the waiting job becomes what the last call says.
+select oq_enqueue('r', '{"v": 1}', 3, now() + interval '1 hour', 7, unique_key => 'k', headers => '{"h": 1}') as r \gset
+select is(oq_enqueue('r', '{"v": 2}', unique_key => 'k', options => '{"unique_mode": "replace"}'), :r::bigint, 'replace: the same job');
+select results_eq(format('select state, payload, priority, max_retries, headers, run_at from oq_get(%s)', :r),
+    $$values ('ready', '{"v": 2}'::jsonb, 0, 3, null::jsonb, null::timestamptz)$$, 'and all of it is new');
+select lease_token as token from oq_lease('r') \gset
+select oq_enqueue('r', '{"v": 3}', unique_key => 'k', options => '{"unique_mode": "replace"}') as t \gset
+select ok(:t <> :r, 'while a worker holds it the change gets a job of its own');
+select is(oq_enqueue('r', '{"v": 4}', unique_key => 'k', options => '{"unique_mode": "replace"}'), :t::bigint, 'which has the key now');
+select ok(oq_ack(:r, :token), 'the worker is not disturbed');
+select results_eq('select payload from oq_lease(''r'')', $$values ('{"v": 4}'::jsonb)$$, 'and the change runs after it');
+
+-- debounce: put off by each call, at most to debounce_max after the first.
+select oq_enqueue('b', '{"v": 1}', unique_key => 'k',
+    options => '{"unique_mode": "debounce", "delay": "10 s", "debounce_max": "25 s"}') as d \gset
+select is(oq_enqueue('b', '{"v": 2}', unique_key => 'k',
+    options => '{"unique_mode": "debounce", "delay": "20 s", "debounce_max": "25 s"}'), :d::bigint, 'debounce: the same job');
+select results_eq(format('select payload, state, run_at - created_at between ''19 s'' and ''22 s'' from oq_get(%s)', :d),
+    $$values ('{"v": 2}'::jsonb, 'scheduled', true)$$, 'put off');
+select is(oq_enqueue('b', '{"v": 3}', unique_key => 'k',
+    options => '{"unique_mode": "debounce", "delay": "1 hour", "debounce_max": "25 s"}'), :d::bigint, 'and again');
+select ok((select run_at - created_at = interval '25 s' from oq_get(:d)), 'not beyond debounce_max');
+select throws_ok($$select oq_enqueue('b', unique_key => 'k', options => '{"unique_mode": "debounce"}')$$, 'OQ001',
+    'options.delay%', 'debounce needs a delay');
+
+-- What makes no sense.
+select throws_ok(format('select oq_enqueue(''x'', unique_key => %s, options => %L)', k, o), 'OQ001', m, o)
+  from (values
+    ('null', '{"unique_mode": "skip"}', 'unique_key must not be null'),
+    ('null', '{"unique_for": "1 s"}', 'unique_key must not be null'),
+    ('''k''', '{"unique_mode": "first"}', 'options.unique_mode%first%'),
+    ('''k''', '{"unique_for": "0 s"}', 'options.unique_for%0 s%'),
+    ('''k''', '{"unique_for": "101 years"}', 'options.unique_for%'),
+    ('''k''', '{"debounce_max": "1 s"}', 'options.debounce_max%'),
+    ('''''', '{}', 'unique_key%'),
+    ('repeat(''x'', 1001)', '{}', 'unique_key%')) v(k, o, m);
+select throws_ok($$select * from oq_enqueue_many('[{"queue_name": "x"}, {"queue_name": "x", "unique_for": "1 s"}]')$$,
+    'OQ001', 'jobs[1].unique_key%', 'an element is named');
+select is_empty('select from oq_jobs where queue_name = ''x''', 'nothing was made');
+
+-- Many: one statement, and one key in it several times is as several calls.
+select oq_enqueue('m', '{"v": 0}', unique_key => 'there') as m \gset
+select results_eq($$select m.idx, m.inserted, m.job_id = min(m.job_id) over (partition by e.job ->> 'unique_key'), j.payload
+      from oq_enqueue_many('[
+        {"queue_name": "m", "payload": {"v": 1}, "unique_key": "a"},
+        {"queue_name": "m", "payload": {"v": 2}},
+        {"queue_name": "m", "payload": {"v": 3}, "unique_key": "there"},
+        {"queue_name": "m", "payload": {"v": 4}, "unique_key": "a"},
+        {"queue_name": "m", "payload": {"v": 5}, "unique_key": "b", "unique_mode": "replace"},
+        {"queue_name": "m", "payload": {"v": 6}, "unique_key": "b", "unique_mode": "replace", "priority": 4}]') m
+      join lateral jsonb_array_element('[{"unique_key": "a"}, {"unique_key": "-"}, {"unique_key": "there"},
+        {"unique_key": "a"}, {"unique_key": "b"}, {"unique_key": "b"}]', m.idx) e(job) on true
+      join lateral oq_get(m.job_id) j on true order by m.idx$$,
+    $$select * from (values (0, true, true, '{"v": 1}'::jsonb), (1, true, true, '{"v": 2}'), (2, false, true, '{"v": 0}'),
+        (3, false, true, '{"v": 1}'), (4, true, true, '{"v": 6}'), (5, false, true, '{"v": 6}')) v$$,
+    'inserted, and whose id');
+select throws_ok($$select * from oq_enqueue_many('[{"queue_name": "m", "unique_key": "c"},
+    {"queue_name": "m", "unique_key": "c", "unique_mode": "reject"}]')$$, 'OQ005', 'jobs[1]%', 'reject within a call');
+select is_empty($$select from oq_jobs where unique_key = 'c'$$, 'which makes nothing');
+select results_eq($$select count(*), count(distinct job_id), count(*) filter (where inserted) from oq_enqueue_many((
+    select jsonb_agg(jsonb_build_object('queue_name', 'bulk', 'unique_key', 'k' || i % 3000)) from generate_series(1, 6000) i))$$,
+    'values (6000::bigint, 3000::bigint, 3000::bigint)', '6,000 jobs of 3,000 keys');
+select results_eq($$select count(*), count(*) filter (where inserted) from oq_enqueue_many((
+    select jsonb_agg(jsonb_build_object('queue_name', 'bulk', 'unique_key', 'k' || i)) from generate_series(0, 3999) i))$$,
+    'values (4000::bigint, 1000::bigint)', 'and again, a thousand of them new');
+
+select is_empty('select law from oq_audit() where violations > 0', 'the laws hold');
+select finish();
