@@ -163,7 +163,7 @@ select ok(oq_enqueue('h', headers => jsonb_build_object('h', repeat('x', 65527))
 -- What is not built yet is refused, whatever its value.
 select throws_ok('select oq_enqueue(''f'', ' || a || ')', '0A000', '%not supported yet%',
     'not yet: ' || a)
-  from unnest(array['unique_key => ''k''', 'group_key => ''g''']) a;
+  from unnest(array['unique_key => ''k''']) a;
 select throws_ok(format('select oq_enqueue(''f'', options => %L)', jsonb_build_object(k, v)),
     '0A000',
     '%not supported yet%', 'not yet: ' || k)
