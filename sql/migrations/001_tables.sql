@@ -93,6 +93,7 @@ create table {{.schema}}.queue (
     max_payload_bytes   int         not null default 1048576,
     max_depth           int,
     linked              boolean     not null default false,
+    limited             boolean     not null default false,
     keep                text        not null default 'outcome',
     notify              text        not null default 'wake',
     retention           interval    not null default '1 day',
@@ -113,6 +114,7 @@ comment on column {{.schema}}.queue.queue_id is '47 bits of a hash of the name, 
 comment on column {{.schema}}.queue.max_depth is 'Most ready, waiting and scheduled jobs; null: no limit.';
 comment on column {{.schema}}.queue.linked is
     'Some job of it was in a group or a batch, or others depend on it: its end is looked at by settle.';
+comment on column {{.schema}}.queue.limited is 'A lease looks at limit_rule and throttled first.';
 comment on column {{.schema}}.queue.notify is 'wake: the enqueue notifies sleepers; daemon: only oq_wake does.';
 comment on column {{.schema}}.queue.dropped_at is 'Hidden since then, until a job commits in it.';
 
@@ -270,6 +272,8 @@ create table {{.schema}}.waiting (
     attempt     int         not null default 0,
     failed      smallint    not null default 0,
     lost        smallint    not null default 0,
+    first       boolean     not null default false,
+    xact        bigint,
     expires_at  timestamptz,
     constraint waiting_pk primary key (job_id),
     constraint waiting_holder_check check (holder in ('group', 'parent')),
@@ -280,6 +284,10 @@ comment on table {{.schema}}.waiting is 'May not run yet: held by its group or b
 comment on column {{.schema}}.waiting.holder is 'group: its turn has not come; parent: a job it depends on is open.';
 comment on column {{.schema}}.waiting.group_id is 'Of the line in which it stands; null where a parent holds it.';
 comment on column {{.schema}}.waiting.position is 'Its place in the line of its group.';
+comment on column {{.schema}}.waiting.first is
+    'Of its group the first that a statement put in line: line_up looks at the group before the commit.';
+comment on column {{.schema}}.waiting.xact is
+    'The transaction that put it in line. Means nothing after its commit: positions tell old rows apart.';
 
 create table {{.schema}}.leased (
     job_id      bigint      not null,
@@ -585,6 +593,90 @@ comment on column {{.schema}}.unique_key.key_hash is 'SHA-256 of the key: keys a
 create sequence {{.schema}}.key_sweep as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.key_sweep is 'The block of unique_key where the sweep goes on.';
 select setval('{{.schema}}.key_sweep', 0);
+-- Groups and limits. Registers are insert-only, the newest row of a slot counts, and a slot is free when
+-- its job is over, which is read from where the job stands: nothing can leak.
+
+create table {{.schema}}.group_slot (
+    group_id    bigint      not null,
+    job_id      bigint      not null,
+    low         bigint      not null,
+    admitted_at timestamptz not null,
+    slot        int         not null,
+    version     bigint      generated always as identity constraint group_slot_pk primary key
+);
+create index group_slot_idx on {{.schema}}.group_slot (group_id, slot, version desc);
+comment on table {{.schema}}.group_slot is 'Which job of a group was let into ready last, slot by slot.';
+comment on column {{.schema}}.group_slot.low is 'All that stands in line below it has been let in; the highest of the group counts.';
+
+create table {{.schema}}.limit_rule (
+    rule_id     bigint      generated always as identity constraint limit_rule_pk primary key,
+    queue_id    bigint      not null,
+    group_id    bigint      not null default 0,
+    group_key   text,
+    max_running int,
+    rate        numeric,
+    per         interval    not null
+);
+create unique index limit_rule_idx on {{.schema}}.limit_rule (queue_id, group_id);
+comment on table {{.schema}}.limit_rule is 'What oq_limit set for a queue, a group, or every group (key *).';
+comment on column {{.schema}}.limit_rule.group_id is '0: the queue itself.';
+
+create table {{.schema}}.limit_slot (
+    holder      bigint      not null,
+    job_id      bigint      not null,
+    token       bigint      not null,
+    taken_at    timestamptz not null,
+    slot        int         not null,
+    version     bigint      generated always as identity constraint limit_slot_pk primary key
+);
+create index limit_slot_idx on {{.schema}}.limit_slot (holder, slot, version desc);
+comment on table {{.schema}}.limit_slot is 'Who took each slot of a limit last.';
+comment on column {{.schema}}.limit_slot.holder is
+    'queue_id * 4: max_running of a queue; + 1: its rate; -1 - group_id: the rate of a group.';
+
+create table {{.schema}}.throttled (
+    queue_id    bigint      not null,
+    group_id    bigint      not null default 0,
+    until       timestamptz not null,
+    throttle_id bigint      generated always as identity constraint throttled_pk primary key
+);
+create index throttled_idx on {{.schema}}.throttled (queue_id, group_id, throttle_id desc);
+comment on table {{.schema}}.throttled is 'Until when nobody gets jobs of a queue or group; the newest row counts.';
+comment on column {{.schema}}.throttled.group_id is '0: the queue itself.';
+
+create table {{.schema}}.todo (
+    due_at      timestamptz not null,
+    id          bigint      not null,
+    queue_id    bigint      not null,
+    position    bigint,
+    todo_id     bigint      generated always as identity constraint todo_pk primary key,
+    kind        text        not null,
+    constraint todo_kind_check check (kind in ('group'))
+);
+create index todo_due_idx on {{.schema}}.todo (due_at);
+create index todo_id_idx on {{.schema}}.todo (id);
+comment on table {{.schema}}.todo is
+    'What could not be looked at in time: the tick, or a lease, does it.';
+comment on column {{.schema}}.todo.id is 'kind group: the group.';
+comment on column {{.schema}}.todo.position is 'Rows from here on may have been committed below the group''s low.';
+
+create sequence {{.schema}}.sweep as bigint minvalue 0 cache 1;
+comment on sequence {{.schema}}.sweep is 'Up to which group the sweep of waiting has come.';
+create sequence {{.schema}}.trim as bigint minvalue 0 cache 1;
+comment on sequence {{.schema}}.trim is 'Up to which row the idle ones of group_slot have been taken away.';
+do $$
+begin
+    perform setval('{{.schema}}.sweep', 0);
+    perform setval('{{.schema}}.trim', 0);
+end
+$$;
+
+{{range $table := list "group_slot" "limit_slot" "throttled" "todo"}}
+alter table {{$.schema}}.{{$table}} set (autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000,
+    vacuum_truncate = off);
+{{end}}
 
 -- Group roles belong to the cluster: made only where missing.
 do $$

@@ -5,25 +5,24 @@
 
 do $$
 declare
-    v_drop text;
+    v_drop  text;
+    v_drops text[];
 begin
-    for v_drop in
+    -- Written down before the first goes: some go with others, and have no name then.
+    v_drops := array(
         select format('drop view if exists %s cascade', c.oid::regclass)
           from pg_class c
          where c.relkind = 'v' and c.relnamespace in ('{{.schema}}'::regnamespace, '{{.api_schema}}'::regnamespace)
            and (c.relnamespace = '{{.schema}}'::regnamespace
             or c.relname in ('oq_queues', 'oq_jobs', 'oq_dead', 'oq_workers', 'oq_schedules', 'oq_watches',
                 'oq_subscriptions'))
-    loop
-        execute v_drop;
-    end loop;
-    for v_drop in
+        union all
         select format('drop function if exists %s cascade', p.oid::regprocedure)
           from pg_proc p
          where p.pronamespace = '{{.schema}}'::regnamespace
             or p.pronamespace = '{{.api_schema}}'::regnamespace and p.proname like 'oq\_%'
-           and 'search_path=pg_catalog, {{.schema}}, pg_temp' = any (p.proconfig)
-    loop
+           and 'search_path=pg_catalog, {{.schema}}, pg_temp' = any (p.proconfig));
+    foreach v_drop in array v_drops loop
         execute v_drop;
     end loop;
 end

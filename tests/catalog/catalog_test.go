@@ -163,6 +163,8 @@ func TestSignatures(t *testing.T) {
 		"oq_heartbeat(job_id bigint, lease_token bigint, lease_seconds integer, progress jsonb) text",
 		"oq_heartbeat_many(job_ids bigint[], lease_tokens bigint[], lease_seconds integer) TABLE(job_id bigint, status text)",
 		"oq_listen(queue_name text) void",
+		"oq_throttle(queue_name text, until timestamp with time zone, group_key text) void",
+		"oq_limit(queue_name text, group_key text, max_running integer, rate numeric, per interval) void",
 		"oq_unlisten(queue_name text) void",
 		"oq_get(job_id bigint) SETOF oq_jobs",
 		"oq_attempts(job_id bigint) TABLE(attempt integer, worker_id text, leased_at timestamp with time zone, ended_at timestamp with time zone, outcome text, error text)",
@@ -205,7 +207,7 @@ func TestDefaults(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
 	words := strings.NewReplacer("timestamp with time zone", "timestamptz", "integer", "int", " DEFAULT ", " = ",
-		"NULL", "null", "'00:00:00'", "'0'")
+		"NULL", "null", "'00:00:00'", "'0'", "'00:00:01'", "'1 second'")
 	cast := regexp.MustCompile(`::[a-z ]+(\[\])?`)
 	for _, want := range []string{
 		"oq_enqueue(queue_name text, payload jsonb = '{}', priority int = 0, run_at timestamptz = null, max_retries int = null, " +
@@ -234,6 +236,8 @@ func TestDefaults(t *testing.T) {
 		"oq_release(job_id bigint, lease_token bigint, delay interval = null)",
 		"oq_heartbeat(job_id bigint, lease_token bigint, lease_seconds int = null, progress jsonb = null)",
 		"oq_heartbeat_many(job_ids bigint[], lease_tokens bigint[], lease_seconds int = null)",
+		"oq_throttle(queue_name text, until timestamptz, group_key text = null)",
+		"oq_limit(queue_name text, group_key text = null, max_running int = null, rate numeric = null, per interval = '1 second')",
 		"oq_listen(queue_name text)",
 		"oq_unlisten(queue_name text)",
 		"oq_get(job_id bigint)",
@@ -355,8 +359,9 @@ func TestPlpgsqlCheck(t *testing.T) {
 	}
 	none(t, db, "plpgsql_check", `
 		select p.proname || ': ' || c
-		  from (select p.* from `+ours+`) p, lateral plpgsql_check_function(p.oid,
-			case when p.prorettype = 'trigger'::regtype then 'oq.instance'::regclass else 0 end, extra_warnings => true,
+		  from (select p.* from `+ours+`) p, lateral plpgsql_check_function(p.oid, coalesce((
+			select t.tgrelid from pg_trigger t where t.tgfoid = p.oid limit 1),
+			case when p.prorettype = 'trigger'::regtype then 'oq.instance'::regclass else 0 end), extra_warnings => true,
 			security_warnings => true, performance_warnings => false) c
 		 where p.prolang = (select oid from pg_language where lanname = 'plpgsql')`)
 }

@@ -101,9 +101,7 @@ select throws_ok($$select * from oq_enqueue_many(jsonb_build_array(jsonb_build_o
 select throws_ok(format('select * from oq_enqueue_many(%L)',
     jsonb_build_array('{"queue_name": "y"}'::jsonb, o || '{"queue_name": "y"}')),
     '0A000', '%not supported yet%', 'not yet: ' || o::text)
-  from unnest(array['{"unique_key": "k"}', '{"group_key": "g"}', '{"unique_mode": "skip"}',
-      '{"unique_for": "1 h"}',
-    '{"debounce_max": "1 h"}', '{"depends_on": [1]}', '{"on_parent_failure": "run"}',
+  from unnest(array['{"depends_on": [1]}', '{"on_parent_failure": "run"}',
     '{"batch_id": 1}', '{"ref": "a"}',
     '{"depends_on_refs": ["a"]}', '{"options": {"batch_id": 1}}']::jsonb[]) o;
 select is_empty($$select from oq_queues where queue_name = 'y'$$, 'and no queue was made');

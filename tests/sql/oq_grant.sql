@@ -171,7 +171,7 @@ select results_eq(format('select string_agg(p.proname, '','' order by p.proname 
     oq_schedule,oq_subscribe,oq_unschedule,oq_unsubscribe,oq_unwatch,oq_update,oq_version,oq_watch,oq_watch_fire'),
     ('oq_worker',
     'oq_ack,oq_ack_many,oq_heartbeat,oq_heartbeat_many,oq_lease,oq_listen,oq_nack,oq_next,
-    oq_release,oq_unlisten,oq_version'),
+    oq_release,oq_throttle,oq_unlisten,oq_version'),
     ('oq_observer', 'oq_attempts,oq_audit,oq_get,oq_next_runs,oq_result,oq_stats,oq_version'),
     ('oq_daemon',
     'oq_advance,oq_compact,oq_expire,oq_lead,oq_promote,oq_reap,oq_rotate,oq_run_schedules,oq_stats,oq_tick,

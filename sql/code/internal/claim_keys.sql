@@ -15,8 +15,8 @@ as $$
 declare
     v_bad   record;
     v_left  int[];
-    v_held  int[] := '{}';
-    v_found jsonb := '{}';
+    v_held  int[] := array[]::int[];
+    v_found jsonb := jsonb_build_object();
     v_key   record;
 begin
     select u.ord, case

@@ -2,6 +2,7 @@
 -- written, and the first bad element is named by its index, from 0. single: the caller is oq_enqueue, which
 -- has checked its arguments, and whose options are not named as an element's.
 -- Then, step by step: unique keys, parents, run_at, group, ready.
+-- What stands in line is let in by line_up, before the commit.
 -- Calls: claim_keys, replace_job, open_queue, link_queue, open_lane, job_options, check_payload, check_depth, demand, enter,
 -- wake_sleepers. Locks: epoch shared (memory). Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.schema}}.enqueue_jobs(jobs jsonb, single boolean)
@@ -26,7 +27,7 @@ declare
     v_ids       bigint[];
     v_found     bigint[];
     v_new       boolean[];
-    v_later     new_job[] := '{}';
+    v_later     new_job[] := array[]::new_job[];
     v_all       jsonb;
     v_jobs      new_job[];
     v_gen       smallint := pg_sequence_last_value('generation'::regclass);
@@ -207,10 +208,8 @@ begin
     then
         raise exception 'dependencies and batches are not supported yet' using errcode = '0A000';
     end if;
-    -- GROUPS: what has to stand in line is placed here.
-    if exists (select from unnest(v_jobs) j where j.group_key is not null) then
-        raise exception 'group_key is not supported yet' using errcode = '0A000';
-    end if;
+    perform link_queue(l.queue_id)
+       from (select distinct j.queue_id from unnest(v_jobs) j where j.group_key is not null order by 1) l;
 
     perform open_lane(l.lane) from (select distinct u.lane from unnest(v_jobs) u order by 1) l;
     with asked as materialized (
@@ -234,11 +233,21 @@ begin
     ), later as (
         insert into scheduled (due_at, job_id, lane, expires_at)
         select a.run_at, a.job_id, a.lane, a.expires_at from asked a where a.run_at > v_now
+    ), in_line as (
+        insert into waiting (job_id, lane, holder, group_id, position, expires_at, xact, first)
+        select l.job_id, l.lane, 'group', l.group_id, l.job_id, l.expires_at,
+            pg_current_xact_id()::text::bigint,
+            row_number() over (partition by l.group_id order by l.job_id) = 1
+          from (
+            select a.job_id, a.lane, a.expires_at,
+                hashtextextended(a.group_key, a.lane >> 16) & 9223372036854775807 as group_id
+              from asked a
+             where a.group_key is not null and (a.run_at is null or a.run_at <= v_now)) l
     )
     insert into ready (lane, position, job_id, expires_at)
     select a.lane, a.job_id, a.job_id, a.expires_at
       from asked a
-     where a.run_at is null or a.run_at <= v_now;
+     where a.group_key is null and (a.run_at is null or a.run_at <= v_now);
 
     perform wake_sleepers(u.queue_id) from unnest(v_queue_ids) u(queue_id);
     perform replace_job(v_found[l.ord], row(l.*)::new_job, v_all -> l.ord - 1, v_now + l.debounce_max)

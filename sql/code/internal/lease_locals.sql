@@ -4,6 +4,7 @@
     v_paused      boolean;
     v_kept        boolean;
     v_linked      boolean;
+    v_limited     boolean;
     v_max_retries int;
     v_seconds     int;
     v_plain       boolean;

@@ -1,36 +1,66 @@
--- Where jobs of linked queues go that may run as far as they themselves are concerned: those whose time
--- has not come to scheduled, the others to ready, in the order of the array. Their lanes are open, the
--- caller has entered the epoch and has taken them out of where they stood; position is not read.
--- Calls: wake_sleepers. Index: job_N_pk.
-create or replace function {{.schema}}.place_jobs(jobs {{.schema}}.ready[])
+-- Where jobs of linked queues go that may run as far as they themselves are concerned, in the order of the
+-- array: to scheduled until their time has come or their group's throttle ends, in line with their group,
+-- else to ready. One that has its group's slot still goes past the line: what came from a lease has, and
+-- what waited for a retry, where one runs at a time. position is not read; lanes are open, the caller has
+-- entered the epoch and has taken them out of where they stood.
+-- Calls: limit_of, group_slots, wake_sleepers. Index: job_N_pk.
+create or replace function {{.schema}}.place_jobs(jobs {{.schema}}.ready[], came_from text default 'elsewhere')
 returns void
 language plpgsql
 as $$
 #variable_conflict use_column
 declare
     v_now    timestamptz := clock_timestamp();
+    v_xact   bigint := pg_current_xact_id()::text::bigint;
     v_queues bigint[];
 begin
     with asked as materialized (
-        select u.ord, u.lane, u.job_id, u.token, u.attempt, u.failed, u.lost, u.expires_at, j.run_at
+        select u.ord, u.lane, u.job_id, u.token, u.attempt, u.failed, u.lost, u.expires_at, j.group_id,
+            greatest(j.run_at, j.until) as due_at,
+            j.group_id is null or came_from = 'leased' or came_from = 'scheduled' and j.max_running = 1 and (
+                select bool_and(s.job_id = u.job_id) filter (where s.busy or s.job_id = u.job_id)
+                  from {{.schema}}.group_slots(j.group_id, 1) s) is true as has_slot
           from unnest(place_jobs.jobs) with ordinality
             u(lane, position, job_id, token, attempt, failed, lost, expires_at, ord)
           left join lateral (
-            select j.run_at from {{.schema}}.job j where j.job_id = u.job_id limit 1) j on true
+            select j.run_at, g.group_id, l.max_running, l.until
+              from (
+                select j.run_at, j.group_key from {{.schema}}.job j where j.job_id = u.job_id limit 1) j
+              left join lateral (
+                select hashtextextended(j.group_key, u.lane >> 16) & 9223372036854775807 as group_id
+                 where j.group_key is not null) g on true
+              left join lateral (
+                select l.max_running, l.until
+                  from (select 1 where g.group_id is not null offset 0) x
+                 cross join lateral {{.schema}}.limit_of(u.lane >> 16, g.group_id) l) l on true) j on true
     ), later as (
         insert into {{.schema}}.scheduled (due_at, job_id, lane, token, attempt, failed, lost, expires_at)
-        select a.run_at, a.job_id, a.lane, a.token, a.attempt, a.failed, a.lost, a.expires_at
+        select a.due_at, a.job_id, a.lane, a.token, a.attempt, a.failed, a.lost, a.expires_at
           from asked a
-         where a.run_at > v_now
-    ), now_ready as (
+         where a.due_at > v_now
+    ), in_line as (
+        insert into {{.schema}}.waiting (job_id, lane, holder, group_id, position, token, attempt, failed, lost,
+            expires_at, xact, first)
+        select a.job_id, a.lane, 'group', a.group_id, a.position, a.token, a.attempt, a.failed, a.lost,
+            a.expires_at, v_xact, row_number() over (partition by a.group_id order by a.position) = 1
+          from (
+            select x.*, nextval('{{.schema}}.position') as position
+              from (
+                select * from asked
+                 where not has_slot and (due_at is null or due_at <= v_now)
+                 order by ord) x
+            offset 0) a
+    ), at_once as (
         insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
         select a.lane, nextval('{{.schema}}.position'), a.job_id, a.token, a.attempt, a.failed, a.lost,
             a.expires_at
-          from (select * from asked where run_at is null or run_at <= v_now order by ord) a
+          from (select * from asked where has_slot and (due_at is null or due_at <= v_now) order by ord) a
         returning lane
     )
-    select array_agg(distinct n.lane >> 16) into v_queues from now_ready n;
-    perform {{.schema}}.wake_sleepers(u.queue_id) from unnest(v_queues) u(queue_id);
+    select array_agg(distinct o.lane >> 16) into v_queues from at_once o;
+    if v_queues is not null then
+        perform {{.schema}}.wake_sleepers(u.queue_id) from unnest(v_queues) u(queue_id);
+    end if;
 end
 $$;
-comment on function {{.schema}}.place_jobs({{.schema}}.ready[]) is 'Puts jobs of linked queues where they may run.';
+comment on function {{.schema}}.place_jobs({{.schema}}.ready[], text) is 'Puts jobs of linked queues where they may run.';

@@ -42,7 +42,7 @@ begin
       into v_count, v_jobs
       from due d;
     if v_jobs is not null then
-        perform {{.schema}}.place_jobs(v_jobs);
+        perform {{.schema}}.place_jobs(v_jobs, 'scheduled');
     end if;
     return v_count;
 end

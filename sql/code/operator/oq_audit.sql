@@ -17,7 +17,7 @@ declare
     v_epoch bigint := pg_sequence_last_value('epoch_low'::regclass);
 begin
     lock table job, ready, scheduled, waiting, leased, dead, finished, attempt, ttl, mark, epoch_open,
-        passed, queue, schedule in access share mode;
+        passed, queue, schedule, group_slot, limit_rule, throttled, todo in access share mode;
 
     return query
     select 'one_place'::text, count(*),
@@ -203,6 +203,48 @@ begin
       from schedule s
      where s.due_at < (
         select timestamptz 'epoch' + max(m.low) * interval '1 microsecond' from mark m where m.lane = -10);
+    -- One job a slot: what may run of a group has the slot that it took last.
+    return query
+    select 'group_slot'::text, count(*),
+        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+      from (
+        select p.job_id
+          from (
+            select r.job_id from ready r
+            union all select l.job_id from leased l) p
+          join job j on j.job_id = p.job_id
+          left join (
+            select distinct on (s.group_id, s.slot) s.group_id, s.job_id
+              from group_slot s
+             order by s.group_id, s.slot, s.version desc) s
+            on s.job_id = p.job_id
+           and s.group_id = hashtextextended(j.group_key, j.queue_id) & 9223372036854775807
+         where j.group_key is not null and s.job_id is null) v;
+
+    -- Nobody is forgotten: a line whose group is free, or a row below its low, is on the list of things to do.
+    return query
+    select 'group_stuck'::text, count(*),
+        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+      from (
+        select w.job_id
+          from (
+            select distinct on (w.group_id) w.group_id, w.job_id, w.lane, w.position
+              from waiting w
+             where w.holder = 'group'
+             order by w.group_id, w.position) w
+          left join (
+            select s.group_id, max(s.low) as low, bool_or(p.job_id is not null) as busy
+              from (
+                select distinct on (s.group_id, s.slot) s.group_id, s.job_id, s.low
+                  from group_slot s
+                 order by s.group_id, s.slot, s.version desc) s
+              left join (
+                select r.job_id from ready r where r.position <> r.job_id
+                union all select l.job_id from leased l
+                union all select c.job_id from scheduled c) p on p.job_id = s.job_id
+             group by s.group_id) s on s.group_id = w.group_id
+          left join (select distinct t.id from todo t where t.kind = 'group') t on t.id = w.group_id
+         where t.id is null and (s.busy is not true or s.low > w.position)) v;
 end
 $$;
 comment on function {{.api_schema}}.oq_audit() is
@@ -211,4 +253,5 @@ sample: a few of the ids. one_place: a job stands in one state. place_without_jo
 job_without_place, job_twice, lane_of_job, queue_without_row: the tables agree. lane_without_mark,
 below_mark: leases see every ready job. token_rises: no lease has an older token than one before.
 attempts_recorded: every attempt has its record. ttl_timer: what can expire will. schedule_below_mark:
-every schedule is seen when it is due. Reads everything; changes nothing. See oq_repair.';
+every schedule is seen when it is due. group_slot: what may run of a group has a slot of it. group_stuck:
+no group that is free is forgotten. Reads everything; changes nothing. See oq_repair.';

@@ -90,8 +90,10 @@ begin
        set version = q.version + 1, paused = default, restricted = default, lease_seconds = default,
            max_retries = default, max_lost_leases = default, max_payload_bytes = default,
            max_depth = default, keep = default, notify = default, retention = default,
-           retry = default, created_at = v_now, dropped_at = v_now
+           retry = default, limited = default, created_at = v_now, dropped_at = v_now
      where q.row_id = v_row_id;
+    delete from limit_rule r where r.queue_id = v_queue_id;
+    delete from throttled t where t.queue_id = v_queue_id;
     delete from queue_grant g where g.queue_id = v_queue_id;
     delete from subscription s where s.queue_id = v_queue_id;
     return true;

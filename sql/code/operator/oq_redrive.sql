@@ -1,7 +1,8 @@
 -- Dead or cancelled jobs back to ready, set-based, ids ascending. Failures and lost leases begin
 -- again at 0; attempts go on counting and the token is kept. A cancelled job's rows move to the
 -- current generation: theirs may be on its way to TRUNCATE.
--- Calls: check_queue_name, check_patch, check_payload, demand, enter, open_lane, place_jobs, wake_sleepers.
+-- Calls: check_queue_name, check_patch, check_payload, demand, enter, open_lane, place_jobs, leave_slots,
+-- wake_sleepers.
 -- Locks: dead or finished rows with their job rows by job id (skip locked), epoch shared (memory).
 -- Index: dead_queue_idx, dead_pk, finished_N_pk, job_N_pk; finished is scanned without job_ids.
 create or replace function {{.api_schema}}.oq_redrive(
@@ -228,6 +229,10 @@ begin
     loop
         perform open_lane(v_lane);
     end loop;
+
+    if v_queue.linked then
+        perform leave_slots(v_ids);
+    end if;
 
     -- The i-th is due i / per_second after the first, which is due at once or at patch.run_at.
     v_due := greatest(v_now, v_patch.run_at);

@@ -1,6 +1,7 @@
 -- Changes what the producer said of a job that nobody holds. The job's row is updated in place,
 -- which is rare enough; its place moves only where priority or run_at make it.
--- Calls: check_patch, check_payload, demand, hold_place, enter, open_lane, place_jobs, wake_sleepers.
+-- Calls: check_patch, check_payload, demand, hold_place, enter, open_lane, place_jobs, leave_slots, settle,
+-- wake_sleepers.
 -- Locks: the row of the job's place, the job row. Index: as hold_place, queue_id_idx,
 -- mark_lane_idx.
 create or replace function {{.api_schema}}.oq_update(
@@ -82,6 +83,9 @@ begin
         update waiting w set lane = v_lane where w.job_id = oq_update.job_id;
         return true;
     end if;
+    if v_place.place = 'ready' and v_queue.linked and v_due > v_now then
+        perform leave_slots(array[oq_update.job_id]);
+    end if;
     if v_place.place = 'ready' then
         delete from ready r where r.lane = v_place.lane and r.position = v_place.place_at;
     elsif v_place.place = 'waiting' then
@@ -93,6 +97,9 @@ begin
         insert into scheduled (due_at, job_id, lane, token, attempt, failed, lost, expires_at)
         values (v_due, oq_update.job_id, v_lane, v_place.token, v_place.attempt, v_place.failed,
             v_place.lost, v_place.expires_at);
+        if v_queue.linked then
+            perform settle(array[oq_update.job_id]);
+        end if;
     elsif v_queue.linked then
         perform place_jobs(array[row(v_lane, 0, oq_update.job_id, v_place.token, v_place.attempt,
             v_place.failed, v_place.lost, v_place.expires_at)::ready]);

@@ -25,12 +25,27 @@
 {{template "internal/wake_sleepers.sql" .}}
 {{template "internal/backoff.sql" .}}
 {{template "internal/link_queue.sql" .}}
+{{template "internal/limit_of.sql" .}}
+{{template "internal/group_slots.sql" .}}
+{{template "internal/slot_due.sql" .}}
+{{template "internal/rate_slots.sql" .}}
+{{template "internal/use_slots.sql" .}}
+{{template "internal/group_gates.sql" .}}
+{{template "internal/group_gate.sql" .}}
+{{template "internal/queue_gate.sql" .}}
+{{template "internal/limit_queue.sql" .}}
+{{template "internal/leave_slots.sql" .}}
+{{template "internal/admit.sql" .}}
+{{template "internal/line_up.sql" .}}
 {{template "internal/place_jobs.sql" .}}
 {{template "internal/settle.sql" .}}
+{{template "internal/do_todo.sql" .}}
+{{template "internal/sweep_groups.sql" .}}
 {{template "internal/put_back.sql" .}}
 {{template "internal/raise_lane.sql" .}}
 {{template "internal/time_low.sql" .}}
 {{template "internal/lanes.sql" .}}
+{{template "internal/queue_lanes.sql" .}}
 {{template "internal/promote_due.sql" .}}
 {{template "internal/reap_expired.sql" .}}
 {{template "internal/expire_due.sql" .}}
@@ -39,6 +54,8 @@
 {{template "internal/advance_alone.sql" .}}
 {{template "internal/rewrite.sql" .}}
 {{template "internal/tend.sql" .}}
+{{template "internal/free_slot.sql" .}}
+{{template "internal/lease_limited.sql" .}}
 {{template "internal/may_lease.sql" .}}
 {{template "internal/queue_shown.sql" .}}
 {{template "internal/check_patch.sql" .}}
@@ -97,6 +114,7 @@
 {{template "worker/oq_release.sql" .}}
 {{template "worker/oq_heartbeat.sql" .}}
 {{template "worker/oq_heartbeat_many.sql" .}}
+{{template "worker/oq_throttle.sql" .}}
 {{template "worker/oq_listen.sql" .}}
 {{template "worker/oq_unlisten.sql" .}}
 
@@ -123,6 +141,7 @@
 {{template "operator/oq_drop_queue.sql" .}}
 {{template "operator/oq_pause.sql" .}}
 {{template "operator/oq_resume.sql" .}}
+{{template "operator/oq_limit.sql" .}}
 {{template "operator/oq_grant.sql" .}}
 {{template "operator/oq_revoke.sql" .}}
 {{template "operator/oq_adopt.sql" .}}

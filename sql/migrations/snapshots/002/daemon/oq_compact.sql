@@ -26,9 +26,10 @@ begin
     select c.oid, c.relname into v_table
       from pg_class c
      where c.relnamespace = '{{.schema}}'::regnamespace and c.relkind = 'r'
-       and c.relname in ('ready', 'scheduled', 'waiting', 'leased', 'ttl', 'mark', 'epoch_open', 'passed')
-       and pg_stat_get_dead_tuples(c.oid) > case when c.relname in ('mark', 'epoch_open', 'passed')
-           then 20000 else 200000 end
+       and c.relname in ('ready', 'scheduled', 'waiting', 'leased', 'ttl', 'mark', 'epoch_open', 'passed',
+            'group_slot', 'limit_slot', 'throttled', 'todo')
+       and pg_stat_get_dead_tuples(c.oid) > case when c.relname in ('mark', 'epoch_open', 'passed', 'group_slot',
+           'limit_slot', 'throttled', 'todo') then 20000 else 200000 end
        and pg_stat_get_dead_tuples(c.oid) > 10 * pg_stat_get_live_tuples(c.oid)
        and pg_stat_get_live_tuples(c.oid) < 500000
      order by pg_stat_get_dead_tuples(c.oid) desc

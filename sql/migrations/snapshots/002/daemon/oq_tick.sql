@@ -1,6 +1,7 @@
 -- Every duty once. A duty that fails says so in a warning and does not keep the others from their work;
 -- each is bounded and goes on at the next tick.
--- Calls: oq_advance, oq_promote, oq_reap, oq_expire, oq_run_schedules, oq_rotate, oq_compact, oq_wake.
+-- Calls: oq_advance, oq_promote, oq_reap, oq_expire, oq_run_schedules, do_todo, sweep_groups, oq_rotate,
+-- oq_compact, oq_wake.
 create or replace function {{.api_schema}}.oq_tick(max_rows int default 1000)
 returns table (duty text, done bigint)
 language plpgsql
@@ -36,7 +37,9 @@ begin
      limit 1;
 
     -- Advance first: its transaction is no member of an epoch yet.
-    foreach v_duty in array array['advance', 'promote', 'reap', 'expire', 'schedules', 'rotate', 'compact', 'wake'] loop
+    foreach v_duty in array array[
+        'advance', 'promote', 'reap', 'expire', 'schedules', 'groups', 'rotate', 'compact', 'wake']
+    loop
         -- Space is looked after once a second.
         continue when v_duty in ('rotate', 'compact') and v_ms / 1000 = v_beat / 1000;
         v_done := 0;
@@ -60,6 +63,11 @@ begin
                      where s.due_at > v_now
                      order by s.due_at
                      limit 1;
+                end if;
+            when 'groups' then
+                v_done := do_todo(max_rows, null, 1000);
+                if v_ms / 1000 > v_beat / 1000 then
+                    v_done := v_done + sweep_groups(1000);
                 end if;
             when 'rotate' then v_done := {{.api_schema}}.oq_rotate();
             when 'compact' then v_done := {{.api_schema}}.oq_compact();
@@ -95,7 +103,13 @@ begin
          limit 1;
         done := least(done, ceil(date_part('epoch', v_next - clock_timestamp()) * 1000)::bigint);
         done := least(done, ceil(date_part('epoch', v_due - clock_timestamp()) * 1000)::bigint);
-        done := greatest(done, 1);
+        select least(min(x.due_at), (
+            select min(t.until) from throttled t where t.group_id = 0 and t.until > v_now)) into v_next
+          from (select t.due_at from todo t order by t.due_at limit 1) x;
+        done := least(done, ceil(date_part('epoch', v_next - clock_timestamp()) * 1000)::bigint);
+        -- What somebody has under his hands is tried again soon, or a little later.
+        done := greatest(done, case when v_next < v_now - interval '1 second' then 200
+            when v_next <= v_now then 20 else 1 end);
     end if;
     return next;
 end

@@ -1,6 +1,6 @@
 -- Notifies queues that have both ready jobs and sleepers: the wake-up that slipped between "the queue
 -- is empty" and "asleep", and whatever was promoted or reaped. One NOTIFY a queue.
--- Calls: wake. Index: mark_lane_idx, ready_pk.
+-- Calls: queue_gate, wake. Index: mark_lane_idx, ready_pk.
 create or replace function {{.api_schema}}.oq_wake()
 returns bigint
 language plpgsql
@@ -25,6 +25,7 @@ begin
         select q.queue_name
           from queue_now q
          where q.queue_id & 2147483647 = any (v_keys) and not q.paused
+           and (not q.limited or not exists (select from queue_gate(q.queue_id)))
            and exists (
             select from (
                 select m.lane, max(m.low) as low

@@ -1,12 +1,14 @@
 {{- /* The body shared by oq_lease and oq_next: arguments $1 to $4 are the same in both. The plain case is
 two statements and few expressions: each is set up anew in every transaction. */ -}}
-    select q.queue_id, q.restricted, q.paused, q.keep <> 'none', q.linked, q.max_retries, coalesce($3, q.lease_seconds),
-        $3 is null and $4 between 1 and 10000 and not q.restricted and not q.paused
+    select q.queue_id, q.restricted, q.paused, q.keep <> 'none', q.linked or q.limited, q.limited, q.max_retries,
+        coalesce($3, q.lease_seconds),
+        $3 is null and $4 between 1 and 10000 and not q.restricted and not q.paused and not q.limited
             and coalesce(length($2) <= 200, true)
             and current_setting('{{.schema}}.instance', true) = '1'
             and clock_timestamp() < now() + interval '1 second',
         m.lane, m.low, m.raised_at > clock_timestamp() - interval '1 second'
-      into v_queue_id, v_restricted, v_paused, v_kept, v_linked, v_max_retries, v_seconds, v_plain, v_lane, v_low, v_fresh
+      into v_queue_id, v_restricted, v_paused, v_kept, v_linked, v_limited, v_max_retries, v_seconds, v_plain,
+        v_lane, v_low, v_fresh
       from queue q
       left join lateral (
         select k.lane, k.low, k.raised_at from mark k
@@ -19,6 +21,10 @@ two statements and few expressions: each is set up anew in every transaction. */
     if v_plain then
 {{template "internal/enter_body.sql" .}}
     elsif not may_lease($1, $2, $3, $4, v_queue_id, v_restricted, v_paused) then
+        return;
+    elsif v_limited then
+        return query
+        select * from lease_limited($1, $2, v_seconds, $4, v_queue_id, v_kept, v_restricted, v_max_retries);
         return;
     end if;
 
@@ -95,7 +101,7 @@ two statements and few expressions: each is set up anew in every transaction. */
         exit when v_tended or v_left < $4
             and pg_sequence_last_value('beat'::regclass) > (date_part('epoch', v_now) * 1000)::bigint - 50;
         v_tended := true;
-        exit when not tend(v_queue_id, v_left);
+        exit when not tend(v_queue_id, v_left, v_linked);
         select k.lane, k.low, true into v_lane, v_low, v_fresh
           from mark k
          where k.lane >= v_queue_id << 16 and k.lane <= (v_queue_id << 16) + 65535

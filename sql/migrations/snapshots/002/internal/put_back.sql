@@ -27,11 +27,15 @@ begin
         insert into {{.schema}}.scheduled (due_at, job_id, lane, token, attempt, failed, lost, expires_at)
         values (now + delay, lease.job_id, lease.lane, lease.token, lease.attempt, lease.failed,
             lease.lost, lease.job_expires_at);
+        -- A slot of several is for another one meanwhile.
+        if lease.linked then
+            perform {{.schema}}.settle(array[lease.job_id]);
+        end if;
         return 'scheduled';
     end if;
     if lease.linked then
         perform {{.schema}}.place_jobs(array[row(lease.lane, 0, lease.job_id, lease.token, lease.attempt,
-            lease.failed, lease.lost, lease.job_expires_at)::{{.schema}}.ready]);
+            lease.failed, lease.lost, lease.job_expires_at)::{{.schema}}.ready], 'leased');
         return 'ready';
     end if;
     insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)

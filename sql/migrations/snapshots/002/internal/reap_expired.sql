@@ -77,7 +77,7 @@ begin
       into v_count, v_back, v_ended
       from judged j;
     if v_back is not null then
-        perform {{.schema}}.place_jobs(v_back);
+        perform {{.schema}}.place_jobs(v_back, 'leased');
     end if;
     if v_ended is not null then
         perform {{.schema}}.settle(v_ended);

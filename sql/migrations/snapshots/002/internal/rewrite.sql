@@ -10,6 +10,10 @@ declare
 begin
     execute format('lock table {{.schema}}.%I in access exclusive mode', table_name);
     execute format('select count(*) from {{.schema}}.%I', table_name) into v_rows;
+    -- Put back in line, it is not newly in line.
+    if table_name = 'waiting' then
+        update {{.schema}}.waiting w set first = false where w.first;
+    end if;
     execute format($sql$
         do $do$
         declare

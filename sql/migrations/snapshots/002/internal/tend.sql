@@ -1,8 +1,9 @@
 -- What a lease that finds too little does for itself: true where there may be more to lease now.
 -- While the daemon ticks, it is done for this queue only, so that a worker's long transaction hides
 -- nothing of another's; without the daemon, for all, so that nobody's due jobs bar the way.
--- Calls: promote_due, reap_expired, expire_due, advance_alone. Index: scheduled_due_idx, leased_expires_idx.
-create or replace function {{.schema}}.tend(queue_id bigint, wanted int)
+-- linked: what this transaction itself has put in line is let in as if it committed, so that it can lease it.
+-- Calls: promote_due, reap_expired, expire_due, do_todo, advance_alone. Index: scheduled_due_idx, leased_expires_idx.
+create or replace function {{.schema}}.tend(queue_id bigint, wanted int, linked boolean)
 returns boolean
 language plpgsql
 as $$
@@ -38,6 +39,16 @@ begin
     if v_ttl is not null then
         perform {{.schema}}.expire_due(v_ttl, null, 1000);
     end if;
+    if linked then
+        set constraints {{.schema}}.waiting_line_up immediate;
+        set constraints {{.schema}}.waiting_line_up deferred;
+        v_count := v_count + {{.schema}}.do_todo(100, v_only, 100);
+        -- What was let in just now by the first of these is not counted.
+        v_count := v_count + exists (
+            select from {{.schema}}.queue_lanes(queue_id) k
+             cross join lateral (
+                select from {{.schema}}.ready r where r.lane = k.lane and r.position >= k.low limit 1) r)::int;
+    end if;
     -- Late commits below the marks.
     if v_alone then
         v_count := v_count + {{.schema}}.advance_alone();
@@ -45,4 +56,4 @@ begin
     return v_count > 0;
 end
 $$;
-comment on function {{.schema}}.tend(bigint, int) is 'The duties that a lease does for itself.';
+comment on function {{.schema}}.tend(bigint, int, boolean) is 'The duties that a lease does for itself.';

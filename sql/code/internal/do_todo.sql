@@ -1,0 +1,64 @@
+-- What could not be looked at when it was time to. Readiness is derived again from what is true now; what
+-- somebody else has under his hands stays for the next time. most: groups whose locks this transaction
+-- may hold. Rows that came to stand below the low of their group, committed late, go to the end of the line.
+-- Calls: enter, admit. Locks: todo rows (skip locked), groups (try). Index: todo_due_idx, waiting_group_idx.
+create or replace function {{.schema}}.do_todo(max_rows int, only_queue bigint, most int)
+returns bigint
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_now   timestamptz := clock_timestamp();
+    v_todo  record;
+    v_low   bigint;
+    v_held  int := 0;
+    v_count bigint := 0;
+    v_xact  bigint;
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        return 0;
+    end if;
+    for v_todo in
+        select t.id, min(t.queue_id) as queue_id, min(t.position) as position, array_agg(t.todo_id) as todo_ids
+          from (
+            select t.todo_id, t.id, t.queue_id, t.position
+              from {{.schema}}.todo t
+             where t.due_at <= v_now and (do_todo.only_queue is null or t.queue_id = do_todo.only_queue)
+             order by t.due_at
+             limit do_todo.max_rows
+               for update skip locked) t
+         group by t.id
+         order by t.id
+    loop
+        exit when v_held >= do_todo.most;
+        continue when not pg_try_advisory_xact_lock(
+            hashtext('{{.schema}}:group'), (v_todo.id & 2147483647)::int);
+        v_held := v_held + 1;
+        if v_todo.position is not null then
+            v_low := {{template "internal/group_low.sql" dict "schema" .schema "group" "v_todo.id"}};
+            perform {{.schema}}.enter();
+            v_xact := pg_current_xact_id()::text::bigint;
+            update {{.schema}}.waiting w
+               set position = o.position, xact = v_xact
+              from (
+                select x.job_id, nextval('{{.schema}}.position') as position
+                  from (
+                    select w.job_id from {{.schema}}.waiting w
+                     where w.group_id = v_todo.id and w.position >= v_todo.position and w.position < v_low
+                     order by w.position
+                     limit 1000
+                       for update skip locked) x
+                offset 0) o
+             where w.job_id = o.job_id;
+        end if;
+        v_count := v_count + 1 + {{.schema}}.admit(array[v_todo.id], array[v_todo.queue_id], do_todo.most);
+        delete from {{.schema}}.todo t
+         where t.todo_id = any (v_todo.todo_ids)
+           and not exists (
+            select from {{.schema}}.waiting w
+             where w.group_id = v_todo.id and w.position >= v_todo.position and w.position < v_low);
+    end loop;
+    return v_count;
+end
+$$;
+comment on function {{.schema}}.do_todo(int, bigint, int) is 'Does what could not be done when it was time to.';

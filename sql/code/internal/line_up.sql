@@ -1,0 +1,111 @@
+-- Before the commit of a transaction that put jobs in line: once a group and statement. The order of a
+-- group is that of the commits: if others have committed behind these meanwhile, or were let in already,
+-- these go to the end. Then the first is let in, if it is the first in line and its group is free. Not at
+-- once in the enqueue: its transaction may stay open for an hour and would hold the group for as long.
+-- Calls: admit. Locks: line (shared, try), then as admit. Index: waiting_pk, waiting_group_idx, group_slot_idx.
+create or replace function {{.schema}}.line_up()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, {{.schema}}, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+    v_blind    boolean := current_setting('transaction_isolation') <> 'read committed';
+    v_position bigint;
+    v_low      bigint;
+    v_own      boolean;
+    v_before   boolean;
+    v_late     boolean;
+    v_safe     boolean;
+begin
+    -- A look at what is in line would make any two of these fail each other: it is left to the tick, and the
+    -- order is that of the ids.
+    if current_setting('transaction_isolation') = 'serializable' then
+        insert into todo (kind, id, queue_id, position, due_at)
+        values ('group', new.group_id, new.lane >> 16, new.position, clock_timestamp());
+        return null;
+    end if;
+    -- Moved already, with those of an earlier statement. If it has left the line, others of its statement
+    -- may still be there.
+    select w.position into v_position from waiting w where w.job_id = new.job_id;
+    if v_position <> new.position then
+        return null;
+    end if;
+    if v_position is null then
+        select w.position into v_position
+          from waiting w
+         where w.group_id = new.group_id and w.position > new.position and w.xact = new.xact
+         order by w.position
+         limit 1;
+        if v_position is null then
+            return null;
+        end if;
+    end if;
+    if not v_blind then
+        -- Shared until the commit is visible: while it is held, no low passes what can't be seen yet.
+        v_safe := pg_try_advisory_xact_lock_shared(
+            hashtext('{{.schema}}:line'), (new.group_id & 2147483647)::int);
+        v_low := {{template "internal/group_low.sql" dict "schema" .schema "group" "new.group_id"}};
+        select w.xact is not distinct from new.xact into v_own
+          from waiting w
+         where w.group_id = new.group_id and w.position >= v_low and w.position < v_position
+         order by w.position desc
+         limit 1;
+        if v_own then
+            return null;
+        end if;
+        v_before := v_own is not null;
+        v_late := exists (
+            select from waiting w
+             where w.group_id = new.group_id and w.position > v_position and w.xact is distinct from new.xact);
+    end if;
+    -- Who can't see what others have committed takes new places in any case.
+    if v_blind or v_late or v_low > v_position then
+        with own as materialized (
+            select w.job_id, nextval('position') as position
+              from (
+                select w.job_id from waiting w
+                 where w.group_id = new.group_id and w.position >= v_position and w.xact = new.xact
+                 order by w.position) w
+        ), moved as (
+            update waiting w
+               set position = o.position
+              from own o
+             where w.job_id = o.job_id
+        )
+        select min(o.position) into v_position from own o;
+    end if;
+    -- With somebody before it, who lets that one in or sees it end looks at the line.
+    if not v_blind and not v_before and not v_late
+        and pg_try_advisory_xact_lock(hashtext('{{.schema}}:group'), (new.group_id & 2147483647)::int)
+    then
+        perform admit(array[new.group_id], array[new.lane >> 16]);
+        v_before := true;
+    end if;
+    if v_blind or not v_safe or not (v_before or v_late) then
+        insert into todo (kind, id, queue_id, position, due_at)
+        values ('group', new.group_id, new.lane >> 16, v_position, clock_timestamp());
+    end if;
+    return null;
+end
+$$;
+comment on function {{.schema}}.line_up() is 'Puts what was enqueued in the order of the commits, and lets it in.';
+
+do $$
+begin
+    if not exists (
+        select from pg_trigger t where t.tgrelid = '{{.schema}}.waiting'::regclass and t.tgname = 'waiting_line_up')
+    then
+        create constraint trigger waiting_line_up after insert on {{.schema}}.waiting
+            deferrable initially deferred
+            for each row when (new.first) execute function {{.schema}}.line_up();
+    end if;
+end
+$$;

@@ -1,0 +1,41 @@
+-- Up to wanted free slots of a rate, each good for one job in any time_window: those whose lock can be had,
+-- which is kept until the transaction ends, and which are free still once it is. So two never use the
+-- same, and an open transaction keeps nobody from the others. The caller takes them by use_slots.
+-- Locks: rate slots (try, till the end of the transaction). Index: limit_slot_idx.
+create or replace function {{.schema}}.rate_slots(holder bigint, slots int, time_window interval, wanted int)
+returns int[]
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_now  timestamptz := clock_timestamp();
+    v_got  int[];
+begin
+    v_got := array(
+        select f.slot
+          from (
+            select n.slot
+              from generate_series(0, rate_slots.slots - 1) n(slot)
+              left join lateral (
+                select x.taken_at from {{.schema}}.limit_slot x
+                 where x.holder = rate_slots.holder and x.slot = n.slot
+                 order by x.version desc
+                 limit 1) s on true
+             where s.taken_at is null or s.taken_at <= v_now - rate_slots.time_window
+             order by s.taken_at nulls first
+             offset 0) f
+         where pg_try_advisory_xact_lock(hashtext('{{.schema}}:limit'),
+            hashint8((rate_slots.holder << 12) # f.slot))
+         limit rate_slots.wanted);
+    return array(
+        select u.slot
+          from unnest(v_got) u(slot)
+          left join lateral (
+            select x.taken_at from {{.schema}}.limit_slot x
+             where x.holder = rate_slots.holder and x.slot = u.slot
+             order by x.version desc
+             limit 1) s on true
+         where s.taken_at is null or s.taken_at <= v_now - rate_slots.time_window);
+end
+$$;
+comment on function {{.schema}}.rate_slots(bigint, int, interval, int) is 'Free slots of a rate, locked.';

@@ -1,0 +1,71 @@
+-- The safety net: goes round the groups that have jobs in line, a bounded number at a time, and leaves a todo
+-- for those that look free. And takes away what idle groups left in group_slot.
+-- Calls: group_gates. Locks: group_slot rows (skip locked). Index: waiting_group_idx, group_slot_pk.
+create or replace function {{.schema}}.sweep_groups(max_rows int)
+returns bigint
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_now   timestamptz := clock_timestamp();
+    v_group bigint := pg_sequence_last_value('{{.schema}}.sweep'::regclass);
+    v_row   bigint := pg_sequence_last_value('{{.schema}}.trim'::regclass);
+    v_queue bigint;
+    v_count bigint := 0;
+    v_last  bigint;
+begin
+    for i in 1..max_rows loop
+        select w.group_id, w.lane >> 16 into v_group, v_queue
+          from {{.schema}}.waiting w
+         where w.group_id > v_group
+         order by w.group_id, w.position
+         limit 1;
+        exit when v_group is null;
+        if not exists (select from {{.schema}}.group_gates(v_group, v_queue)) then
+            insert into {{.schema}}.todo (kind, id, queue_id, position, due_at)
+            values ('group', v_group, v_queue, 0, v_now);
+            v_count := v_count + 1;
+        end if;
+    end loop;
+    perform setval('{{.schema}}.sweep', coalesce(v_group, 0));
+
+    with seen as materialized (
+        select s.version, s.group_id, s.job_id, s.admitted_at from {{.schema}}.group_slot s
+         where s.version > v_row
+         order by s.version
+         limit max_rows
+    ), gone as (
+        delete from {{.schema}}.group_slot d
+         where d.version = any (array(
+            select s.version
+              from seen s
+             where s.admitted_at < v_now - interval '10 minutes'
+               and not exists (select from {{.schema}}.waiting w where w.group_id = s.group_id)
+               and not exists (select from {{.schema}}.leased l where l.job_id = s.job_id)
+               and not exists (select from {{.schema}}.scheduled c where c.job_id = s.job_id)
+               and not exists (
+                select from {{.schema}}.ready r where r.job_id = s.job_id and r.position <> r.job_id)
+               and pg_try_advisory_xact_lock(hashtext('{{.schema}}:group'), (s.group_id & 2147483647)::int)
+             order by s.version
+             limit 100))
+        returning d.version
+    )
+    select case when count(*) = max_rows then max(s.version) else 0 end, (select count(*) from gone)
+      into v_row, v_last
+      from seen s;
+    perform setval('{{.schema}}.trim', v_row);
+    delete from {{.schema}}.throttled d
+     where d.throttle_id = any (array(
+        select t.throttle_id
+          from {{.schema}}.throttled t
+         where exists (
+            select from {{.schema}}.throttled n
+             where n.queue_id = t.queue_id and n.group_id = t.group_id and n.throttle_id > t.throttle_id)
+            or t.until < v_now and not exists (
+            select from {{.schema}}.throttled o
+             where o.queue_id = t.queue_id and o.group_id = t.group_id and o.throttle_id < t.throttle_id)
+           for update skip locked));
+    return v_count + v_last;
+end
+$$;
+comment on function {{.schema}}.sweep_groups(int) is 'Finds groups that were forgotten, and forgets idle ones.';

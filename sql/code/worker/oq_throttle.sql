@@ -1,0 +1,66 @@
+-- "Retry after". Rows are only added, so that workers that are told so at once do not wait for each other.
+-- Calls: require_queue, demand, limit_queue, admit, wake_sleepers.
+-- Locks: as admit. Index: throttled_idx, group_slot_idx, scheduled_pk.
+create or replace function {{.api_schema}}.oq_throttle(
+    queue_name text,
+    until      timestamptz,
+    group_key  text default null
+)
+returns void
+language plpgsql
+{{template "internal/pinned.sql" .}}
+as $$
+#variable_conflict use_column
+declare
+    v_queue_id bigint;
+    v_group_id bigint := 0;
+    v_before   timestamptz;
+    v_now      timestamptz := clock_timestamp();
+begin
+    if until is null then
+        perform fail('until', null, 'a time; one that has passed lifts it');
+    end if;
+    if length(group_key) not between 1 and 1000 then
+        perform fail('group_key', group_key, 'null, or 1 to 1000 characters');
+    end if;
+    v_queue_id := require_queue(oq_throttle.queue_name);
+    perform demand(v_queue_id, oq_throttle.queue_name, 'consume');
+    if group_key is not null then
+        v_group_id := hashtextextended(group_key, v_queue_id) & 9223372036854775807;
+    end if;
+    select t.until into v_before
+      from throttled t
+     where t.queue_id = v_queue_id and t.group_id = v_group_id
+     order by t.throttle_id desc
+     limit 1;
+    insert into throttled (queue_id, group_id, until) values (v_queue_id, v_group_id, oq_throttle.until);
+    if group_key is null then
+        if until > v_now then
+            perform limit_queue(v_queue_id);
+        else
+            perform wake_sleepers(v_queue_id);
+        end if;
+        return;
+    end if;
+    perform link_queue(v_queue_id);
+    if until < v_before then
+        -- What was parked until then is due earlier now.
+        perform enter();
+        update scheduled s
+           set due_at = greatest(oq_throttle.until, clock_timestamp())
+         where s.ctid = any (array(
+            select x.ctid
+              from group_slots(v_group_id, 1) g
+             cross join lateral (
+                select s.ctid from scheduled s
+                 where s.job_id = g.job_id and s.due_at = v_before
+                   for update skip locked) x));
+    end if;
+    perform admit(array[v_group_id], array[v_queue_id]);
+end
+$$;
+comment on function {{.api_schema}}.oq_throttle(text, timestamptz, text) is
+'Nobody gets jobs of this queue, or of this group, until then.
+For a server that said "retry after". Costs no attempt: release the job that was told so. What is
+leased goes on. A later call replaces the time; one that has passed (''-infinity'') lifts it. Jobs of the
+group that were ready stand in scheduled until then. Errors: OQ001, OQ003, 42501.';

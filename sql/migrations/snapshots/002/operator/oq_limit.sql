@@ -1,0 +1,71 @@
+-- One rule a queue, group or '*'; a call replaces it. Limits bind what comes next: what runs goes on.
+-- Calls: require_queue, limit_queue, wake_sleepers.
+-- Locks: queue (advisory), the rule's row. Index: limit_rule_idx, waiting is scanned for a group's rule.
+create or replace function {{.api_schema}}.oq_limit(
+    queue_name  text,
+    group_key   text     default null,
+    max_running int      default null,
+    rate        numeric  default null,
+    per         interval default '1 second'
+)
+returns void
+language plpgsql
+{{template "internal/pinned.sql" .}}
+set lock_timeout = '2s'
+as $$
+#variable_conflict use_column
+declare
+    v_queue_id bigint;
+    v_group_id bigint;
+    v_now      timestamptz := clock_timestamp();
+begin
+    perform check_queue_name(oq_limit.queue_name);
+    if length(group_key) not between 1 and 1000 then
+        perform fail('group_key', group_key, 'null, or 1 to 1000 characters');
+    end if;
+    if max_running not between 1 and 10000 then
+        perform fail('max_running', max_running::text, 'between 1 and 10000, or null; oq_pause stops a queue');
+    end if;
+    if rate is not null and not (rate >= 0.000001 and rate <= 1000000) then
+        perform fail('rate', rate::text, 'between 0.000001 and 1000000, or null');
+    end if;
+    if per is null or not (per >= interval '1 millisecond' and per <= interval '366 days') then
+        perform fail('per', per::text, 'an interval between 1 millisecond and 1 year');
+    end if;
+    perform pg_advisory_xact_lock(hashtext('{{.schema}}:queue'), hashtext(oq_limit.queue_name));
+    v_queue_id := require_queue(oq_limit.queue_name);
+    v_group_id := case when group_key is null then 0
+        else hashtextextended(group_key, v_queue_id) & 9223372036854775807 end;
+    if max_running is null and rate is null then
+        delete from limit_rule r where r.queue_id = v_queue_id and r.group_id = v_group_id;
+    else
+        insert into limit_rule (queue_id, group_id, group_key, max_running, rate, per)
+        values (v_queue_id, v_group_id, oq_limit.group_key, oq_limit.max_running, oq_limit.rate, oq_limit.per)
+        on conflict (queue_id, group_id) do update
+           set max_running = excluded.max_running, rate = excluded.rate, per = excluded.per;
+    end if;
+    if group_key is null then
+        if max_running is not null or rate is not null then
+            perform limit_queue(v_queue_id);
+        end if;
+        perform wake_sleepers(v_queue_id);
+        return;
+    end if;
+    -- More may be let in now. The rest, of a queue with more groups, is found by the sweep.
+    insert into todo (kind, id, queue_id, due_at)
+    select 'group', w.group_id, v_queue_id, v_now
+      from waiting w
+     where w.holder = 'group' and w.lane between v_queue_id << 16 and (v_queue_id << 16) + 65535
+       and (oq_limit.group_key = '*' or w.group_id = v_group_id)
+     group by w.group_id
+     limit 10000;
+end
+$$;
+comment on function {{.api_schema}}.oq_limit(text, text, int, numeric, interval) is
+'Limits how many jobs of a queue or group run at once, or start in a time.
+group_key: null for the queue, a key for that group, ''*'' for every group that has no rule of its own.
+max_running, 1 to 10000: leases of a queue at once, across all workers; for a group how many run at
+once instead of one, then in no strict order. rate, per: at most that many begin in any time of that
+length. A call replaces the rule, null takes a limit away, without both the rule goes. What runs goes
+on. A queue with limits leases in READ COMMITTED transactions only (25001). Errors: OQ001, OQ003; 55P03
+where another open transaction is changing the same queue.';

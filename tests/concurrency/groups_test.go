@@ -1,0 +1,563 @@
+package concurrency
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/openqueue/openqueue/tests/testdb"
+)
+
+const enqueueGroup = "select oq_enqueue($1, group_key => $2)"
+
+func inGroup(t testing.TB, q querier, queue, key string) int64 {
+	t.Helper()
+	return get[int64](t, q, enqueueGroup, queue, key)
+}
+
+// next leases what comes next and fails unless it is these, in any order.
+func next(t testing.TB, q querier, queue string, want ...int64) []job {
+	t.Helper()
+	jobs := lease(t, q, queue, 100)
+	got, _ := split(jobs)
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Fatalf("leased %v, want %v", got, want)
+	}
+	return jobs
+}
+
+// works off a queue one by one with ticks in between, and gives the order.
+func inOrder(t testing.TB, q querier, queue string) (ids []int64) {
+	t.Helper()
+	for idle := 0; idle < 3; {
+		jobs := lease(t, q, queue, 100)
+		if len(jobs) == 0 {
+			idle++
+			tick(t, q, 1)
+			continue
+		}
+		idle = 0
+		for _, j := range jobs {
+			ids = append(ids, j.ID)
+			ack(t, q, j)
+		}
+	}
+	return ids
+}
+
+func same(t testing.TB, what string, got, want []int64) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
+}
+
+var levels = []string{"read committed", "repeatable read", "serializable"}
+
+// An open producer holds nothing: the group goes on, and its job comes when it commits, in the order of commits.
+func TestOpenProducerHoldsNoGroup(t *testing.T) {
+	t.Parallel()
+	for _, level := range levels {
+		t.Run(level, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			a, b := db.Conn(t), db.Conn(t)
+			exec(t, b, "select oq_create_queue('q')")
+			exec(t, a, "begin isolation level "+level)
+			late := inGroup(t, a, "q", "g")
+			late2 := inGroup(t, a, "q", "g")
+			other := inGroup(t, a, "q", "h")
+			first := inGroup(t, b, "q", "g")
+			second := inGroup(t, b, "q", "g")
+			jobs := next(t, b, "q", first)
+			ack(t, b, jobs[0])
+			exec(t, a, "commit")
+			tick(t, b, 2)
+			jobs = next(t, b, "q", second, other)
+			for _, j := range jobs {
+				ack(t, b, j)
+			}
+			same(t, "after the commit", inOrder(t, b, "q"), []int64{late, late2})
+			audit(t, b)
+		})
+	}
+}
+
+// The order is that of the commits, not that of the ids, also where the line is long and nothing runs.
+func TestCommitOrderInGroups(t *testing.T) {
+	t.Parallel()
+	for _, level := range levels {
+		t.Run(level, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			w := db.Conn(t)
+			ack(t, w, next(t, w, "q", inGroup(t, w, "q", "g"))[0])
+			exec(t, w, "select oq_pause('q')")
+			var sessions []*pgx.Conn
+			ids := make([][]int64, 6)
+			for i := range ids {
+				c := db.Conn(t)
+				exec(t, c, "begin isolation level "+level)
+				exec(t, c, "savepoint s")
+				for range 3 {
+					ids[i] = append(ids[i], inGroup(t, c, "q", "g"))
+				}
+				sessions = append(sessions, c)
+			}
+			var want []int64
+			for _, i := range []int{3, 5, 0, 4, 1, 2} {
+				exec(t, sessions[i], "commit")
+				want = append(want, ids[i]...)
+			}
+			exec(t, w, "select oq_resume('q')")
+			tick(t, w, 2)
+			if level == "serializable" {
+				slices.Sort(want) // Not what others committed, but the ids.
+			}
+			same(t, "order", inOrder(t, w, "q"), want)
+			audit(t, w)
+		})
+	}
+}
+
+// A late commit whose group was worked off meanwhile, above its place, is found.
+func TestLateCommitBelowTheLow(t *testing.T) {
+	t.Parallel()
+	for _, level := range levels {
+		t.Run(level, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			a, b := db.Conn(t), db.Conn(t)
+			exec(t, b, "select oq_create_queue('q')")
+			exec(t, a, "begin isolation level "+level)
+			late := inGroup(t, a, "q", "g")
+			for range 5 {
+				id := inGroup(t, b, "q", "g")
+				ack(t, b, next(t, b, "q", id)[0])
+			}
+			exec(t, a, "commit")
+			alone(t, b)
+			next(t, b, "q", late)
+			audit(t, b)
+		})
+	}
+}
+
+// One ends and one is enqueued at the same time, each in a transaction that can't see the other, whoever
+// commits first: the next runs, by the tick or, without a daemon, by the lease alone.
+func TestFinishAndEnqueueAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, finisher := range levels {
+		for _, producer := range levels {
+			for _, finishFirst := range []bool{true, false} {
+				for _, daemon := range []bool{true, false} {
+					t.Run(fmt.Sprint(finisher, " ", producer, " ", finishFirst, " ", daemon), func(t *testing.T) {
+						db := testdb.New(t)
+						a, b, w := db.Conn(t), db.Conn(t), db.Conn(t)
+						inGroup(t, w, "q", "g")
+						j := lease(t, w, "q", 1)[0]
+						exec(t, a, "begin isolation level "+finisher)
+						exec(t, b, "begin isolation level "+producer)
+						exec(t, a, "select 1 from oq_queues")
+						exec(t, b, "select 1 from oq_queues")
+						order := []func(){
+							func() { ack(t, a, j) },
+							func() { inGroup(t, b, "q", "g") },
+						}
+						if !finishFirst {
+							slices.Reverse(order)
+						}
+						order[0]()
+						order[1]()
+						commits := []*pgx.Conn{a, b}
+						if j.ID%2 == 0 {
+							slices.Reverse(commits)
+						}
+						exec(t, commits[0], "commit")
+						audit(t, w)
+						exec(t, commits[1], "commit")
+						audit(t, w)
+						if daemon {
+							tick(t, w, 1)
+							if n := get[int](t, w, "select count(*)::int from oq_jobs where state = 'ready'"); n != 1 {
+								t.Errorf("%d ready after the tick", n)
+							}
+						} else {
+							alone(t, w)
+						}
+						if n := len(lease(t, w, "q", 10)); n != 1 {
+							t.Errorf("leased %d", n)
+						}
+						audit(t, w)
+					})
+				}
+			}
+		}
+	}
+}
+
+// Who is refused the lock of a group leaves a note, and goes on.
+func TestRefusedGroupLock(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b, w := db.Conn(t), db.Conn(t), db.Conn(t)
+	first := inGroup(t, w, "q", "g")
+	second := inGroup(t, w, "q", "g")
+	third := inGroup(t, w, "q", "g")
+	j := next(t, w, "q", first)[0]
+	// Two that end it and cancel the next, in transactions that stay open: the second finds the first's lock.
+	exec(t, a, "begin")
+	ack(t, a, j)
+	exec(t, b, "begin")
+	exec(t, b, "select oq_cancel($1)", third)
+	if n := get[int](t, b, "select count(*)::int from oq.todo"); n != 1 {
+		t.Fatalf("%d todos, want the one that the refused lock left", n)
+	}
+	exec(t, b, "commit")
+	tick(t, w, 2)
+	next(t, w, "q")
+	exec(t, a, "rollback")
+	tick(t, w, 1)
+	next(t, w, "q")
+	ack(t, w, j)
+	next(t, w, "q", second)
+	audit(t, w)
+	if n := get[int](t, w, "select count(*)::int from oq.todo"); n != 0 {
+		t.Errorf("%d todos are left", n)
+	}
+}
+
+// In its own transaction a producer can lease what it put in line, and nobody is in its way for it.
+func TestEnqueueAndLeaseInOneTransaction(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b := db.Conn(t), db.Conn(t)
+	exec(t, a, "begin")
+	first := inGroup(t, a, "q", "g")
+	second := inGroup(t, a, "q", "g")
+	j := next(t, a, "q", first)[0]
+	next(t, a, "q")
+	ack(t, a, j)
+	j = next(t, a, "q", second)[0]
+	third := inGroup(t, b, "q", "g")
+	tick(t, b, 1)
+	next(t, b, "q")
+	ack(t, a, j)
+	exec(t, a, "commit")
+	tick(t, b, 1)
+	next(t, b, "q", third)
+	audit(t, b)
+}
+
+// Strict order through everything that can happen to the head of a line.
+func TestGroupOrderHolds(t *testing.T) {
+	t.Parallel()
+	for name, happens := range map[string]struct {
+		do   func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job)
+		gone bool // the head does not come back
+	}{
+		"retry with backoff": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			if to := get[string](t, c, "select oq_nack($1, $2, 'no', retry_after => '50 ms')", j.ID, j.Token); to != "scheduled" {
+				t.Fatal(to)
+			}
+			tick(t, c, 1)
+			next(t, c, "q") // nothing overtakes it
+			passes(t, c, 60*time.Millisecond)
+		}},
+		"retry at once": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			exec(t, c, "select oq_nack($1, $2, 'no', retry_after => '0')", j.ID, j.Token)
+		}},
+		"lost lease": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			exec(t, c, "select oq_heartbeat($1, $2, 1)", j.ID, j.Token)
+			next(t, c, "q")
+			passes(t, c, 1100*time.Millisecond)
+		}},
+		"release": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			exec(t, c, "select oq_release($1, $2)", j.ID, j.Token)
+		}},
+		"release with a delay": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			exec(t, c, "select oq_release($1, $2, '50 ms')", j.ID, j.Token)
+			next(t, c, "q")
+			passes(t, c, 60*time.Millisecond)
+		}},
+		"worker killed in its transaction": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			w := db.Conn(t)
+			exec(t, c, "select oq_release($1, $2)", j.ID, j.Token)
+			exec(t, w, "begin")
+			next(t, w, "q", j.ID)
+			next(t, c, "q")
+			exec(t, c, "select pg_terminate_backend($1)", pid(t, w))
+			until(t, c, "the worker is gone", "select not exists (select from pg_stat_activity where pid = $1)", pid(t, w))
+		}},
+		"ack rolled back": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			exec(t, c, "begin")
+			ack(t, c, j)
+			exec(t, c, "rollback")
+			exec(t, c, "begin; savepoint s")
+			ack(t, c, j)
+			exec(t, c, "rollback to s; commit")
+			next(t, c, "q")
+			exec(t, c, "select oq_release($1, $2)", j.ID, j.Token)
+		}},
+		"throttle": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			exec(t, c, "select oq_throttle('q', clock_timestamp() + interval '200 ms', 'g')")
+			exec(t, c, "select oq_release($1, $2)", j.ID, j.Token)
+			next(t, c, "q")
+			passes(t, c, 210*time.Millisecond)
+		}},
+		"pause": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			exec(t, c, "select oq_release($1, $2), oq_pause('q')", j.ID, j.Token)
+			next(t, c, "q")
+			exec(t, c, "select oq_resume('q')")
+		}},
+		"compaction": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			exec(t, c, "select oq_release($1, $2)", j.ID, j.Token)
+			for _, table := range []string{"waiting", "ready", "group_slot", "todo", "leased"} {
+				exec(t, c, "select oq.rewrite($1)", table)
+			}
+		}},
+		"compaction while leased": {gone: true, do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			for _, table := range []string{"waiting", "ready", "group_slot", "todo", "leased"} {
+				exec(t, c, "select oq.rewrite($1)", table)
+			}
+			next(t, c, "q")
+			ack(t, c, j)
+		}},
+		"rotation": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			exec(t, c, "select oq_release($1, $2)", j.ID, j.Token)
+			for range 12 {
+				exec(t, c, `update oq.generation_state set opened_at = opened_at - interval '1 year',
+					closed_at = closed_at - interval '1 year'`)
+				exec(t, c, "select oq_rotate()")
+			}
+		}},
+		"cancel": {gone: true, do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			exec(t, c, "select oq_cancel($1)", j.ID)
+		}},
+		"ack": {gone: true, do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) { ack(t, c, j) }},
+		"ack many": {gone: true, do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			exec(t, c, "select oq_ack_many(array[$1::bigint], array[$2::bigint])", j.ID, j.Token)
+		}},
+		"next": {gone: true, do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			id := list[int64](t, c, "select job_id from oq_next('q', acked_job_ids => array[$1::bigint], acked_tokens => array[$2::bigint])", j.ID, j.Token)
+			exec(t, c, "select oq_release(job_id, token) from oq.leased")
+			if len(id) != 1 || id[0] <= j.ID {
+				t.Errorf("next gave %v", id)
+			}
+		}},
+		"dead": {gone: true, do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			exec(t, c, "select oq_nack($1, $2, 'no', retry => false)", j.ID, j.Token)
+		}},
+		"dead and redriven": {gone: true, do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			exec(t, c, "select oq_nack($1, $2, 'no', retry => false)", j.ID, j.Token)
+			exec(t, c, "select oq_redrive('q')") // behind the others
+		}},
+		"expired": {gone: true, do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			exec(t, c, "select oq_release($1, $2)", j.ID, j.Token)
+			exec(t, c, "begin; select oq.enter()")
+			exec(t, c, "update oq.job set expires_at = clock_timestamp() where job_id = $1", j.ID)
+			exec(t, c, "update oq.ready set expires_at = clock_timestamp() where job_id = $1", j.ID)
+			exec(t, c, "insert into oq.ttl (expires_at, job_id) values (clock_timestamp(), $1)", j.ID)
+			exec(t, c, "commit")
+			tick(t, c, 1)
+		}},
+		"purged": {gone: true, do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			exec(t, c, "select oq_release($1, $2)", j.ID, j.Token)
+			exec(t, c, "select oq_purge('q', 'ready')")
+		}},
+		"put off": {gone: true, do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
+			exec(t, c, "select oq_release($1, $2)", j.ID, j.Token)
+			exec(t, c, `select oq_update($1, '{"run_at": "2999-01-01"}')`, j.ID)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			c := db.Conn(t)
+			var ids []int64
+			for range 4 {
+				ids = append(ids, inGroup(t, c, "q", "g"))
+			}
+			exec(t, c, "select oq_create_queue('q', '{\"max_lost_leases\": 9}')")
+			j := next(t, c, "q", ids[0])[0]
+			happens.do(t, db, c, j)
+			audit(t, c)
+			tick(t, c, 1)
+			want := ids
+			if happens.gone {
+				want = ids[1:]
+			}
+			if name == "dead and redriven" {
+				want = append(slices.Clone(ids[1:]), ids[0])
+			}
+			same(t, "order", inOrder(t, c, "q"), want)
+			audit(t, c)
+		})
+	}
+}
+
+// While the head of a line is being changed by somebody, nothing overtakes it.
+func TestHeadOfTheLineIsLocked(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, c := db.Conn(t), db.Conn(t)
+	first := inGroup(t, c, "q", "g")
+	second := inGroup(t, c, "q", "g")
+	third := inGroup(t, c, "q", "g")
+	j := next(t, c, "q", first)[0]
+	exec(t, a, "begin")
+	exec(t, a, `select oq_update($1, '{"priority": 3}')`, second)
+	ack(t, c, j)
+	tick(t, c, 2)
+	next(t, c, "q")
+	exec(t, a, "rollback")
+	tick(t, c, 1)
+	ack(t, c, next(t, c, "q", second)[0])
+	next(t, c, "q", third)
+	audit(t, c)
+}
+
+// Eight producers and eight workers in a dozen groups, jobs failing and leases being lost: one at a time of
+// each group, in order, and none is left.
+func TestGroupsUnderLoad(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	groups, each := 12, 60
+	w := db.Conn(t)
+	exec(t, w, `select oq_create_queue('q', '{"retry": {"kind": "fixed", "base": "5 ms"}, "max_retries": 1000, "max_lost_leases": 1000}')`)
+	exec(t, w, `create table seen (n bigint generated always as identity, job_id bigint, grp text, v int, done boolean default false)`)
+	var produced, finished atomic.Int64
+	var running sync.Map
+	var producers sync.WaitGroup
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	for g := range groups {
+		c := db.Conn(t)
+		producers.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(g), 5))
+			for v := 0; v < each; {
+				n := min(1+r.IntN(3), each-v)
+				level := levels[r.IntN(2)]
+				tx, err := c.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.TxIsoLevel(level)})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for i := range n {
+					if _, err := tx.Exec(ctx, "select oq_enqueue('q', to_jsonb($1::int), group_key => $2)", v+i, fmt.Sprint("g", g)); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+				if r.IntN(5) == 0 {
+					tx.Rollback(ctx)
+					continue
+				}
+				if err := tx.Commit(ctx); err != nil {
+					t.Error(err)
+					return
+				}
+				v += n
+				produced.Add(int64(n))
+			}
+		})
+	}
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	ticker := db.Conn(t)
+	others.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(10 * time.Millisecond):
+				if _, err := ticker.Exec(ctx, "select from oq_tick()"); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	})
+	for i := range 8 {
+		c := db.Conn(t)
+		others.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(i), 6))
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				rows, err := c.Query(ctx, "select job_id, lease_token, group_key, payload::int from oq_lease('q', max_jobs => $1)", 1+r.IntN(4))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				type held struct {
+					ID, Token int64
+					Group     string
+					V         int
+				}
+				jobs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[held])
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, j := range jobs {
+					if other, twice := running.LoadOrStore(j.Group, j.ID); twice {
+						t.Errorf("%d and %v of %s run at once", j.ID, other, j.Group)
+					}
+				}
+				for _, j := range jobs {
+					running.Delete(j.Group)
+					switch r.IntN(10) {
+					case 0:
+						_, err = c.Exec(ctx, "select oq_nack($1, $2, 'no')", j.ID, j.Token)
+					case 1:
+						_, err = c.Exec(ctx, "select oq_release($1, $2)", j.ID, j.Token)
+					default:
+						_, err = c.Exec(ctx, `with done as (insert into seen (job_id, grp, v) values ($1, $3, $4))
+							select oq_ack($1, $2, strict => true)`, j.ID, j.Token, j.Group, j.V)
+						finished.Add(1)
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	producers.Wait()
+	want := int64(groups * each)
+	deadline := time.Now().Add(patience)
+	for finished.Load() < want && time.Now().Before(deadline) && !t.Failed() {
+		time.Sleep(5 * time.Millisecond)
+	}
+	close(stop)
+	others.Wait()
+	if finished.Load() != want || produced.Load() != want {
+		t.Errorf("%d produced, %d finished, want %d", produced.Load(), finished.Load(), want)
+		for _, s := range list[string](t, w, "select job_id || ' ' || state || ' ' || group_key from oq_jobs where state <> 'completed' limit 5") {
+			t.Log(s)
+		}
+		for _, s := range list[string](t, w, "select t::text from oq.todo t limit 5") {
+			t.Log("todo ", s)
+		}
+	}
+	for _, s := range list[string](t, w, `select grp || ': ' || v || ' after ' || before from (
+			select grp, v, lag(v) over (partition by grp order by n) as before from seen) x where v <> before + 1`) {
+		t.Error("order: ", s)
+	}
+	audit(t, w)
+	t.Logf("%d jobs of %d groups", want, groups)
+}
