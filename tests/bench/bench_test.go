@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,7 +19,13 @@ import (
 func TestSmoke(t *testing.T) {
 	db := testdb.New(t)
 	var out, log bytes.Buffer
-	err := Run(t.Context(), Config{URL: db.URL, Out: &out, Log: &log, size: tiny})
+	dir := t.TempDir()
+	names := make([]string, len(works))
+	for i, w := range works {
+		names[i] = w.id
+	}
+	err := Run(t.Context(), Config{URL: db.URL, Pick: strings.Join(names, ","), Holder: "reader", Out: &out, Log: &log,
+		JSON: filepath.Join(dir, "bench.json"), Pictures: dir, size: tiny})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, log.String())
 	}
@@ -93,7 +100,8 @@ func textbookTarget(t *testing.T) *target {
 	if _, err := conn.PgConn().Exec(ctx, textbookSQL).ReadAll(); err != nil {
 		t.Fatal(err)
 	}
-	target := &target{contender: textbook, name: "textbook", url: db.URL, conn: conn}
+	target := newTarget(textbook, "textbook", db.URL)
+	target.conn = conn
 	if err := target.fill(ctx, 12, 2); err != nil {
 		t.Fatal(err)
 	}
@@ -111,12 +119,12 @@ func textbookTarget(t *testing.T) *target {
 }
 
 func testWorker(t *testing.T, target *target) *worker {
-	c, err := dial(t.Context(), target.url, "")
+	w, err := target.worker(t.Context(), "", &run{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.close)
-	return &worker{client: c, contender: &target.contender, run: &run{}}
+	t.Cleanup(w.close)
+	return w
 }
 
 func wantError(t *testing.T, err error, text string) {
@@ -130,11 +138,11 @@ func wantError(t *testing.T, err error, text string) {
 }
 
 func TestPick(t *testing.T) {
-	got, err := pick("b8, B3")
+	got, err := pick("b8, B3", false)
 	if err != nil || len(got) != 2 || got[0].id != "B8" || got[1].id != "B3" {
 		t.Errorf("pick gave %v, %v", got, err)
 	}
-	if _, err := pick("B3,B99"); err == nil || !strings.Contains(err.Error(), `"B99"`) {
+	if _, err := pick("B3,B99", false); err == nil || !strings.Contains(err.Error(), `"B99"`) {
 		t.Errorf("pick of an unknown row gave %v", err)
 	}
 }
