@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -66,6 +67,9 @@ var works = []work{
 	{id: "B16", run: (*bench).payloads, depth: true},
 }
 
+// runs tells apart the databases of several runs of one process, which tests make.
+var runs atomic.Int32
+
 // Run measures the picked rows and prints the table.
 func Run(ctx context.Context, cfg Config) (err error) {
 	picked, err := pick(cfg.Pick, cfg.Depth)
@@ -73,7 +77,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	b := &bench{size: cfg.size, log: cfg.Log, start: time.Now(), templates: map[string]bool{},
-		chosen: cfg.Pick != "", holder: cfg.Holder, prefix: fmt.Sprintf("oq_bench_%d", os.Getpid())}
+		chosen: cfg.Pick != "", holder: cfg.Holder, prefix: fmt.Sprintf("oq_bench_%d_%d", os.Getpid(), runs.Add(1))}
 	if b.dir, err = os.MkdirTemp("", "oq-bench-"); err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -90,10 +89,6 @@ func (r result) rate() float64 {
 
 // measure runs the crews against a target and books what they did in its ledger.
 func (t *target) measure(ctx context.Context, m measurement, crews ...crew) (result, error) {
-	// The loops wait for the server almost all the time: one scheduler thread for all of them
-	// wakes faster and takes less from the server's two cores than several do (5 to 20 %).
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-
 	r := &run{bound: m.bound, timed: m.timed, start: t.born}
 	r.backlog.Store(t.waiting())
 	var workers, counted []*worker

@@ -10,10 +10,14 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 )
 
 func main() {
+	// The load generator's loops wait for the server almost all the time: one scheduler thread for
+	// all of them wakes faster and takes less from the server's two cores than several do (5 to 20 %).
+	runtime.GOMAXPROCS(1)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := realMain(ctx, os.Args[1:])
 	stop()
