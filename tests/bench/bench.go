@@ -119,7 +119,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	if cfg.Soak {
-		return b.soak(ctx, cfg.Out, about)
+		fmt.Fprintln(cfg.Out, about)
+		rows, err := b.soak(ctx, cfg.Out)
+		return errors.Join(err, b.writeFiles(ctx, cfg, rows))
 	}
 	var rows []row
 	for _, w := range picked {

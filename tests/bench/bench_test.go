@@ -33,6 +33,12 @@ func TestSmoke(t *testing.T) {
 			})
 		}
 	})
+	t.Run("soak", func(t *testing.T) {
+		rep := smoke(t, Config{URL: db.URL, Soak: true, size: tiny}, nil)
+		if len(rep.Rows) != len(soakColumns) || len(rep.Rows[0].Values) != tiny.soakCount || rep.Rows[0].Values[0] == 0 {
+			t.Errorf("the soak's report: %+v", rep.Rows)
+		}
+	})
 	var left int
 	err := db.Pool.QueryRow(t.Context(),
 		"select count(*) from pg_database where datname like 'oq\\_bench\\_' || $1 || '\\_%'", strconv.Itoa(os.Getpid())).Scan(&left)

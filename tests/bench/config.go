@@ -47,6 +47,7 @@ type sizes struct {
 	soakMinute time.Duration
 	soakCount  int
 	soakProbe  time.Duration // how long capacity is measured
+	soakLater  time.Duration
 }
 
 var full = sizes{
@@ -56,7 +57,7 @@ var full = sizes{
 	batches: []int{1, 2, 5, 10, 20, 50, 100, 200, 500},
 	queues:  1000, groups: 10_000, written: 20_000,
 	deep: 1_000_000, dead: 100_000, payloads: []int{100, 1_000, 10_000, 100_000}, payloadMB: 800,
-	soakMinute: time.Minute, soakCount: 20, soakProbe: 10 * time.Second,
+	soakMinute: time.Minute, soakCount: 20, soakProbe: 10 * time.Second, soakLater: time.Second,
 }
 
 var tiny = sizes{
@@ -66,7 +67,7 @@ var tiny = sizes{
 	batches: []int{1, 10},
 	queues:  20, groups: 200, written: 500,
 	deep: 10_000, dead: 500, payloads: []int{100, 20_000}, payloadMB: 8,
-	soakMinute: 500 * time.Millisecond, soakCount: 3, soakProbe: 300 * time.Millisecond,
+	soakMinute: 500 * time.Millisecond, soakCount: 3, soakProbe: 300 * time.Millisecond, soakLater: 50 * time.Millisecond,
 }
 
 var holders = []string{"reader", "writer", "prepared", "slot", "standby"}
@@ -82,9 +83,6 @@ func configure(env func(string) string, size sizes) (Config, error) {
 	}
 	if !slices.Contains(holders, cfg.Holder) {
 		return cfg, fmt.Errorf("BENCH_HOLDER=%s: want one of %s", cfg.Holder, strings.Join(holders, ", "))
-	}
-	if cfg.JSON == "" {
-		cfg.JSON = "bench.json"
 	}
 	if cfg.Pictures == "" {
 		cfg.Pictures = "tests/bench"

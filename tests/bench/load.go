@@ -71,7 +71,7 @@ type measurement struct {
 	jobs   int64 // stop after so many; 0: by time alone
 	bound  int64
 	timed  bool
-	each   func(slice int) error // what else to look at when a slice is over
+	each   func(slice int, rate float64) error // what else to look at when a slice is over
 }
 
 type result struct {
@@ -149,7 +149,7 @@ func (t *target) measure(ctx context.Context, m measurement, crews ...crew) (res
 		res.rates = append(res.rates, float64(n-from)/now.Sub(start).Seconds())
 		from, start = n, now
 		if m.each != nil {
-			if eachErr = m.each(len(res.rates) - 1); eachErr != nil {
+			if eachErr = m.each(len(res.rates)-1, res.rates[len(res.rates)-1]); eachErr != nil {
 				break
 			}
 		}

@@ -80,7 +80,7 @@ func (b *bench) heldRun(ctx context.Context, m *heldMode) error {
 	tables := map[string][]int64{}
 	window := b.steadyWindow(b.size.heldSlice, b.size.heldSlices)
 	window.timed = true
-	window.each = func(int) error { return t.weigh(ctx, tables) }
+	window.each = func(int, float64) error { return t.weigh(ctx, tables) }
 	res, err := t.measure(ctx, window, steady(t, m.crew(t))...)
 	if err := errors.Join(err, release()); err != nil {
 		return err
