@@ -34,6 +34,7 @@ type bench struct {
 	chosen     bool // rows were picked by name
 	holder     string
 	peers      []contender
+	river      string // its program
 
 	notes   []string // below the table
 	charts  []*chart

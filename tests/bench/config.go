@@ -55,7 +55,7 @@ var full = sizes{
 	backlog: 100_000, bigBacklog: 1_000_000,
 	heldSlice: 10 * time.Second, heldSlices: 6, heldRounds: 3, wakeJobs: 1000,
 	batches: []int{1, 2, 5, 10, 20, 50, 100, 200, 500},
-	queues:  1000, groups: 10_000, written: 20_000,
+	queues:  1000, groups: 10_000, written: 10_000,
 	deep: 1_000_000, dead: 100_000, payloads: []int{100, 1_000, 10_000, 100_000}, payloadMB: 800,
 	soakMinute: time.Minute, soakCount: 20, soakProbe: 10 * time.Second, soakLater: time.Second,
 }

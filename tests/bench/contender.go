@@ -31,6 +31,10 @@ type contender struct {
 	unlisten   string // $1 queue; empty: once is enough
 	narrow     string // name and bytes of the tables that should stay small
 	unfinished string // jobs that still wait for their end
+	setup      string // a peer's queue, once its schema is there
+	probe      string // a function that shows which version of a peer it is
+	consume    step   // instead of lease and ack
+	tick       string // what its clock calls
 	settle     string // space and statistics as autovacuum would leave them after a while
 }
 

@@ -22,6 +22,7 @@ type worker struct {
 	*client
 	*contender
 	run    *run
+	number int      // in its crew
 	queues [][]byte // served in turn
 	turn   int
 	empty  int      // leases in a row that gave nothing
@@ -105,6 +106,7 @@ func (t *target) measure(ctx context.Context, m measurement, crews ...crew) (res
 				return result{}, err
 			}
 			// Each begins elsewhere, or all would stand in line at the same queue.
+			w.number = i
 			w.turn, w.group = i*len(w.queues)/cr.size, i*len(w.groups)/cr.size
 			workers, loops = append(workers, w), append(loops, cr)
 			if cr.count {

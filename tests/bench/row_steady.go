@@ -9,7 +9,14 @@ import (
 // B5 and B6: producers and consumers at once. Producers wait while the backlog is at its bound, so
 // that neither side can run away from the other.
 func steady(t *target, consumers crew) []crew {
-	return []crew{{size: 4, role: t.producer, step: enqueueOne}, consumers}
+	crews := []crew{{size: 4, role: t.producer, step: enqueueOne}, consumers}
+	if t.consume != nil {
+		crews[1].step, crews[1].last = t.consume, nil
+	}
+	if t.tick != "" {
+		crews = append(crews, crew{size: 1, step: tick})
+	}
+	return crews
 }
 
 func (b *bench) steadyWindow(slice time.Duration, slices int) measurement {
@@ -18,6 +25,9 @@ func (b *bench) steadyWindow(slice time.Duration, slices int) measurement {
 
 // prime gives a fresh target the history that plans and statistics of a queue in use rest on.
 func (t *target) prime(ctx context.Context) error {
+	if t.contender.load == "" {
+		return t.settle(ctx)
+	}
 	if err := t.fill(ctx, 10_000, 1); err != nil {
 		return err
 	}
