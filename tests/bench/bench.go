@@ -104,10 +104,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		defer func() { err = errors.Join(err, stop()) }()
 		cfg.URL = serverURL
 	}
-	if b.url, err = url.Parse(cfg.URL); err != nil || b.url.Scheme == "" {
-		return fmt.Errorf("BENCH_DATABASE_URL must be a postgres:// URL")
-	}
-	if b.admin, err = pgx.Connect(ctx, cfg.URL); err != nil {
+	if err := b.connect(ctx, cfg.URL); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.cleanUp()) }()
@@ -143,6 +140,15 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	fmt.Fprintf(cfg.Out, "client: cores used by the load generator itself. Took %v.\n",
 		time.Since(b.start).Round(time.Second))
 	return nil
+}
+
+// connect takes a server to work on.
+func (b *bench) connect(ctx context.Context, serverURL string) (err error) {
+	if b.url, err = url.Parse(serverURL); err != nil || b.url.Scheme == "" {
+		return errors.New("BENCH_DATABASE_URL must be a postgres:// URL")
+	}
+	b.admin, err = pgx.Connect(ctx, serverURL)
+	return err
 }
 
 // pick finds rows by name; without names it takes the whole table, or that of depth and breadth.

@@ -22,8 +22,8 @@ import (
 //
 // What each really does is tried out at the start of each run and told below the table.
 var holderNames = map[string]string{
-	"reader": "snapshot", "writer": "open writer", "prepared": "prepared transaction",
-	"standby": "standby's slot", "slot": "logical slot",
+	"reader": "a held snapshot", "writer": "an open writer", "prepared": "a prepared transaction",
+	"standby": "a standby's slot", "slot": "a logical slot",
 }
 
 // hold begins to hold in t's database. release ends it and must be called.
@@ -71,7 +71,7 @@ func (b *bench) hold(ctx context.Context, t *target) (release func() error, err 
 	if !held {
 		verdict = "does not hold back VACUUM in users' tables: the run shows what it costs besides"
 	}
-	b.note(fmt.Sprintf("B6: the %s %s.", holderNames[b.holder], verdict))
+	b.note(fmt.Sprintf("B6: %s %s.", holderNames[b.holder], verdict))
 	return release, nil
 }
 

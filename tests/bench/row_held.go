@@ -62,7 +62,7 @@ func (b *bench) heldSnapshot(ctx context.Context) ([]row, error) {
 		}
 	}
 	b.charts = append(b.charts, heldChart(modes, b.holder, b.size.heldSlice))
-	return heldRows(modes, "B5 beside a held "+holderNames[b.holder]), nil
+	return heldRows(modes, "B5 beside "+holderNames[b.holder]), nil
 }
 
 func (b *bench) heldRun(ctx context.Context, m *heldMode) error {
@@ -142,7 +142,7 @@ func heldRows(modes []*heldMode, work string) []row {
 
 func heldChart(modes []*heldMode, holder string, slice time.Duration) *chart {
 	c := &chart{file: "held.svg", xLabel: "seconds", title: fmt.Sprintf(
-		"4 producers, 4 consumers beside a held %s: jobs/s by %v", holderNames[holder], slice)}
+		"4 producers, 4 consumers beside %s: jobs/s by %v", holderNames[holder], slice)}
 	for i := range modes[0].runs[0].rates {
 		c.ticks = append(c.ticks, fmt.Sprintf("%g", float64(i+1)*slice.Seconds()))
 	}
