@@ -27,7 +27,7 @@ type report struct {
 
 type reportServer struct {
 	Version  string            `json:"version"`
-	Settings map[string]string `json:"settings"` // that differ from PostgreSQL's own
+	Settings map[string]string `json:"settings"` // those that differ from PostgreSQL's own, and durability's
 }
 
 type reportMachine struct {
@@ -128,7 +128,8 @@ func (b *bench) serverSettings(ctx context.Context) (s reportServer, err error) 
 	rows, err := b.admin.Query(ctx, `
 		select name, current_setting(name) from pg_settings
 		 where setting is distinct from boot_val and source <> 'client' and category not like 'File Locations%'
-		   and name not like '%directory%' and name not like '%directories' and name not like '%file'`)
+		   and name not like '%directory%' and name not like '%directories' and name not like '%file'
+		    or name in ('fsync', 'synchronous_commit', 'full_page_writes', 'wal_level', 'wal_compression', 'autovacuum')`)
 	if err != nil {
 		return s, err
 	}

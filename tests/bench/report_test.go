@@ -104,6 +104,24 @@ func TestSVG(t *testing.T) {
 	}
 }
 
+func TestLogGrid(t *testing.T) {
+	for _, c := range []struct {
+		values []float64
+		want   string
+	}{
+		{[]float64{4600, 130000}, "2000 5000 10000 20000 50000 100000 200000"},
+		{[]float64{1000, 0, 2000}, "1000 2000"}, {[]float64{7, 7}, "5 10"}, {nil, "1 2"},
+	} {
+		if got := (series{values: logGrid([]series{{values: c.values}})}).String(); got != c.want {
+			t.Errorf("the grid of %v is %s, want %s", c.values, got, c.want)
+		}
+	}
+	text := (&chart{log: true, ticks: []string{"1", "2"}, series: []series{{values: []float64{0, 4600}}}}).svg()
+	if strings.Contains(text, "NaN") || strings.Contains(text, "Inf") {
+		t.Error("a value of zero has no place on a logarithmic axis, and must not break it")
+	}
+}
+
 func TestNiceStep(t *testing.T) {
 	for most, want := range map[float64]float64{0: 1, 4: 1, 9: 2, 11000: 5000, 99000: 20000, 100: 20} {
 		if got := niceStep(most); math.Abs(got-want) > 1e-9 {

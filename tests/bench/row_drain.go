@@ -66,7 +66,7 @@ func (b *bench) batchSizes(ctx context.Context) ([]row, error) {
 		return nil, err
 	}
 	chart := &chart{
-		file: "batches.svg", title: "lease + ack by N, 4 clients: jobs/s against N", xLabel: "jobs a call",
+		file: "batches.svg", title: "lease + ack by N, 4 clients: jobs/s against N", xLabel: "jobs a call", log: true,
 		series: []series{{name: "openqueue: oq_next"}, {name: "openqueue: oq_lease + oq_ack_many"}, {name: "textbook"}},
 	}
 	plain, next := id+" lease + ack by N, × textbook:", id+" oq_next by N, × textbook:"

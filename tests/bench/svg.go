@@ -15,6 +15,7 @@ type chart struct {
 	xLabel string
 	ticks  []string
 	series []series
+	log    bool // where factors matter and the values span many
 }
 
 type series struct {
@@ -57,19 +58,28 @@ func (c *chart) svg() string {
 	for _, s := range c.series {
 		most = max(most, slices.Max(append([]float64{0}, s.values...)))
 	}
-	step := niceStep(most)
-	ceiling := max(step, math.Ceil(most/step)*step)
+	grid := linearGrid(most)
+	if c.log {
+		grid = logGrid(c.series)
+	}
+	floor, ceiling := grid[0], grid[len(grid)-1]
 	x := func(i int) float64 {
 		return left + (width-left-right)*float64(i)/float64(max(1, len(c.ticks)-1))
 	}
-	y := func(v float64) float64 { return height - bottom - (height-top-bottom)*v/ceiling }
+	y := func(v float64) float64 {
+		part := v / ceiling
+		if c.log {
+			part = math.Log(max(v, floor)/floor) / math.Log(ceiling/floor)
+		}
+		return height - bottom - (height-top-bottom)*part
+	}
 
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" role="img" aria-label="%s">`+"\n",
 		width, height, html.EscapeString(c.title))
 	b.WriteString(style)
 	fmt.Fprintf(&b, `<text class="title" x="%d" y="20">%s</text>`+"\n", left, html.EscapeString(c.title))
-	for v := 0.0; v <= ceiling*1.001; v += step {
+	for _, v := range grid {
 		fmt.Fprintf(&b, `<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/>`, left, width-right, y(v), y(v))
 		fmt.Fprintf(&b, `<text x="%d" y="%.1f" text-anchor="end">%s</text>`+"\n", left-8, y(v)+4, thousands(v))
 	}
@@ -103,6 +113,40 @@ func (c *chart) svg() string {
 	}
 	b.WriteString("</svg>\n")
 	return b.String()
+}
+
+// linearGrid are the lines from 0 to above most.
+func linearGrid(most float64) []float64 {
+	step := niceStep(most)
+	grid := []float64{0}
+	for grid[len(grid)-1] < most || len(grid) == 1 {
+		grid = append(grid, float64(len(grid))*step)
+	}
+	return grid
+}
+
+// logGrid are 1, 2 and 5 times the powers of ten, from below the least value to above the largest.
+func logGrid(all []series) []float64 {
+	least, most := math.Inf(1), 1.0
+	for _, s := range all {
+		for _, v := range s.values {
+			if v > 0 {
+				least, most = min(least, v), max(most, v)
+			}
+		}
+	}
+	least = min(least, most)
+	var grid []float64
+	for power := math.Pow(10, math.Floor(math.Log10(least))); ; power *= 10 {
+		for _, k := range []float64{1, 2, 5} {
+			if k*power <= least { // begin at the last of these
+				grid = grid[:0]
+			}
+			if grid = append(grid, k*power); k*power >= most && len(grid) > 1 {
+				return grid
+			}
+		}
+	}
 }
 
 // niceStep gives about five grid lines at 1, 2 or 5 times a power of ten.
