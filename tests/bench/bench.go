@@ -88,12 +88,11 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 
-	b.openqueued = filepath.Join(b.dir, "openqueued")
-	b.progress("building openqueued")
-	build := exec.CommandContext(ctx, "go", "build", "-o", b.openqueued,
-		"github.com/openqueue/openqueue/daemon/openqueued")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build openqueued: %w\n%s", err, out)
+	if b.openqueued = cfg.daemon; b.openqueued == "" {
+		b.progress("building openqueued")
+		if b.openqueued, err = buildDaemon(ctx, b.dir); err != nil {
+			return err
+		}
 	}
 
 	if cfg.URL == "" {
@@ -140,6 +139,15 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	fmt.Fprintf(cfg.Out, "client: cores used by the load generator itself. Took %v.\n",
 		time.Since(b.start).Round(time.Second))
 	return nil
+}
+
+func buildDaemon(ctx context.Context, dir string) (string, error) {
+	path := filepath.Join(dir, "openqueued")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "github.com/openqueue/openqueue/daemon/openqueued")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build openqueued: %w\n%s", err, out)
+	}
+	return path, nil
 }
 
 // connect takes a server to work on.

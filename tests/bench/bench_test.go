@@ -19,7 +19,12 @@ import (
 // Every row at a tiny size: the loops end, nothing is lost or doubled, no law is broken, and the
 // databases are gone afterwards. The rows run in three groups at once; there is nothing to measure.
 func TestSmoke(t *testing.T) {
+	t.Parallel()
 	db := testdb.New(t)
+	daemon, err := buildDaemon(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Run("rows", func(t *testing.T) {
 		const groups = 3
 		for g := range groups {
@@ -29,18 +34,18 @@ func TestSmoke(t *testing.T) {
 			}
 			t.Run(strings.Join(names, ","), func(t *testing.T) {
 				t.Parallel()
-				smoke(t, Config{URL: db.URL, Pick: strings.Join(names, ","), Holder: "reader", size: tiny}, names)
+				smoke(t, Config{URL: db.URL, Pick: strings.Join(names, ","), Holder: "reader", size: tiny, daemon: daemon}, names)
 			})
 		}
 	})
 	t.Run("soak", func(t *testing.T) {
-		rep := smoke(t, Config{URL: db.URL, Soak: true, size: tiny}, nil)
+		rep := smoke(t, Config{URL: db.URL, Soak: true, size: tiny, daemon: daemon}, nil)
 		if len(rep.Rows) != len(soakColumns) || len(rep.Rows[0].Values) != tiny.soakCount || rep.Rows[0].Values[0] == 0 {
 			t.Errorf("the soak's report: %+v", rep.Rows)
 		}
 	})
 	var left int
-	err := db.Pool.QueryRow(t.Context(),
+	err = db.Pool.QueryRow(t.Context(),
 		"select count(*) from pg_database where datname like 'oq\\_bench\\_' || $1 || '\\_%'", strconv.Itoa(os.Getpid())).Scan(&left)
 	if err != nil {
 		t.Fatal(err)
@@ -93,6 +98,7 @@ func TestVerify(t *testing.T) {
 		"undone": {"update textbook.job set state = 0 where state = 2", "15 unfinished"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			target := textbookTarget(t)
 			if _, err := target.conn.Exec(t.Context(), c.harm); err != nil {
 				t.Fatal(err)
@@ -101,6 +107,7 @@ func TestVerify(t *testing.T) {
 		})
 	}
 	t.Run("leased twice", func(t *testing.T) {
+		t.Parallel()
 		target := textbookTarget(t)
 		_, err := target.conn.Exec(t.Context(), `update textbook.job set state = 0 where id = (
 			select max(id) from textbook.job where state = 2)`)
@@ -113,6 +120,7 @@ func TestVerify(t *testing.T) {
 		wantError(t, target.verify(t.Context()), "leased twice")
 	})
 	t.Run("late ack", func(t *testing.T) {
+		t.Parallel()
 		target := textbookTarget(t)
 		w := testWorker(t, target)
 		err := w.query(w.lease, w.take, []byte(queue), []byte("bench"), int4(leaseSeconds), int4(2))
@@ -152,6 +160,51 @@ func textbookTarget(t *testing.T) *target {
 	}
 	target.book(w)
 	return target
+}
+
+// Producers name queues and groups in turn, workers serve all queues, and a backlog is dry when none
+// of them gives anything.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	target := textbookTarget(t)
+	ctx := t.Context()
+	if err := target.drain(ctx); err != nil {
+		t.Fatal(err)
+	}
+	target.queues, target.groups = []string{"a", "b", "c"}, 2
+	target.contender.enqueue = "insert into textbook.job (queue, payload, leased_by) values ($1, $2, $3) returning id"
+	w := testWorker(t, target)
+	for range 6 {
+		if err := enqueueOne(w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := target.fill(ctx, target.waiting()+7, 1); err != nil {
+		t.Fatal(err)
+	}
+	var made string
+	err := target.conn.QueryRow(ctx, `select string_agg(n, ' ' order by n) from (
+		select queue || ':' || coalesce(leased_by, 'none') || ':' || count(*) as n
+		  from textbook.job where state = 0 group by queue, leased_by) x`).Scan(&made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "a:g0:1 a:g1:1 a:none:3 b:g0:1 b:g1:1 b:none:2 c:g0:1 c:g1:1 c:none:2"; made != want {
+		t.Errorf("made %s, want %s", made, want)
+	}
+	w.turn = 1
+	work, order := leaseAndAck(2, dry), ""
+	for {
+		order += string(w.queue())
+		if err := work(w); err == errDry {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := "bcabca" + "bca" + "bca"; order != want || w.finished != 13 {
+		t.Errorf("served %s and finished %d, want %s and 13", order, w.finished, want)
+	}
 }
 
 func testWorker(t *testing.T, target *target) *worker {
@@ -206,6 +259,7 @@ func TestVersus(t *testing.T) {
 // A baseline whose plan has flipped to a scan of the table would make every ratio look good. Plans
 // are cached while the table is tiny, as a worker's are that starts before its queue fills.
 func TestTextbookUsesItsIndexes(t *testing.T) {
+	t.Parallel()
 	target := textbookTarget(t)
 	ctx := t.Context()
 	work := func() int64 {

@@ -23,6 +23,7 @@ type Config struct {
 	Out      io.Writer
 	Log      io.Writer
 	size     sizes
+	daemon   string // a built openqueued; empty: build it
 }
 
 // sizes are all numbers that differ between a benchmark and a check of the benchmark.

@@ -37,12 +37,12 @@ func (b *bench) hold(ctx context.Context, t *target) (release func() error, err 
 	case "reader":
 		release, err = t.holdSession(ctx, "begin isolation level repeatable read; select count(*) from pg_class")
 	case "writer":
-		if err = run("create table public.oq_bench_writer (n int)"); err == nil {
+		if err = run("create table if not exists public.oq_bench_writer (n int)"); err == nil {
 			release, err = t.holdSession(ctx, "begin; insert into public.oq_bench_writer values (1)")
 		}
 	case "prepared":
 		if err = b.needs(ctx, "max_prepared_transactions", "0", "more than 0"); err == nil {
-			err = run("create table public.oq_bench_writer (n int)")
+			err = run("create table if not exists public.oq_bench_writer (n int)")
 		}
 		if err == nil {
 			_, err = t.conn.PgConn().Exec(ctx, "begin; insert into public.oq_bench_writer values (1); "+
@@ -162,19 +162,27 @@ func (t *target) holdStandby(ctx context.Context, slot string) error {
 	}
 }
 
-// vacuumIsHeld tries it: does a row that was just deleted survive VACUUM?
+// vacuumIsHeld tries it: does a row that was just deleted survive VACUUM? Somebody who happens to look
+// at the database, as an analyze does, holds it back for a moment only.
 func (t *target) vacuumIsHeld(ctx context.Context) (held bool, err error) {
-	for _, sql := range []string{
-		"create table public.oq_bench_probe (n int)", "insert into public.oq_bench_probe values (1)",
-		"delete from public.oq_bench_probe", "vacuum (truncate) public.oq_bench_probe",
-	} {
-		if _, err := t.conn.Exec(ctx, sql); err != nil {
-			return false, err
+	run := func(sql string) {
+		if err == nil {
+			_, err = t.conn.Exec(ctx, sql)
 		}
 	}
-	err = t.conn.QueryRow(ctx, "select pg_relation_size('public.oq_bench_probe') > 0").Scan(&held)
-	if err == nil {
-		_, err = t.conn.Exec(ctx, "drop table public.oq_bench_probe")
+	run("create table public.oq_bench_probe (n int)")
+	run("insert into public.oq_bench_probe values (1)")
+	run("delete from public.oq_bench_probe")
+	held = true
+	for try := 0; try < 10 && held && err == nil; try++ {
+		if try > 0 {
+			sleep(ctx, 50*time.Millisecond)
+		}
+		run("vacuum (truncate) public.oq_bench_probe")
+		if err == nil {
+			err = t.conn.QueryRow(ctx, "select pg_relation_size('public.oq_bench_probe') > 0").Scan(&held)
+		}
 	}
+	run("drop table public.oq_bench_probe")
 	return held, err
 }

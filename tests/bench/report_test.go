@@ -183,11 +183,11 @@ func TestDelays(t *testing.T) {
 
 // Each holder holds what its name says, and lets go of it.
 func TestHolders(t *testing.T) {
+	t.Parallel()
 	db := testdb.New(t)
-	b := testBench(t, db)
+	b, target := testBench(t, db), textbookTarget(t)
 	for _, holder := range holders {
 		b.holder, b.notes = holder, nil
-		target := textbookTarget(t)
 		release, err := b.hold(t.Context(), target)
 		if err != nil {
 			t.Fatalf("%s: %v", holder, err)
@@ -210,6 +210,7 @@ func TestHolders(t *testing.T) {
 
 // A peer that is not there, or is another than the benchmark knows, is an error that says so.
 func TestPeers(t *testing.T) {
+	t.Parallel()
 	db := testdb.New(t)
 	b := testBench(t, db)
 	err := b.findPeers(t.Context(), Config{Peers: []string{"pgmq"}, PeerSQL: map[string]string{}})
