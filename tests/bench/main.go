@@ -44,18 +44,16 @@ func realMain(ctx context.Context, args []string) error {
 		return err
 	}
 	cfg.Depth, cfg.Soak, cfg.Out, cfg.Log = *depth, *soak, os.Stdout, os.Stderr
-	if cfg.JSON == "" {
-		switch {
-		case cfg.Soak:
-			cfg.JSON = "soak.json"
-		case cfg.Depth:
-			cfg.JSON = "bench-depth.json"
-		default:
-			cfg.JSON = "bench.json"
-		}
-	}
-	if *smoke {
-		cfg.Pictures = "" // nobody wants a picture of these
+	switch {
+	case *smoke: // nobody wants a picture of these
+		cfg.Pictures = ""
+	case cfg.JSON != "":
+	case cfg.Soak:
+		cfg.JSON = "soak.json"
+	case cfg.Depth:
+		cfg.JSON = "bench-depth.json"
+	default:
+		cfg.JSON = "bench.json"
 	}
 	return Run(ctx, cfg)
 }
