@@ -41,16 +41,22 @@ type due struct {
 }
 
 // latencies of one minute, in milliseconds.
-type latencies struct{ enqueue, lease, late []float64 }
+type latencies struct {
+	enqueue, lease, late []float64
+	behind               float64 // how late the latest enqueue began: what a stall does to a paced load
+}
 
 func newSoaker(pace, later time.Duration) *soaker {
 	return &soaker{pace: pace, later: later, due: map[int64]due{}, early: map[int64]time.Time{}}
 }
 
 // enqueued notes when a job may be leased.
-func (s *soaker) enqueued(id int64, began, returned time.Time, delay time.Duration) {
+func (s *soaker) enqueued(id int64, planned, began, returned time.Time, delay time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.pace > 0 {
+		s.minute.behind = max(s.minute.behind, milliseconds(began.Sub(planned)))
+	}
 	s.minute.enqueue = append(s.minute.enqueue, milliseconds(returned.Sub(began)))
 	d := due{at: returned.Add(delay), scheduled: delay > 0}
 	if at, ok := s.early[id]; ok {
@@ -112,6 +118,7 @@ func (s *soaker) producer() step {
 			time.Sleep(min(wait, 10*time.Millisecond))
 			return nil
 		}
+		planned := next
 		next = next.Add(s.pace)
 		n++
 		w.run.backlog.Add(1)
@@ -132,7 +139,7 @@ func (s *soaker) producer() step {
 		if err != nil {
 			return err
 		}
-		s.enqueued(id, began, time.Now(), delay)
+		s.enqueued(id, planned, began, time.Now(), delay)
 		w.made = append(w.made, id)
 		return nil
 	}
@@ -215,7 +222,8 @@ var soakColumns = []struct {
 	digits     int
 }{
 	{"finished", "jobs/s", 0}, {"enqueue p50", "ms", 2}, {"enqueue p99", "ms", 2}, {"commit to lease p50", "ms", 2},
-	{"commit to lease p99", "ms", 2}, {"due to lease p99", "ms", 1}, {"backlog", "jobs", 0},
+	{"commit to lease p99", "ms", 2}, {"due to lease p99", "ms", 1}, {"producers behind", "ms", 0},
+	{"backlog", "jobs", 0},
 	{"narrow tables", "MB", 1}, {"history", "MB", 1},
 }
 
@@ -267,7 +275,7 @@ func (b *bench) soak(ctx context.Context, out io.Writer) ([]row, error) {
 		s.mu.Unlock()
 		fmt.Fprintf(table, "%d\t", minute+1)
 		for i, v := range []float64{rate, quantile(l.enqueue, 0.5), quantile(l.enqueue, 0.99), quantile(l.lease, 0.5),
-			quantile(l.lease, 0.99), quantile(l.late, 0.99), float64(backlog), narrow, history} {
+			quantile(l.lease, 0.99), quantile(l.late, 0.99), l.behind, float64(backlog), narrow, history} {
 			rows[i].values = append(rows[i].values, v)
 			fmt.Fprintf(table, "%.*f\t", soakColumns[i].digits, v)
 		}
