@@ -4,10 +4,10 @@ TERN = github.com/jackc/tern/v2@v2.4.2
 PSQL ?= psql
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint bench migrate build snapshot fmt tools go
+.PHONY: help run demo test lint bench bench-depth soak migrate build snapshot fmt tools go
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 go:
 	@command -v go >/dev/null || { echo 'OpenQueue is built with Go: see https://go.dev/doc/install' >&2; exit 1; }
@@ -35,8 +35,14 @@ lint: go ## formatting, vet, and the snapshot of the code
 	@diff -r sql/code sql/migrations/snapshots/002 >/dev/null || \
 	    { echo 'sql/migrations/snapshots/002 differs from sql/code: make snapshot' >&2; exit 1; }
 
-bench: go ## the benchmark; BENCH=B4 picks a row
+bench: go ## the benchmark; BENCH=B4 picks a row (tests/bench/README.md)
 	go run ./tests/bench
+
+bench-depth: go ## millions of jobs, many queues, large payloads: does anything slow down?
+	go run ./tests/bench -depth
+
+soak: go ## SOAK_MINUTES (20) of steady load: does anything grow?
+	go run ./tests/bench -soak
 
 snapshot: ## before the first release: what migration 002 installs is sql/code
 	rm -rf sql/migrations/snapshots/002

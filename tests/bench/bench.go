@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,35 +31,54 @@ type bench struct {
 	databases  []string
 	templates  map[string]bool
 	open       []*target
-	notes      []string
 	chosen     bool // rows were picked by name
+	holder     string
+	peers      []contender
+	river      string // its program
+
+	notes   []string // below the table
+	charts  []*chart
+	records []record
 }
 
 type work struct {
-	id  string
-	run func(*bench, context.Context) ([]row, error)
+	id    string
+	run   func(*bench, context.Context) ([]row, error)
+	depth bool // part of bench-depth, not of the whole table
 }
 
 // The rows in the order in which they run and stand in the table.
 var works = []work{
-	{"B1", (*bench).enqueue},
-	{"B2", (*bench).bulk},
-	{"B3", (*bench).oneByOne},
-	{"B4", (*bench).batches},
-	{"B5", (*bench).steadyState},
-	{"B6", (*bench).heldSnapshot},
-	{"B7", (*bench).wakeUp},
-	{"B8", (*bench).deepBacklog},
+	{id: "B1", run: (*bench).enqueue},
+	{id: "B2", run: (*bench).bulk},
+	{id: "B3", run: (*bench).oneByOne},
+	{id: "B4", run: (*bench).batches},
+	{id: "B4N", run: (*bench).batchSizes},
+	{id: "B5", run: (*bench).steadyState},
+	{id: "B6", run: (*bench).heldSnapshot},
+	{id: "B7", run: (*bench).wakeUp},
+	{id: "B8", run: (*bench).deepBacklog},
+	{id: "B9", run: (*bench).manyQueues},
+	{id: "B10", run: (*bench).bytesPerJob},
+	{id: "B11", run: (*bench).manyReady, depth: true},
+	{id: "B12", run: (*bench).manyScheduled, depth: true},
+	{id: "B13", run: (*bench).manyDead, depth: true},
+	{id: "B14", run: (*bench).otherQueues, depth: true},
+	{id: "B15", run: (*bench).manyPriorities, depth: true},
+	{id: "B16", run: (*bench).payloads, depth: true},
 }
+
+// runs tells apart the databases of several runs of one process, which tests make.
+var runs atomic.Int32
 
 // Run measures the picked rows and prints the table.
 func Run(ctx context.Context, cfg Config) (err error) {
-	picked, err := pick(cfg.Pick)
+	picked, err := pick(cfg.Pick, cfg.Depth)
 	if err != nil {
 		return err
 	}
-	b := &bench{size: cfg.size, log: cfg.Log, start: time.Now(), templates: map[string]bool{}, chosen: cfg.Pick != "",
-		prefix: fmt.Sprintf("oq_bench_%d", os.Getpid())}
+	b := &bench{size: cfg.size, log: cfg.Log, start: time.Now(), templates: map[string]bool{},
+		chosen: cfg.Pick != "", holder: cfg.Holder, prefix: fmt.Sprintf("oq_bench_%d_%d", os.Getpid(), runs.Add(1))}
 	if b.dir, err = os.MkdirTemp("", "oq-bench-"); err != nil {
 		return err
 	}
@@ -68,26 +88,22 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 
-	b.openqueued = filepath.Join(b.dir, "openqueued")
-	b.progress("building openqueued")
-	build := exec.CommandContext(ctx, "go", "build", "-o", b.openqueued,
-		"github.com/openqueue/openqueue/daemon/openqueued")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build openqueued: %w\n%s", err, out)
+	if b.openqueued = cfg.daemon; b.openqueued == "" {
+		b.progress("building openqueued")
+		if b.openqueued, err = buildDaemon(ctx, b.dir); err != nil {
+			return err
+		}
 	}
 
 	if cfg.URL == "" {
-		stop, serverURL, startErr := startServer(ctx, b.dir, cfg.Log)
+		stop, serverURL, startErr := startServer(ctx, b.dir, cfg.Holder, cfg.Log)
 		if startErr != nil {
 			return startErr
 		}
 		defer func() { err = errors.Join(err, stop()) }()
 		cfg.URL = serverURL
 	}
-	if b.url, err = url.Parse(cfg.URL); err != nil || b.url.Scheme == "" {
-		return fmt.Errorf("BENCH_DATABASE_URL must be a postgres:// URL")
-	}
-	if b.admin, err = pgx.Connect(ctx, cfg.URL); err != nil {
+	if err := b.connect(ctx, cfg.URL); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.cleanUp()) }()
@@ -95,6 +111,14 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	about, err := b.about(ctx)
 	if err != nil {
 		return err
+	}
+	if err := b.findPeers(ctx, cfg); err != nil {
+		return err
+	}
+	if cfg.Soak {
+		fmt.Fprintln(cfg.Out, about)
+		rows, err := b.soak(ctx, cfg.Out)
+		return errors.Join(err, b.writeFiles(ctx, cfg, rows))
 	}
 	var rows []row
 	for _, w := range picked {
@@ -109,16 +133,43 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	fmt.Fprintln(cfg.Out, about)
 	printTable(cfg.Out, rows, b.notes)
+	if err := b.writeFiles(ctx, cfg, rows); err != nil {
+		return err
+	}
 	fmt.Fprintf(cfg.Out, "client: cores used by the load generator itself. Took %v.\n",
 		time.Since(b.start).Round(time.Second))
 	return nil
 }
 
-func pick(names string) ([]work, error) {
-	if names == "" {
-		return works, nil
+func buildDaemon(ctx context.Context, dir string) (string, error) {
+	path := filepath.Join(dir, "openqueued")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "github.com/openqueue/openqueue/daemon/openqueued")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build openqueued: %w\n%s", err, out)
 	}
+	return path, nil
+}
+
+// connect takes a server to work on.
+func (b *bench) connect(ctx context.Context, serverURL string) (err error) {
+	if b.url, err = url.Parse(serverURL); err != nil || b.url.Scheme == "" {
+		return errors.New("BENCH_DATABASE_URL must be a postgres:// URL")
+	}
+	b.admin, err = pgx.Connect(ctx, serverURL)
+	return err
+}
+
+// pick finds rows by name; without names it takes the whole table, or that of depth and breadth.
+func pick(names string, depth bool) ([]work, error) {
 	var picked []work
+	if names == "" {
+		for _, w := range works {
+			if w.depth == depth {
+				picked = append(picked, w)
+			}
+		}
+		return picked, nil
+	}
 	for name := range strings.SplitSeq(names, ",") {
 		i := slices.IndexFunc(works, func(w work) bool { return strings.EqualFold(w.id, strings.TrimSpace(name)) })
 		if i < 0 {
@@ -127,6 +178,13 @@ func pick(names string) ([]work, error) {
 		picked = append(picked, works[i])
 	}
 	return picked, nil
+}
+
+// note adds a line below the table, once.
+func (b *bench) note(text string) {
+	if !slices.Contains(b.notes, text) {
+		b.notes = append(b.notes, text)
+	}
 }
 
 func (b *bench) progress(format string, args ...any) {

@@ -3,7 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,19 +17,33 @@ import (
 )
 
 // Every row at a tiny size: the loops end, nothing is lost or doubled, no law is broken, and the
-// databases are gone afterwards.
+// databases are gone afterwards. The rows run in three groups at once; there is nothing to measure.
 func TestSmoke(t *testing.T) {
+	t.Parallel()
 	db := testdb.New(t)
-	var out, log bytes.Buffer
-	err := Run(t.Context(), Config{URL: db.URL, Out: &out, Log: &log, size: tiny})
+	daemon, err := buildDaemon(t.Context(), t.TempDir())
 	if err != nil {
-		t.Fatalf("%v\n%s", err, log.String())
+		t.Fatal(err)
 	}
-	for _, w := range works {
-		if !strings.Contains(out.String(), "\n"+w.id+" ") {
-			t.Errorf("the table has no row %s:\n%s", w.id, out.String())
+	t.Run("rows", func(t *testing.T) {
+		const groups = 3
+		for g := range groups {
+			var names []string
+			for i := g; i < len(works); i += groups {
+				names = append(names, works[i].id)
+			}
+			t.Run(strings.Join(names, ","), func(t *testing.T) {
+				t.Parallel()
+				smoke(t, Config{URL: db.URL, Pick: strings.Join(names, ","), Holder: "reader", size: tiny, daemon: daemon}, names)
+			})
 		}
-	}
+	})
+	t.Run("soak", func(t *testing.T) {
+		rep := smoke(t, Config{URL: db.URL, Soak: true, size: tiny, daemon: daemon}, nil)
+		if len(rep.Rows) != len(soakColumns) || len(rep.Rows[0].Values) != tiny.soakCount || rep.Rows[0].Values[0] == 0 {
+			t.Errorf("the soak's report: %+v", rep.Rows)
+		}
+	})
 	var left int
 	err = db.Pool.QueryRow(t.Context(),
 		"select count(*) from pg_database where datname like 'oq\\_bench\\_' || $1 || '\\_%'", strconv.Itoa(os.Getpid())).Scan(&left)
@@ -36,6 +53,37 @@ func TestSmoke(t *testing.T) {
 	if left != 0 {
 		t.Errorf("%d databases were left behind", left)
 	}
+}
+
+// smoke runs the benchmark and wants a row of each of these names in the table and in the JSON.
+func smoke(t *testing.T, cfg Config, names []string) report {
+	t.Helper()
+	dir := t.TempDir()
+	var out, log bytes.Buffer
+	cfg.Out, cfg.Log, cfg.JSON, cfg.Pictures = &out, &log, filepath.Join(dir, "bench.json"), dir
+	if err := Run(t.Context(), cfg); err != nil {
+		t.Fatalf("%v\n%s", err, log.String())
+	}
+	text, err := os.ReadFile(cfg.JSON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rep report
+	if err := json.Unmarshal(text, &rep); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if !strings.Contains(out.String(), "\n"+name+" ") {
+			t.Errorf("the table has no row %s:\n%s", name, out.String())
+		}
+		if !slices.ContainsFunc(rep.Rows, func(r reportRow) bool { return r.ID == name }) {
+			t.Errorf("the JSON has no row %s", name)
+		}
+	}
+	if rep.Server.Settings["wal_level"] == "" || !strings.Contains(rep.Server.Version, "PostgreSQL") {
+		t.Errorf("the JSON does not name the server: %+v", rep.Server)
+	}
+	return rep
 }
 
 // A benchmark that can't see a lost job would call a queue fast that loses them.
@@ -50,6 +98,7 @@ func TestVerify(t *testing.T) {
 		"undone": {"update textbook.job set state = 0 where state = 2", "15 unfinished"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			target := textbookTarget(t)
 			if _, err := target.conn.Exec(t.Context(), c.harm); err != nil {
 				t.Fatal(err)
@@ -58,6 +107,7 @@ func TestVerify(t *testing.T) {
 		})
 	}
 	t.Run("leased twice", func(t *testing.T) {
+		t.Parallel()
 		target := textbookTarget(t)
 		_, err := target.conn.Exec(t.Context(), `update textbook.job set state = 0 where id = (
 			select max(id) from textbook.job where state = 2)`)
@@ -70,6 +120,7 @@ func TestVerify(t *testing.T) {
 		wantError(t, target.verify(t.Context()), "leased twice")
 	})
 	t.Run("late ack", func(t *testing.T) {
+		t.Parallel()
 		target := textbookTarget(t)
 		w := testWorker(t, target)
 		err := w.query(w.lease, w.take, []byte(queue), []byte("bench"), int4(leaseSeconds), int4(2))
@@ -93,7 +144,8 @@ func textbookTarget(t *testing.T) *target {
 	if _, err := conn.PgConn().Exec(ctx, textbookSQL).ReadAll(); err != nil {
 		t.Fatal(err)
 	}
-	target := &target{contender: textbook, name: "textbook", url: db.URL, conn: conn}
+	target := newTarget(textbook, "textbook", db.URL)
+	target.conn = conn
 	if err := target.fill(ctx, 12, 2); err != nil {
 		t.Fatal(err)
 	}
@@ -110,13 +162,58 @@ func textbookTarget(t *testing.T) *target {
 	return target
 }
 
-func testWorker(t *testing.T, target *target) *worker {
-	c, err := dial(t.Context(), target.url, "")
+// Producers name queues and groups in turn, workers serve all queues, and a backlog is dry when none
+// of them gives anything.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	target := textbookTarget(t)
+	ctx := t.Context()
+	if err := target.drain(ctx); err != nil {
+		t.Fatal(err)
+	}
+	target.queues, target.groups = []string{"a", "b", "c"}, 2
+	target.contender.enqueue = "insert into textbook.job (queue, payload, leased_by) values ($1, $2, $3) returning id"
+	w := testWorker(t, target)
+	for range 6 {
+		if err := enqueueOne(w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := target.fill(ctx, target.waiting()+7, 1); err != nil {
+		t.Fatal(err)
+	}
+	var made string
+	err := target.conn.QueryRow(ctx, `select string_agg(n, ' ' order by n) from (
+		select queue || ':' || coalesce(leased_by, 'none') || ':' || count(*) as n
+		  from textbook.job where state = 0 group by queue, leased_by) x`).Scan(&made)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.close)
-	return &worker{client: c, contender: &target.contender, run: &run{}}
+	if want := "a:g0:1 a:g1:1 a:none:3 b:g0:1 b:g1:1 b:none:2 c:g0:1 c:g1:1 c:none:2"; made != want {
+		t.Errorf("made %s, want %s", made, want)
+	}
+	w.turn = 1
+	work, order := leaseAndAck(2, dry), ""
+	for {
+		order += string(w.queue())
+		if err := work(w); err == errDry {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := "bcabca" + "bca" + "bca"; order != want || w.finished != 13 {
+		t.Errorf("served %s and finished %d, want %s and 13", order, w.finished, want)
+	}
+}
+
+func testWorker(t *testing.T, target *target) *worker {
+	w, err := target.worker(t.Context(), "", &run{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.close)
+	return w
 }
 
 func wantError(t *testing.T, err error, text string) {
@@ -130,11 +227,11 @@ func wantError(t *testing.T, err error, text string) {
 }
 
 func TestPick(t *testing.T) {
-	got, err := pick("b8, B3")
+	got, err := pick("b8, B3", false)
 	if err != nil || len(got) != 2 || got[0].id != "B8" || got[1].id != "B3" {
 		t.Errorf("pick gave %v, %v", got, err)
 	}
-	if _, err := pick("B3,B99"); err == nil || !strings.Contains(err.Error(), `"B99"`) {
+	if _, err := pick("B3,B99", false); err == nil || !strings.Contains(err.Error(), `"B99"`) {
 		t.Errorf("pick of an unknown row gave %v", err)
 	}
 }
@@ -162,6 +259,7 @@ func TestVersus(t *testing.T) {
 // A baseline whose plan has flipped to a scan of the table would make every ratio look good. Plans
 // are cached while the table is tiny, as a worker's are that starts before its queue fills.
 func TestTextbookUsesItsIndexes(t *testing.T) {
+	t.Parallel()
 	target := textbookTarget(t)
 	ctx := t.Context()
 	work := func() int64 {

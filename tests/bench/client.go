@@ -79,6 +79,8 @@ func int8(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n))
 
 func readInt8(value []byte) int64 { return int64(binary.BigEndian.Uint64(value)) }
 
+func readInt4(value []byte) int { return int(int32(binary.BigEndian.Uint32(value))) }
+
 func jsonb(text string) []byte { return append([]byte{1}, text...) }
 
 // int8Array appends the binary form of a bigint[] to buf[:0].

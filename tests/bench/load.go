@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,7 +21,14 @@ const (
 type worker struct {
 	*client
 	*contender
-	run *run
+	run    *run
+	number int      // in its crew
+	queues [][]byte // served in turn
+	turn   int
+	empty  int      // leases in a row that gave nothing
+	groups [][]byte // producers name these in turn; none: jobs without a group
+	group  int
+	body   []byte
 
 	jobs, tokens       []int64 // held
 	jobsBuf, tokensBuf []byte
@@ -30,6 +36,7 @@ type worker struct {
 	_                  [64]byte     // done is read by the meter while its neighbours work
 	made               []int64
 	leased             []int64
+	madeAt, leasedAt   []int64 // nanoseconds of the run's clock, where it is timed
 	finished           int64
 }
 
@@ -53,6 +60,8 @@ type run struct {
 	dry     atomic.Bool
 	backlog atomic.Int64 // enqueued less leased
 	bound   int64        // producers wait above it
+	timed   bool         // when each job was committed and leased
+	start   time.Time
 }
 
 // measurement says how long to count.
@@ -62,6 +71,8 @@ type measurement struct {
 	slices int
 	jobs   int64 // stop after so many; 0: by time alone
 	bound  int64
+	timed  bool
+	each   func(slice int, rate float64) error // what else to look at when a slice is over
 }
 
 type result struct {
@@ -79,11 +90,7 @@ func (r result) rate() float64 {
 
 // measure runs the crews against a target and books what they did in its ledger.
 func (t *target) measure(ctx context.Context, m measurement, crews ...crew) (result, error) {
-	// The loops wait for the server almost all the time: one scheduler thread for all of them
-	// wakes faster and takes less from the server's two cores than several do (5 to 20 %).
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-
-	r := &run{bound: m.bound}
+	r := &run{bound: m.bound, timed: m.timed, start: t.born}
 	r.backlog.Store(t.waiting())
 	var workers, counted []*worker
 	var loops []crew
@@ -93,12 +100,14 @@ func (t *target) measure(ctx context.Context, m measurement, crews ...crew) (res
 		}
 	}()
 	for _, cr := range crews {
-		for range cr.size {
-			c, err := dial(ctx, t.url, cr.role)
+		for i := range cr.size {
+			w, err := t.worker(ctx, cr.role, r)
 			if err != nil {
 				return result{}, err
 			}
-			w := &worker{client: c, contender: &t.contender, run: r}
+			// Each begins elsewhere, or all would stand in line at the same queue.
+			w.number = i
+			w.turn, w.group = i*len(w.queues)/cr.size, i*len(w.groups)/cr.size
 			workers, loops = append(workers, w), append(loops, cr)
 			if cr.count {
 				counted = append(counted, w)
@@ -120,7 +129,14 @@ func (t *target) measure(ctx context.Context, m measurement, crews ...crew) (res
 		return n
 	}
 	var res result
-	sleep(ctx, m.warmup)
+	var eachErr error
+	// A backlog that must last is not spent on warming up.
+	for warm := time.Now().Add(m.warmup); time.Now().Before(warm) && !r.stop.Load() && ctx.Err() == nil; {
+		if m.jobs > 0 && total() >= m.jobs/4 {
+			break
+		}
+		time.Sleep(min(2*time.Millisecond, time.Until(warm)))
+	}
 	dryEarly := r.dry.Load()
 	first, cpu, begin := total(), clientCPU(), time.Now()
 	for from, start := first, begin; len(res.rates) < m.slices && !r.stop.Load() && ctx.Err() == nil; {
@@ -134,6 +150,11 @@ func (t *target) measure(ctx context.Context, m measurement, crews ...crew) (res
 		n, now := total(), time.Now()
 		res.rates = append(res.rates, float64(n-from)/now.Sub(start).Seconds())
 		from, start = n, now
+		if m.each != nil {
+			if eachErr = m.each(len(res.rates)-1, res.rates[len(res.rates)-1]); eachErr != nil {
+				break
+			}
+		}
 		if m.jobs > 0 && n-first >= m.jobs {
 			break
 		}
@@ -144,7 +165,7 @@ func (t *target) measure(ctx context.Context, m measurement, crews ...crew) (res
 	for _, w := range workers {
 		t.book(w)
 	}
-	err := ctx.Err()
+	err := errors.Join(ctx.Err(), eachErr)
 	for _, e := range errs { // the first stopped the others, or all say the same
 		if e != nil {
 			err = e
@@ -181,24 +202,35 @@ func enqueueOne(w *worker) error {
 		return nil
 	}
 	w.run.backlog.Add(1)
-	err := w.query(w.contender.enqueue, func(row [][]byte) {
-		w.made = append(w.made, readInt8(row[0]))
-	}, []byte(queue), jsonb(payload))
+	made := func(row [][]byte) { w.made = append(w.made, readInt8(row[0])) }
+	var err error
+	if len(w.groups) > 0 {
+		w.group = (w.group + 1) % len(w.groups)
+		err = w.query(w.contender.enqueue, made, w.queue(), w.body, w.groups[w.group])
+	} else {
+		err = w.query(w.contender.enqueue, made, w.queue(), w.body)
+	}
+	w.nextQueue()
+	w.stamp(&w.madeAt, 1)
 	w.done.Add(1)
 	return err
 }
 
 // enqueueBulk is a producer of n jobs a transaction.
 func enqueueBulk(n int) step {
-	payloads := jsonbArray(jsonb(payload), n)
+	var payloads []byte
+	var once sync.Once
 	return func(w *worker) error {
+		once.Do(func() { payloads = jsonbArray(w.body, n) })
 		before := len(w.made)
 		err := w.query(w.bulk, func(row [][]byte) {
 			w.made = append(w.made, readInt8(row[0]))
-		}, []byte(queue), payloads)
+		}, w.queue(), payloads)
 		if made := len(w.made) - before; err == nil && made != n {
 			return fmt.Errorf("bulk enqueue of %d gave %d ids", n, made)
 		}
+		w.nextQueue()
+		w.stamp(&w.madeAt, n)
 		w.done.Add(int64(n))
 		return err
 	}
@@ -209,13 +241,12 @@ func leaseAndAck(n int, empty step) step {
 	max := int4(n)
 	return func(w *worker) error {
 		w.drop()
-		err := w.query(w.lease, w.take, []byte(queue), []byte("bench"), int4(leaseSeconds), max)
+		err := w.query(w.lease, w.take, w.queue(), []byte("bench"), int4(leaseSeconds), max)
 		if err != nil {
 			return err
 		}
-		w.run.backlog.Add(-int64(len(w.jobs)))
-		if len(w.jobs) == 0 {
-			return empty(w)
+		if w.took() == 0 {
+			return w.nothing(empty)
 		}
 		return w.ackHeld(n)
 	}
@@ -228,18 +259,57 @@ func leaseNext(n int, empty step) step {
 		held := len(w.jobs)
 		w.jobsBuf, w.tokensBuf = int8Array(w.jobsBuf, w.jobs), int8Array(w.tokensBuf, w.tokens)
 		w.drop()
-		err := w.query(w.next, w.take, []byte(queue), []byte("bench"), int4(leaseSeconds), max,
+		err := w.query(w.next, w.take, w.queue(), []byte("bench"), int4(leaseSeconds), max,
 			w.jobsBuf, w.tokensBuf)
 		if err != nil {
 			return err
 		}
 		w.finished += int64(held)
 		w.done.Add(int64(held))
-		w.run.backlog.Add(-int64(len(w.jobs)))
-		if len(w.jobs) == 0 {
-			return empty(w)
+		if w.took() == 0 {
+			return w.nothing(empty)
 		}
 		return nil
+	}
+}
+
+// queue is the one whose turn it is.
+func (w *worker) queue() []byte { return w.queues[w.turn] }
+
+func (w *worker) nextQueue() {
+	if w.turn++; w.turn == len(w.queues) {
+		w.turn = 0
+	}
+}
+
+// took books a lease and says how many jobs it gave.
+func (w *worker) took() int {
+	w.run.backlog.Add(-int64(len(w.jobs)))
+	w.stamp(&w.leasedAt, len(w.jobs))
+	w.nextQueue()
+	if len(w.jobs) > 0 {
+		w.empty = 0
+	}
+	return len(w.jobs)
+}
+
+// nothing is done about an empty lease while other queues may still have jobs.
+func (w *worker) nothing(empty step) error {
+	if w.empty++; w.empty < len(w.queues) {
+		return nil
+	}
+	w.empty = 0
+	return empty(w)
+}
+
+// stamp dates the last n jobs made or leased.
+func (w *worker) stamp(at *[]int64, n int) {
+	if !w.run.timed {
+		return
+	}
+	now := int64(time.Since(w.run.start))
+	for range n {
+		*at = append(*at, now)
 	}
 }
 

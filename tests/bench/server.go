@@ -11,11 +11,16 @@ import (
 
 // startServer runs a PostgreSQL server for this run alone. It is durable; beyond that it is set as
 // somebody who runs a queue would set it, for every contender alike. Checkpoints are far apart
-// because the rows make their own between rounds.
-func startServer(ctx context.Context, dir string, log io.Writer) (stop func() error, url string, err error) {
+// because the rows make their own between rounds. Only a logical slot gets wal_level = logical: it
+// makes every deleted row's key part of the log, which no other row should pay.
+func startServer(ctx context.Context, dir, holder string, log io.Writer) (stop func() error, url string, err error) {
 	install, err := pgserver.Ensure(ctx, 0, log)
 	if err != nil {
 		return nil, "", err
+	}
+	walLevel := "replica"
+	if holder == "slot" {
+		walLevel = "logical"
 	}
 	server, err := pgserver.Start(ctx, pgserver.Options{
 		Install: install,
@@ -32,6 +37,9 @@ func startServer(ctx context.Context, dir string, log io.Writer) (stop func() er
 			"random_page_cost":   "1.1",
 			"jit":                "off",
 			"max_connections":    "100",
+			"wal_level":          walLevel,
+
+			"max_prepared_transactions": "10",
 		},
 	})
 	if err != nil {

@@ -18,6 +18,8 @@ type row struct {
 	against       string
 	ratios        []float64
 	goal          goal
+	absolute      bool // the goal is for the values although there are ratios
+	hidden        bool // not in the table
 }
 
 // goal is a number of ENGINE.md, section 8, for the median of a row's ratios, or of its values
@@ -38,10 +40,20 @@ func (g goal) met(x float64) bool {
 	return x >= g.number
 }
 
+func (g goal) String() string {
+	if g.atMost {
+		return fmt.Sprintf("≤ %g", g.number)
+	}
+	return fmt.Sprintf("≥ %g", g.number)
+}
+
 // versus fills a row's ratios from another contender's rounds.
 func (r row) versus(base row, g goal) row {
 	r.against, r.goal = base.who, g
 	for i := range min(len(r.values), len(base.values)) {
+		if base.values[i] == 0 { // a window too short to measure in
+			continue
+		}
 		r.ratios = append(r.ratios, r.values[i]/base.values[i])
 	}
 	return r
@@ -56,11 +68,22 @@ func median(values []float64) float64 {
 	return (s[(n-1)/2] + s[n/2]) / 2
 }
 
+// judged are the numbers that the goal is about.
+func (r row) judged() []float64 {
+	if len(r.ratios) > 0 && !r.absolute {
+		return r.ratios
+	}
+	return r.values
+}
+
 func printTable(out io.Writer, rows []row, notes []string) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "\tworkload\twho\tmedian (min–max)\tunit\tratio (min–max)\tgoal\tmet\tclient")
 	last := ""
 	for _, r := range rows {
+		if r.hidden {
+			continue
+		}
 		id, work := r.id, r.work
 		if id+work == last {
 			id, work = "", ""
@@ -68,18 +91,12 @@ func printTable(out io.Writer, rows []row, notes []string) {
 			last = id + work
 		}
 		ratio, goal, met := "", "", ""
-		judged := r.values
 		if len(r.ratios) > 0 {
 			ratio = spread(r.ratios, 2) + " × " + r.against
-			judged = r.ratios
 		}
 		if r.goal.set {
-			sign := "≥"
-			if r.goal.atMost {
-				sign = "≤"
-			}
-			goal, met = fmt.Sprintf("%s %g", sign, r.goal.number), "no"
-			if r.goal.met(median(judged)) {
+			goal, met = r.goal.String(), "no"
+			if r.goal.met(median(r.judged())) {
 				met = "yes"
 			}
 		}
@@ -101,7 +118,10 @@ func printTable(out io.Writer, rows []row, notes []string) {
 }
 
 func spread(values []float64, digits int) string {
-	if len(values) == 1 {
+	switch len(values) {
+	case 0:
+		return "–"
+	case 1:
 		return fmt.Sprintf("%.*f", digits, values[0])
 	}
 	return fmt.Sprintf("%.*f (%.*f–%.*f)", digits, median(values), digits, slices.Min(values), digits,

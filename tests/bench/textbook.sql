@@ -89,3 +89,12 @@ as $$
     select p_queue, p from unnest(p_payloads) p
     returning id;
 $$;
+
+-- A worker that sleeps, where the enqueue notifies.
+create function textbook.listen() returns void
+language plpgsql
+as $$
+begin
+    listen textbook;
+end
+$$;

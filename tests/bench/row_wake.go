@@ -17,52 +17,67 @@ const (
 	jobEvery    = 10 * time.Millisecond
 )
 
-// B7: how long after its commit is a job in the hands of a worker that was asleep?
+// B7: how long after its commit is a job in the hands of a worker that was asleep? Beside it the
+// textbook with a NOTIFY in every enqueue, which is the usual way.
 func (b *bench) wakeUp(ctx context.Context) ([]row, error) {
-	t, err := b.fresh(ctx, ours, "b7")
+	const work = "commit to lease at 100 jobs/s, worker asleep"
+	notifying := textbook
+	notifying.enqueue = "insert into textbook.job (queue, payload) values ($1, $2) returning id, pg_notify('textbook', '')::text"
+	notifying.listen = "select textbook.listen() where $1::text is not null"
+	mine, base, err := b.pair(ctx, "b7", notifying)
 	if err != nil {
 		return nil, err
 	}
-	if err := t.prime(ctx); err != nil {
-		return nil, err
-	}
-	const work = "commit to lease at 100 jobs/s, worker asleep"
-	p50 := row{id: "B7", work: work, who: "p50", unit: "ms", goal: atMost(1.5)}
-	p99 := row{id: "B7", work: work, who: "p99", unit: "ms", goal: atMost(5)}
-	top := row{id: "B7", work: work, who: "max", unit: "ms"}
+	quantiles := []struct {
+		name string
+		at   float64
+		goal goal
+	}{{"p50", 0.5, atMost(1.5)}, {"p99", 0.99, atMost(5)}, {"max", 1, goal{}}}
+	var rows [2][]row
 	for round := range b.size.rounds {
-		latencies, err := t.latencies(ctx, b.size.wakeJobs)
-		if err != nil {
-			return nil, err
+		for i, t := range []*target{mine, base} {
+			if round == 0 {
+				if err := t.prime(ctx); err != nil {
+					return nil, err
+				}
+			}
+			latencies, err := t.latencies(ctx, b.size.wakeJobs)
+			if err != nil {
+				return nil, err
+			}
+			text := ""
+			for j, q := range quantiles {
+				if round == 0 {
+					rows[i] = append(rows[i], row{id: "B7", work: work + ", " + q.name, who: t.contender.name, unit: "ms"})
+				}
+				rows[i][j].values = append(rows[i][j].values, quantile(latencies, q.at))
+				text += fmt.Sprintf(" %s %.2f ms", q.name, quantile(latencies, q.at))
+			}
+			b.progress("B7 %s: round %d, %s:%s", work, round+1, t.contender.name, text)
 		}
-		at := func(q float64) float64 {
-			i := int(q * float64(len(latencies)-1))
-			return float64(latencies[i]) / float64(time.Millisecond)
-		}
-		p50.values = append(p50.values, at(0.5))
-		p99.values = append(p99.values, at(0.99))
-		top.values = append(top.values, at(1))
-		b.progress("B7 %s: round %d: p50 %.2f ms, p99 %.2f ms, max %.2f ms", work, round+1,
-			at(0.5), at(0.99), at(1))
 	}
-	return []row{p50, p99, top}, t.verify(ctx)
+	var all []row
+	for j, q := range quantiles {
+		r := rows[0][j].versus(rows[1][j], q.goal)
+		r.absolute = true // the goal is in milliseconds
+		all = append(all, r, rows[1][j])
+	}
+	return all, errors.Join(mine.verify(ctx), base.verify(ctx))
 }
 
 // latencies sends n jobs, one about every 10 ms, to one worker that sleeps in between, and gives
-// the times from the return of COMMIT to the return of the lease, sorted.
-func (t *target) latencies(ctx context.Context, n int) ([]time.Duration, error) {
-	producer, err := dial(ctx, t.url, t.producer)
+// the milliseconds from the return of COMMIT to the return of the lease, sorted.
+func (t *target) latencies(ctx context.Context, n int) ([]float64, error) {
+	in, err := t.worker(ctx, t.producer, &run{})
 	if err != nil {
 		return nil, err
 	}
-	defer producer.close()
-	consumer, err := dial(ctx, t.url, t.contender.worker)
+	defer in.close()
+	out, err := t.worker(ctx, t.consumer, &run{})
 	if err != nil {
 		return nil, err
 	}
-	defer consumer.close()
-	in := &worker{client: producer, contender: &t.contender, run: &run{}}
-	out := &worker{client: consumer, contender: &t.contender, run: &run{}}
+	defer out.close()
 
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(n)*jobEvery+30*time.Second)
 	defer cancel()
@@ -100,13 +115,13 @@ func (t *target) latencies(ctx context.Context, n int) ([]time.Duration, error) 
 	if err := errors.Join(sendErr, workErr); err != nil {
 		return nil, fmt.Errorf("%d of %d jobs arrived: %w", len(got), n, err)
 	}
-	var all []time.Duration
+	var all []float64
 	for id, at := range committed {
 		leased, ok := got[id]
 		if !ok {
 			return nil, fmt.Errorf("job %d was never leased", id)
 		}
-		all = append(all, leased.Sub(at))
+		all = append(all, float64(leased.Sub(at))/float64(time.Millisecond))
 	}
 	slices.Sort(all)
 	return all, nil
@@ -122,7 +137,7 @@ func (w *worker) sleepAndWork(ctx context.Context, got map[int64]time.Time, n in
 		}
 		w.drop()
 		w.notified = false
-		err := w.query(w.lease, w.take, []byte(queue), []byte("bench"), int4(leaseSeconds), int4(10))
+		err := w.query(w.lease, w.take, w.queue(), []byte("bench"), int4(leaseSeconds), int4(10))
 		now := time.Now()
 		if err != nil {
 			return err
@@ -132,8 +147,8 @@ func (w *worker) sleepAndWork(ctx context.Context, got map[int64]time.Time, n in
 		}
 		switch {
 		case len(w.jobs) > 0:
-			if listening {
-				if err := w.query("select oq_unlisten($1)", nil, []byte(queue)); err != nil {
+			if listening && w.unlisten != "" {
+				if err := w.query(w.unlisten, nil, w.queue()); err != nil {
 					return err
 				}
 				listening = false
@@ -142,7 +157,7 @@ func (w *worker) sleepAndWork(ctx context.Context, got map[int64]time.Time, n in
 				return err
 			}
 		case !listening:
-			if err := w.query("select oq_listen($1)", nil, []byte(queue)); err != nil {
+			if err := w.query(w.listen, nil, w.queue()); err != nil {
 				return err
 			}
 			listening = true
