@@ -1,10 +1,10 @@
 -- The parents and batches of jobs that are being enqueued: refs become ids, edges are made, and who has to wait goes
--- to waiting, who is cancelled at once to finished: held. elements, found and is_new tell what each element of the
+-- to waiting, who is cancelled at once to finished: held. elements, became and is_new tell what each element of the
 -- call became; news and ids are those that are new. A parent that somebody else may just be ending gets a
 -- todo, which is seen when both have committed: neither waits for the other.
 -- Calls: job_ends, demand, may, fail, link_queue. Locks: batch (shared, try). Index: dependency_pk, and as job_ends.
 create or replace function {{.schema}}.place_children(
-    elements jsonb, inout news {{.schema}}.new_job[], ids bigint[], found bigint[], is_new boolean[],
+    elements jsonb, inout news {{.schema}}.new_job[], ids bigint[], became bigint[], is_new boolean[],
     now timestamptz, single boolean, out held boolean[], out over bigint[])
 language plpgsql
 as $$
@@ -34,7 +34,7 @@ begin
          cross join lateral (
             select d.parent_id, false as own from unnest(n.depends_on) d(parent_id)
             union all
-            select place_children.found[r.ord], place_children.is_new is null or place_children.is_new[r.ord]
+            select place_children.became[r.ord], place_children.is_new is null or place_children.is_new[r.ord]
               from jsonb_array_elements_text(case
                 when jsonb_typeof(place_children.elements -> n.ord - 1 -> 'depends_on_refs') = 'array'
                 then place_children.elements -> n.ord - 1 -> 'depends_on_refs' else '[]' end) x(ref)
