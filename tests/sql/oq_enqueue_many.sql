@@ -102,10 +102,10 @@ select results_eq($$select m.idx, m.inserted, j.state
       from oq_enqueue_many('[{"queue_name": "g", "ref": "end", "depends_on_refs": ["l", "r", "l"]},
         {"queue_name": "g", "ref": "l", "depends_on_refs": ["start"]}, {"queue_name": "g2", "ref": "r", "depends_on_refs": ["start"]},
         {"queue_name": "g", "ref": "start", "depends_on_refs": []}, {"queue_name": "g", "ref": null, "depends_on_refs": null}]') m
-      join oq_jobs j using (job_id) order by m.idx$$,
+      cross join lateral oq_get(m.job_id) j order by m.idx$$,
     $$values (0, true, 'waiting'), (1, true, 'waiting'), (2, true, 'waiting'), (3, true, 'ready'), (4, true, 'ready')$$,
     'in any order of elements');
-select oq_ack(job_id, lease_token, '"s"') from oq_lease('g', max_jobs => 9) \gset
+select count(oq_ack(job_id, lease_token, '"s"')) from oq_lease('g', max_jobs => 9) \gset
 select results_eq($$select queue_name, count(*) from oq_jobs where queue_name in ('g', 'g2') and state = 'ready' group by 1 order by 1$$,
     $$values ('g', 1::bigint), ('g2', 1)$$, 'both branches');
 select oq_ack(job_id, lease_token, '"l"') from oq_lease('g') \gset

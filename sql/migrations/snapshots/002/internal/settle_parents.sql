@@ -119,7 +119,8 @@ begin
 
         -- More of them, or held by somebody who may give them back.
         insert into {{.schema}}.todo (kind, id, queue_id, due_at)
-        select 'parent', u.job_id, coalesce(d.queue_id, 0), clock_timestamp() + settle_parents.delay
+        select 'parent', u.job_id, coalesce(d.queue_id, 0), clock_timestamp()
+            + case when cardinality(v_parents) = 1000 then interval '0' else settle_parents.delay end
           from unnest(v_over) u(job_id)
          cross join lateral (
             select w.lane >> 16 as queue_id
