@@ -10,6 +10,7 @@ language plpgsql
 set plan_cache_mode = force_generic_plan
 set enable_nestloop = off
 set enable_hashjoin = on
+set jit = off
 as $$
 #variable_conflict use_column
 declare
