@@ -2,7 +2,7 @@
 
 select ok(oq_version() ~ '^[0-9]+\.[0-9]+\.[0-9]+$', 'oq_version is MAJOR.MINOR.PATCH');
 select is((select array_agg(law order by law) from oq_audit()),
-    '{attempts_recorded,below_mark,job_twice,job_without_place,lane_of_job,lane_without_mark,
+    '{attempts_recorded,below_mark,group_slot,group_stuck,job_twice,job_without_place,lane_of_job,lane_without_mark,
     one_place,place_without_job,queue_without_row,token_rises,ttl_timer}', 'the laws');
 select is((select sum(violations) from oq_audit()), 0::numeric, 'an empty queue breaks none');
 select array_agg(oq_enqueue('q', priority => i, options => '{"ttl": "1 h"}')) as ids
@@ -56,6 +56,17 @@ call breaks('attempts_recorded', 'delete from oq.attempt');
 select current_setting('test.result');
 call breaks('ttl_timer', 'delete from oq.ttl');
 select current_setting('test.result');
+select oq_enqueue('g', group_key => 'k') from generate_series(1, 2) \g /dev/null
+call breaks('group_slot', 'delete from oq.group_slot', '{group_stuck}');
+select current_setting('test.result');
+call breaks('group_stuck', 'update oq.group_slot set job_id = 0', '{group_slot}');
+select current_setting('test.result');
+call breaks('group_stuck', 'update oq.group_slot set low = 1000000');
+select current_setting('test.result');
+call breaks('one_place', 'insert into oq.waiting (job_id, lane, holder, position)
+    select job_id, lane, ''parent'', 0 from oq.scheduled limit 1', '{attempts_recorded,ttl_timer}');
+select current_setting('test.result');
+select oq_drop_queue('g', force => true) \g /dev/null
 select is((select sum(violations) from oq_audit()), 0::numeric, 'all rolled back');
 
 -- oq_repair: nothing to do; then what a fault from outside did.
