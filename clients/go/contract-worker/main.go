@@ -54,9 +54,8 @@ type newJob struct {
 	MaxRetries *int `json:"max_retries"`
 	Headers    openqueue.Headers
 	Options    struct {
-		Tags     []string
-		Retry    *struct{ Kind, Base string }
-		Nonsense any
+		Tags  []string
+		Retry *struct{ Kind, Base string }
 	}
 }
 
@@ -186,15 +185,13 @@ func enqueueOn(ctx context.Context, db openqueue.DB, c command) ([]string, error
 				n.Payload = payload
 			}
 			if r := j.Options.Retry; r != nil {
-				base, err := time.ParseDuration(strings.ReplaceAll(r.Base, " ", ""))
-				if err != nil {
-					return nil, err
+				n.Options.Retry = &openqueue.Retry{Kind: r.Kind}
+				if r.Base != "" {
+					var err error
+					if n.Options.Retry.Base, err = time.ParseDuration(strings.ReplaceAll(r.Base, " ", "")); err != nil {
+						return nil, err
+					}
 				}
-				n.Options.Retry = &openqueue.Retry{Kind: r.Kind, Base: base}
-			}
-			if j.Options.Nonsense != nil {
-				// The typed options can't say it: a word that none of them knows.
-				n.Options.UniqueMode = "nonsense"
 			}
 			jobs = append(jobs, n)
 		}
