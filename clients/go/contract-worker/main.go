@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -40,6 +41,8 @@ type command struct {
 	WorkerID       string  `json:"worker_id"`
 	Concurrency    int     `json:"concurrency"`
 	Batch          int     `json:"batch"`
+	Fetchers       int     `json:"fetchers"`
+	Count          int     `json:"count"`
 	LeaseSeconds   int     `json:"lease_seconds"`
 	PollSeconds    float64 `json:"poll_seconds"`
 	DrainSeconds   float64 `json:"drain_seconds"`
@@ -118,8 +121,14 @@ func run(in io.Reader) error {
 			if err := json.Unmarshal(line, &c); err != nil {
 				return err
 			}
-			if c.Do == "enqueue" {
+			switch c.Do {
+			case "enqueue":
 				enqueue(ctx, pool, c)
+				continue
+			case "bench":
+				if err := bench(ctx, pool, c); err != nil {
+					return err
+				}
 				continue
 			}
 			w := worker(pool, pooler, c)
@@ -212,6 +221,33 @@ func enqueueOn(ctx context.Context, db openqueue.DB, c command) ([]string, error
 		ids = append(ids, strconv.FormatInt(id, 10))
 	}
 	return ids, nil
+}
+
+// bench counts the jobs of a worker whose handler does nothing.
+func bench(ctx context.Context, pool *pgxpool.Pool, c command) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var done, first, last atomic.Int64
+	w := &openqueue.Worker{
+		Pool: pool, Queue: c.Queue, ID: c.WorkerID, Concurrency: c.Concurrency, Batch: c.Batch, Fetchers: c.Fetchers,
+		Lease: time.Duration(c.LeaseSeconds) * time.Second,
+		Handler: func(context.Context, *openqueue.Job) error {
+			first.CompareAndSwap(0, time.Now().UnixNano())
+			return nil
+		},
+		Observe: func(openqueue.Event) {
+			if n := done.Add(1); n == int64(c.Count) {
+				last.Store(time.Now().UnixNano())
+				stop()
+			}
+		},
+	}
+	if err := w.Run(ctx); err != nil {
+		return err
+	}
+	took := time.Duration(last.Load() - first.Load()).Seconds()
+	say(map[string]any{"event": "benched", "jobs": c.Count, "seconds": took})
+	return nil
 }
 
 type payload struct {
