@@ -126,9 +126,9 @@ func putInterval(m map[string]any, key string, d time.Duration) {
 	}
 }
 
-// interval is d as PostgreSQL reads it, to the microsecond.
+// interval is d as PostgreSQL reads it, to the microsecond. Before version 15 it takes no field beyond 2^31.
 func interval(d time.Duration) string {
-	return strconv.FormatInt(d.Microseconds(), 10) + " microseconds"
+	return strconv.FormatFloat(d.Seconds(), 'f', 6, 64) + " seconds"
 }
 
 func putTime(m map[string]any, key string, t time.Time) {

@@ -370,9 +370,6 @@ func (l *lane) look() {
 // do runs the handler and reports what it returned, but for an ack, which it leaves to the lane.
 func (l *lane) do(ctx context.Context, j *Job) (ack bool) {
 	began := time.Now()
-	if j.Headers != nil {
-		ctx = l.w.Extract(ctx, j.Headers)
-	}
 	err := j.call(ctx, l.w.handler)
 	j.took = time.Since(began)
 	l.mu.Lock()
@@ -490,7 +487,7 @@ func (l *lane) drain() {
 	}
 	l.mu.Lock()
 	l.closed, l.asleep, l.busy = true, true, false
-	unstarted := append([]*Job(nil), l.queue[l.head:]...)
+	unstarted := slices.DeleteFunc(slices.Clone(l.queue[l.head:]), func(j *Job) bool { return j.hold.over })
 	l.head = len(l.queue)
 	l.more.Broadcast()
 	l.mu.Unlock()

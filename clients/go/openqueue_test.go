@@ -47,6 +47,7 @@ func TestEnqueueOnWhatTheCallerHas(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer tx.Rollback(ctx)
 		for _, on := range []DB{pool, conn, tx} {
 			id, err := mails.Enqueue(ctx, on, mail{"a@b"}, &Options{
 				Priority: 3, Delay: time.Hour, MaxRetries: Retries(0), TTL: 2 * time.Hour, Tags: []string{"x", "<&>"},
@@ -102,9 +103,9 @@ func TestOptionsReachTheServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"batch_id":7,"debounce_max":"3600000000 microseconds","depends_on":[1152921504606846976],` +
+	want := `{"batch_id":7,"debounce_max":"3600.000000 seconds","depends_on":[1152921504606846976],` +
 		`"expires_at":"2030-01-02T03:04:05.000006Z","on_parent_failure":"run",` +
-		`"retry":{"factor":1.5,"jitter":0,"kind":"fixed","max":"1000000 microseconds"},"unique_for":"60000000 microseconds",` +
+		`"retry":{"factor":1.5,"jitter":0,"kind":"fixed","max":"1.000000 seconds"},"unique_for":"60.000000 seconds",` +
 		`"unique_mode":"debounce"}`
 	if string(raw) != want {
 		t.Errorf("%s\nwant %s", raw, want)

@@ -27,7 +27,7 @@ type Worker struct {
 	ID          string        // shown to people; host name and a random part
 	Concurrency int           // handlers at a time; 10
 	Batch       int           // jobs a lease, of which those wait here that no handler is free for; Concurrency
-	Fetchers    int           // connections that lease and ack, each with a share of the handlers; 1
+	Fetchers    int           // connections that lease and ack, each its own batches for a share of the handlers; 1
 	Lease       time.Duration // whole seconds; the queue's lease_seconds
 	Poll        time.Duration // how often to look though nothing woke it; 5 s, with Pooler 1 s
 	Drain       time.Duration // how long running jobs may go on when Run's context ends; 30 s
@@ -106,6 +106,13 @@ func (w *Worker) prepare() error {
 	w.handler = w.Handler
 	for i := len(w.Middleware) - 1; i >= 0; i-- {
 		w.handler = w.Middleware[i](w.handler)
+	}
+	handler := w.handler
+	w.handler = func(ctx context.Context, j *Job) error {
+		if j.Headers != nil {
+			ctx = w.Extract(ctx, j.Headers)
+		}
+		return handler(ctx, j)
 	}
 	return nil
 }
