@@ -47,7 +47,7 @@ begin
             when 'expire' then v_done := {{.api_schema}}.oq_expire(max_rows);
             when 'advance' then v_done := {{.api_schema}}.oq_advance();
             when 'groups' then
-                v_done := do_todo(max_rows, null, 1000);
+                v_done := do_todo(least(max_rows, 1000), null, 200);
                 if v_ms / 1000 > v_beat / 1000 then
                     v_done := v_done + sweep_groups(1000);
                 end if;
