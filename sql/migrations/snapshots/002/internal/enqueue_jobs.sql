@@ -3,7 +3,8 @@
 -- has checked its arguments, and whose options are not named as an element's.
 -- Then, step by step: unique keys, parents, run_at, group, ready.
 -- What stands in line is let in by line_up, before the commit.
--- Calls: claim_keys, replace_job, open_queue, link_queue, open_lane, job_options, check_payload, check_depth, demand, enter,
+-- Calls: claim_keys, replace_job, check_refs, place_children, settle_parents,
+-- open_queue, link_queue, open_lane, job_options, check_payload, check_depth, demand, enter,
 -- wake_sleepers. Locks: epoch shared (memory). Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.schema}}.enqueue_jobs(jobs jsonb, single boolean)
 returns table (idx int, job_id bigint, inserted boolean)
@@ -29,6 +30,8 @@ declare
     v_new       boolean[];
     v_later     new_job[] := array[]::new_job[];
     v_all       jsonb;
+    v_held      boolean[];
+    v_over      bigint[];
     v_jobs      new_job[];
     v_gen       smallint := pg_sequence_last_value('generation'::regclass);
     v_queue_ids bigint[] := array[]::bigint[];
@@ -143,6 +146,10 @@ begin
        join unnest(v_names, v_max_bytes) n(name, max_bytes) on n.name = e.job ->> 'queue_name'
       where octet_length((e.job -> 'payload')::text) > n.max_bytes;
 
+    if exists (select from jsonb_array_elements(jobs) e(job) where e.job ?| '{ref,depends_on_refs}') then
+        perform check_refs(jobs);
+    end if;
+
     perform enter();
     v_now := clock_timestamp();
     -- Options that stand beside the arguments count before those in "options".
@@ -200,13 +207,14 @@ begin
              where v_new[e.ord]);
         v_jobs := array(select row(u.*)::new_job from unnest(v_jobs) u where v_new[u.ord] order by u.ord);
     end if;
-    -- PARENTS, BATCHES: refs become ids once these are drawn; what waits for a parent is placed here.
+    -- PARENTS, BATCHES: what waits for a parent, or ends with one, is placed there.
     if exists (
         select from unnest(v_jobs) j
          where j.depends_on is not null or j.on_parent_failure is not null or j.batch_id is not null)
-        or exists (select from jsonb_array_elements(jobs) e(job) where e.job ?| '{ref,depends_on_refs}')
+        or exists (select from jsonb_array_elements(jobs) e(job) where e.job ? 'depends_on_refs')
     then
-        raise exception 'dependencies and batches are not supported yet' using errcode = '0A000';
+        select p.news, p.held, p.over into v_jobs, v_held, v_over
+          from place_children(coalesce(v_all, enqueue_jobs.jobs), v_jobs, v_ids, v_found, v_new, v_now, single) p;
     end if;
     perform link_queue(l.queue_id)
        from (select distinct j.queue_id from unnest(v_jobs) j where j.group_key is not null order by 1) l;
@@ -214,10 +222,10 @@ begin
     perform open_lane(l.lane) from (select distinct u.lane from unnest(v_jobs) u order by 1) l;
     with asked as materialized (
         select e.job_id, e.lane, e.job, e.run_at, e.max_retries, e.expires_at, e.retry, e.tags, e.group_key,
-            e.unique_key, e.batch_id, e.depends_on, e.on_parent_failure
-          from rows from (unnest(v_ids), unnest(v_jobs), jsonb_array_elements(enqueue_jobs.jobs))
+            e.unique_key, e.batch_id, e.depends_on, e.on_parent_failure, e.held is true as held
+          from rows from (unnest(v_ids), unnest(v_jobs), jsonb_array_elements(enqueue_jobs.jobs), unnest(v_held))
             e(job_id, ord, no_id, queue_id, lane, run_at, max_retries, expires_at, retry, tags, group_key,
-                unique_key, unique_mode, unique_for, debounce_max, depends_on, on_parent_failure, batch_id, job)
+                unique_key, unique_mode, unique_for, debounce_max, depends_on, on_parent_failure, batch_id, job, held)
     ), jobs as (
         insert into job (gen, job_id, queue_id, priority, created_at, run_at, max_retries, expires_at,
             payload, headers, retry, tags, group_key, unique_key, batch_id, depends_on, on_parent_failure)
@@ -232,7 +240,7 @@ begin
         select greatest(a.expires_at, v_now), a.job_id from asked a where a.expires_at is not null
     ), later as (
         insert into scheduled (due_at, job_id, lane, expires_at)
-        select a.run_at, a.job_id, a.lane, a.expires_at from asked a where a.run_at > v_now
+        select a.run_at, a.job_id, a.lane, a.expires_at from asked a where a.run_at > v_now and not a.held
     ), in_line as (
         insert into waiting (job_id, lane, holder, group_id, position, expires_at, xact, first)
         select l.job_id, l.lane, 'group', l.group_id, l.job_id, l.expires_at,
@@ -242,12 +250,15 @@ begin
             select a.job_id, a.lane, a.expires_at,
                 hashtextextended(a.group_key, a.lane >> 16) & 9223372036854775807 as group_id
               from asked a
-             where a.group_key is not null and (a.run_at is null or a.run_at <= v_now)) l
+             where a.group_key is not null and not a.held and (a.run_at is null or a.run_at <= v_now)) l
     )
     insert into ready (lane, position, job_id, expires_at)
     select a.lane, a.job_id, a.job_id, a.expires_at
       from asked a
-     where a.group_key is null and (a.run_at is null or a.run_at <= v_now);
+     where a.group_key is null and not a.held and (a.run_at is null or a.run_at <= v_now);
+    if v_over is not null then
+        perform settle_parents(v_over);
+    end if;
 
     perform wake_sleepers(u.queue_id) from unnest(v_queue_ids) u(queue_id);
     perform replace_job(v_found[l.ord], row(l.*)::new_job, v_all -> l.ord - 1, v_now + l.debounce_max)

@@ -1,0 +1,76 @@
+-- Children that have lost their edges from parent_ids (the highest of each, which this transaction deleted; 0: none)
+-- are freed when no other edge is left. An edge that nobody is deleting (xmax = 0) will be deleted by somebody who
+-- looks after this call did, so it is left to him. Where all that is left is just being deleted by others, that
+-- can't be told from here: a todo, due after delay, looks again. So of any number that end at once the last to look
+-- leaves a todo at least, and nobody waits. The edges above come first: those below are the dead ones.
+-- Calls: enter, place_jobs, fire_batch. Locks: waiting rows (skip locked), batch (try).
+-- Index: dependency_child_idx, waiting_pk.
+create or replace function {{.schema}}.free_children(child_ids bigint[], parent_ids bigint[], delay interval)
+returns int
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_free  bigint[];
+    v_again bigint[];
+    v_jobs  {{.schema}}.ready[];
+    v_batch bigint;
+    v_wait  interval;
+    v_count int := 0;
+begin
+    select array_agg(c.child_id order by c.child_id) filter (where c.state = 'free'),
+        array_agg(c.child_id) filter (where c.state = 'in doubt')
+      into v_free, v_again
+      from (
+        select u.child_id,
+            case when exists (
+                    select from {{.schema}}.dependency d
+                     where d.child_id = u.child_id and d.parent_id > u.parent_id and d.xmax = 0) then 'held'
+                when exists (
+                    select from {{.schema}}.dependency d
+                     where d.child_id = u.child_id and d.parent_id < u.parent_id and d.xmax = 0) then 'held'
+                when exists (select from {{.schema}}.dependency d where d.child_id = u.child_id) then 'in doubt'
+                else 'free' end as state
+          from unnest(free_children.child_ids, free_children.parent_ids) u(child_id, parent_id)) c;
+    if v_free is not null then
+        perform {{.schema}}.enter();
+        with gone as (
+            delete from {{.schema}}.waiting w
+             where w.ctid = any (array(
+                select x.ctid from {{.schema}}.waiting x
+                 where x.job_id = any (v_free) and x.holder = 'parent'
+                 order by x.job_id
+                   for update skip locked))
+            returning w.*
+        )
+        select array_agg(row(g.lane, 0, g.job_id, g.token, g.attempt, g.failed, g.lost,
+            g.expires_at)::{{.schema}}.ready order by g.job_id) into v_jobs
+          from gone g;
+        if v_jobs is not null then
+            v_count := cardinality(v_jobs);
+            perform {{.schema}}.place_jobs(v_jobs);
+        end if;
+        -- Somebody has it under his hands: to change it, to cancel it, or to free it as well.
+        v_again := v_again || array(
+            select w.job_id from {{.schema}}.waiting w where w.job_id = any (v_free) and w.holder = 'parent');
+        for v_batch in select -u.child_id from unnest(v_free) u(child_id) where u.child_id < 0 loop
+            v_wait := {{.schema}}.fire_batch(v_batch);
+            if v_wait is null then
+                v_count := v_count + 1;
+            else
+                insert into {{.schema}}.todo (kind, id, queue_id, due_at)
+                values ('child', -v_batch, 0, clock_timestamp() + greatest(v_wait, free_children.delay));
+            end if;
+        end loop;
+    end if;
+    if cardinality(v_again) > 0 then
+        insert into {{.schema}}.todo (kind, id, queue_id, due_at)
+        select 'child', u.child_id, coalesce(w.lane >> 16, 0), clock_timestamp() + free_children.delay
+          from unnest(v_again) u(child_id)
+          left join {{.schema}}.waiting w on w.job_id = u.child_id;
+    end if;
+    return v_count;
+end
+$$;
+comment on function {{.schema}}.free_children(bigint[], bigint[], interval) is
+    'Frees children that wait for nobody any more.';
