@@ -4,7 +4,7 @@ TERN = github.com/jackc/tern/v2@v2.4.2
 PSQL ?= psql
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint bench bench-depth soak migrate build snapshot fmt tools go
+.PHONY: help run demo test test-all-versions test-versions lint bench bench-depth soak migrate build snapshot fmt tools go
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,8 +26,26 @@ migrate: go ## install or upgrade the queue in DATABASE_URL by tern
 	@test -n "$$DATABASE_URL" || { echo 'set DATABASE_URL' >&2; exit 2; }
 	TERN_CONFIG=tern.conf TERN_MIGRATIONS=sql/migrations go run $(TERN) migrate
 
+# What depends on the server runs on the oldest and the newest supported one as well.
+SERVER_TESTS = ./tests/sql ./tests/catalog ./tests/concurrency ./tests/plans ./tests/upgrade ./tests/random \
+	./tests/schedules ./tests/watches
+VERSIONS = 14 15 16 17 18
+
 test: go tools lint ## everything CI runs; brings its own PostgreSQL
 	CGO_ENABLED=1 go test -race -timeout 15m -p 1 ./...
+	@$(MAKE) --no-print-directory test-versions VERSIONS='14 18' TESTS='$(SERVER_TESTS)'
+
+test-all-versions: go tools ## every test on PostgreSQL 14 to 18
+	@$(MAKE) --no-print-directory test-versions TESTS=./...
+
+TESTS = ./...
+test-versions:
+	@failed=; for major in $(VERSIONS); do \
+	    begun=$$(date +%s); echo "PostgreSQL $$major"; \
+	    if OQ_TEST_PG_MAJOR=$$major go test -timeout 15m -p 1 $(TESTS); \
+	    then said=passed; else said=FAILED; failed=1; fi; \
+	    lines="$$lines\nPostgreSQL $$major $$said in $$(($$(date +%s) - begun)) s"; \
+	done; printf "$$lines\n"; test -z "$$failed"
 
 lint: go ## formatting, vet, and the snapshot of the code
 	@test -z "$$(gofmt -l daemon clients tests sql)" || { gofmt -l daemon clients tests sql; exit 1; }

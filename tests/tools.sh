@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Debian packages for the tests, as root: a server where there is none, psql, a C compiler for the
-# race detector, and plpgsql_check.
+# race detector, plpgsql_check, PgBouncer for the clients' contract, and what their examples in other
+# languages need.
 set -euo pipefail
 
 need=()
@@ -11,6 +12,11 @@ if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ! command -v initdb 
     echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/openqueue.conf
     need+=(postgresql)
 fi
+[ -x /usr/sbin/pgbouncer ] || command -v pgbouncer >/dev/null || need+=(pgbouncer)
+ruby -rpg -e 0 2>/dev/null || need+=(ruby-pg)
+php -r 'exit(extension_loaded("pgsql") ? 0 : 1);' 2>/dev/null || need+=(php-cli php-pgsql)
+[ -e /usr/share/java/postgresql.jar ] || need+=(libpostgresql-jdbc-java)
+command -v javac >/dev/null || need+=(default-jdk-headless)
 if [ ${#need[@]} -gt 0 ]; then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null

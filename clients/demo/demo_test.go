@@ -63,10 +63,15 @@ func TestReportFindsFaults(t *testing.T) {
 	if err := os.WriteFile(path, []byte("a\nb\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	good, err := do(leased{Payload: []byte(`{"path": "` + path + `"}`)})
+	a, err := sum(path)
 	if err != nil {
 		t.Fatal(err)
 	}
+	raw, err := json.Marshal(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := string(raw)
 	for name, c := range map[string]struct{ worker, result, want string }{
 		"wrong result": {"go-1", `{"sha256": "00", "lines": 2}`, "is completed"},
 		"no bash":      {"go-1", good, "one language"},
@@ -198,7 +203,7 @@ func TestGoWorker(t *testing.T) {
 		t.Fatal(err)
 	}
 	w, err := workers.start("slow", self, "worker", "-queue", "slow", "-name", "slow",
-		"-lease", "2", "-pause", "500ms", "-idle", "200ms")
+		"-lease", "2s", "-pause", "500ms", "-idle", "2s")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,6 +60,17 @@ call breaks('schedule_below_mark', 'select oq_schedule(''s'', ''@daily'', ''q'')
     update oq.schedule set due_at = now(); insert into oq.mark (lane, low)
     select -10, (extract(epoch from now()) * 1000000)::bigint + 1');
 select current_setting('test.result');
+select oq_enqueue('g', group_key => 'k') from generate_series(1, 2) \g /dev/null
+call breaks('group_slot', 'delete from oq.group_slot', '{group_stuck}');
+select current_setting('test.result');
+call breaks('group_stuck', 'update oq.group_slot set job_id = 0', '{group_slot}');
+select current_setting('test.result');
+call breaks('group_stuck', 'update oq.group_slot set low = 1000000');
+select current_setting('test.result');
+call breaks('one_place', 'insert into oq.waiting (job_id, lane, holder, position)
+    select job_id, lane, ''parent'', 0 from oq.scheduled limit 1', '{attempts_recorded,ttl_timer}');
+select current_setting('test.result');
+select oq_drop_queue('g', force => true) \g /dev/null
 select is((select sum(violations) from oq_audit()), 0::numeric, 'all rolled back');
 
 -- oq_repair: nothing to do; then what a fault from outside did.

@@ -38,7 +38,8 @@ select throws_ok('select * from ' || c, '42501',
     ('oq_enqueue_many(''[{"queue_name": "open"}, {"queue_name": "secret"}]'')', 'produce'),
     ('oq_lease(''secret'')', 'consume'),
     ('oq_lease(''secret'', max_jobs => 10)', 'consume'), ('oq_next(''secret'')', 'consume'),
-    ('oq_listen(''secret'')', 'consume')) v(c, p);
+    ('oq_listen(''secret'')', 'consume'),
+    ('oq_throttle(''secret'', now())', 'consume')) v(c, p);
 -- Who gives a job's id is not told its queue.
 select throws_ok(c, '42501', '%tap_bob may not ' || p || ' in the queue of that job%', c)
   from (values (format('select oq_update(%s, ''{"priority": 1}'')', :s2), 'produce'),
@@ -172,7 +173,7 @@ select results_eq(format('select string_agg(p.proname, '','' order by p.proname 
     ('oq_worker',
     'oq_ack,oq_ack_many,oq_heartbeat,oq_heartbeat_many,oq_lease,oq_listen,oq_nack,oq_next,
     oq_release,oq_throttle,oq_unlisten,oq_version'),
-    ('oq_observer', 'oq_attempts,oq_audit,oq_get,oq_next_runs,oq_result,oq_stats,oq_version'),
+    ('oq_observer', 'oq_attempts,oq_audit,oq_explain,oq_get,oq_next_runs,oq_result,oq_stats,oq_version'),
     ('oq_daemon',
     'oq_advance,oq_compact,oq_expire,oq_lead,oq_promote,oq_reap,oq_rotate,oq_run_schedules,oq_stats,oq_tick,
     oq_version,oq_wake')) v(r, f);

@@ -58,12 +58,15 @@ begin
      where d.throttle_id = any (array(
         select t.throttle_id
           from {{.schema}}.throttled t
-         where exists (
-            select from {{.schema}}.throttled n
-             where n.queue_id = t.queue_id and n.group_id = t.group_id and n.throttle_id > t.throttle_id)
-            or t.until < v_now and not exists (
-            select from {{.schema}}.throttled o
-             where o.queue_id = t.queue_id and o.group_id = t.group_id and o.throttle_id < t.throttle_id)
+         where t.until < v_now
+           and (exists (
+                select from {{.schema}}.throttled n
+                 where n.queue_id = t.queue_id and n.group_id = t.group_id and n.throttle_id > t.throttle_id)
+            or not exists (
+                select from {{.schema}}.throttled o
+                 where o.queue_id = t.queue_id and o.group_id = t.group_id and o.throttle_id < t.throttle_id))
+         order by t.throttle_id
+         limit 1000
            for update skip locked));
     return v_count + v_last;
 end

@@ -14,11 +14,10 @@ as $$
 declare
     v_queue_id bigint;
     v_group_id bigint := 0;
-    v_before   timestamptz;
     v_now      timestamptz := clock_timestamp();
 begin
-    if until is null then
-        perform fail('until', null, 'a time; one that has passed lifts it');
+    if until is null or until = 'infinity' then
+        perform fail('until', until::text, 'a finite time; one that has passed lifts it');
     end if;
     if length(group_key) not between 1 and 1000 then
         perform fail('group_key', group_key, 'null, or 1 to 1000 characters');
@@ -28,11 +27,6 @@ begin
     if group_key is not null then
         v_group_id := hashtextextended(group_key, v_queue_id) & 9223372036854775807;
     end if;
-    select t.until into v_before
-      from throttled t
-     where t.queue_id = v_queue_id and t.group_id = v_group_id
-     order by t.throttle_id desc
-     limit 1;
     insert into throttled (queue_id, group_id, until) values (v_queue_id, v_group_id, oq_throttle.until);
     if group_key is null then
         if until > v_now then
@@ -43,19 +37,22 @@ begin
         return;
     end if;
     perform link_queue(v_queue_id);
-    if until < v_before then
-        -- What was parked until then is due earlier now.
-        perform enter();
-        update scheduled s
-           set due_at = greatest(oq_throttle.until, clock_timestamp())
-         where s.ctid = any (array(
-            select x.ctid
-              from group_slots(v_group_id, 1) g
-             cross join lateral (
-                select s.ctid from scheduled s
-                 where s.job_id = g.job_id and s.due_at = v_before
-                   for update skip locked) x));
-    end if;
+    -- What was parked until a later time is due earlier now.
+    perform enter();
+    v_now := clock_timestamp();
+    update scheduled s
+       set due_at = greatest(oq_throttle.until, v_now)
+     where s.ctid = any (array(
+        select x.ctid
+          from group_slots(v_group_id, 1) g
+         cross join lateral (
+            select s.ctid
+              from scheduled s
+             where s.job_id = g.job_id and s.due_at > greatest(oq_throttle.until, v_now)
+               and exists (
+                select from throttled t
+                 where t.queue_id = v_queue_id and t.group_id = v_group_id and t.until = s.due_at)
+               for update skip locked) x));
     perform admit(array[v_group_id], array[v_queue_id]);
 end
 $$;

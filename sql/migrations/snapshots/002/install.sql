@@ -160,6 +160,7 @@
 {{template "operator/oq_get.sql" .}}
 {{template "operator/oq_attempts.sql" .}}
 {{template "operator/oq_result.sql" .}}
+{{template "operator/oq_explain.sql" .}}
 {{template "operator/oq_parents.sql" .}}
 {{template "operator/oq_stats.sql" .}}
 {{template "operator/oq_purge.sql" .}}

@@ -3,20 +3,28 @@
 -- asked for has passed; both are read from where the job stands, so an ack does nothing. One upsert takes
 -- the keys: it waits for a transaction that is taking the same, and changes a row only where it still is
 -- what was found free; else the next round looks again, in a new snapshot. The first of a key in one call
--- speaks for those behind it.
+-- speaks for those behind it. Joins of as many as 100,000 elements must be hash joins, whatever the caller
+-- has set.
 -- Calls: fail, replace_job. Locks: unique_key rows, by queue and key. Index: unique_key_pk, job_N_pk,
 -- finished_N_pk, dead_pk, leased_pk.
 create or replace function {{.schema}}.claim_keys(
     jobs {{.schema}}.new_job[], ids bigint[], elements jsonb, now timestamptz, single boolean)
 returns table (ord int, job_id bigint, inserted boolean)
 language plpgsql
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_nestloop = off
+set enable_hashjoin = on
+set jit = off
 as $$
 #variable_conflict use_column
 declare
     v_bad   record;
-    v_left  int[];
-    v_held  int[] := array[]::int[];
-    v_found jsonb := jsonb_build_object();
+    v_first boolean[];
+    v_held  boolean[] := array_fill(false, array[cardinality(jobs)]);
+    v_found bigint[] := array_fill(0::bigint, array[cardinality(jobs)]);
+    v_left  int;
     v_key   record;
 begin
     select u.ord, case
@@ -46,12 +54,13 @@ begin
                 else 'at most 100 years' end);
     end if;
 
-    v_left := array(
-        select min(u.ord) from unnest(claim_keys.jobs) u
-         where u.unique_key is not null
-         group by u.queue_id, u.unique_key);
+    v_first := array(
+        select u.unique_key is not null
+            and row_number() over (partition by u.queue_id, u.unique_key order by u.ord) = 1
+          from unnest(claim_keys.jobs) u
+         order by u.ord);
     for v_round in 1..100 loop
-        exit when cardinality(v_left) = 0;
+        v_left := 0;
         for v_key in
             with looked as materialized (
                 select u.ord, u.queue_id, u.unique_key, u.unique_mode, u.unique_for, u.debounce_max, h.key_hash,
@@ -59,7 +68,7 @@ begin
                         when k.job_id is null then 'free'
                         when s.is_over then case when k.until > claim_keys.now then 'taken' else 'free' end
                         when coalesce(u.unique_mode not in ('replace', 'debounce'), true) then 'taken'
-                        when u.ord = any (v_held)
+                        when v_held[u.ord]
                             or (select true from {{.schema}}.leased l where l.job_id = k.job_id limit 1) then 'free'
                         else 'change' end as verdict
                   from unnest(claim_keys.jobs) u
@@ -74,7 +83,7 @@ begin
                         (select true from {{.schema}}.dead d where d.job_id = k.job_id limit 1),
                         (select false from {{.schema}}.job j where j.job_id = k.job_id limit 1),
                         true) as is_over) s
-                 where u.ord = any (v_left)
+                 where v_first[u.ord] and v_found[u.ord] = 0
             ), claimed as (
                 insert into {{.schema}}.unique_key (queue_id, key_hash, job_id, was, taken_at, until)
                 select l.queue_id, l.key_hash, claim_keys.ids[l.ord], l.was, claim_keys.now,
@@ -102,19 +111,20 @@ begin
                 claim_keys.jobs[v_key.ord], claim_keys.elements -> v_key.ord - 1, v_key.latest)
             then
                 -- Leased by now, or being leased: the change needs a job of its own.
-                v_held := v_held || v_key.ord;
+                v_held[v_key.ord] := true;
+                v_left := v_key.ord;
                 continue;
             elsif v_key.verdict = 'free' and v_key.mine is null then
+                v_left := v_key.ord;
                 continue;
             end if;
-            v_left := array_remove(v_left, v_key.ord);
-            v_found := v_found || jsonb_build_object(v_key.ord::text,
-                case when v_key.mine is null then v_key.was else v_key.mine end);
+            v_found[v_key.ord] := case when v_key.mine is null then v_key.was else v_key.mine end;
         end loop;
+        exit when v_left = 0;
     end loop;
-    if cardinality(v_left) > 0 then
+    if v_left > 0 then
         raise exception 'the unique key % changed hands a hundred times while it was looked at',
-            quote_literal(claim_keys.jobs[v_left[1]].unique_key) using errcode = '40001';
+            quote_literal(claim_keys.jobs[v_left].unique_key) using errcode = '40001';
     end if;
 
     -- In one call as in several: whoever comes later with a key finds it taken.
@@ -131,11 +141,10 @@ begin
             using errcode = 'OQ005';
     end if;
     return query
-    select u.ord, coalesce((v_found ->> (first_value(u.ord) over w)::text)::bigint, claim_keys.ids[u.ord]),
-        u.unique_key is null
-            or (v_found ->> u.ord::text)::bigint is not distinct from claim_keys.ids[u.ord]
-      from unnest(claim_keys.jobs) u
-    window w as (partition by u.queue_id, u.unique_key, case when u.unique_key is null then u.ord end order by u.ord);
+    select u.ord, case when u.unique_key is null then claim_keys.ids[u.ord]
+            else v_found[first_value(u.ord) over (partition by u.queue_id, u.unique_key order by u.ord)] end,
+        u.unique_key is null or v_found[u.ord] = claim_keys.ids[u.ord]
+      from unnest(claim_keys.jobs) u;
 end
 $$;
 comment on function {{.schema}}.claim_keys({{.schema}}.new_job[], bigint[], jsonb, timestamptz, boolean) is

@@ -10,23 +10,42 @@ as $$
 declare
     v_slot  int;
     v_most  int;
+    v_last  int;
+    v_busy  int[];
     v_from  int;
     v_tried int[] := array[]::int[];
 begin
-    -- Where the limit was higher before, what still runs in the slots above it counts.
-    v_most := free_slot.max_running - (
-        select count(*)
-          from generate_series(free_slot.max_running, (
-            select x.slot from {{.schema}}.limit_slot x
-             where x.holder = free_slot.holder
-             order by x.slot desc
-             limit 1)) n(slot)
-         cross join lateral (
-            select x.job_id, x.token from {{.schema}}.limit_slot x
-             where x.holder = free_slot.holder and x.slot = n.slot
-             order by x.version desc
-             limit 1) s
-         where exists (select from {{.schema}}.leased l where l.job_id = s.job_id and l.token = s.token));
+    -- Where the limit was higher before, what still runs in the slots above it counts: as many slots are used
+    -- as leave room for what runs in all the others.
+    v_most := free_slot.max_running;
+    v_last := (
+        with recursive s as (
+            select free_slot.max_running - 1 as slot
+            union all
+            select n.slot
+              from s
+             cross join lateral (
+                select x.slot from {{.schema}}.limit_slot x
+                 where x.holder = free_slot.holder and x.slot > s.slot
+                 order by x.slot, x.version desc
+                 limit 1) n)
+        select max(s.slot) from s);
+    if v_last >= v_most then
+        v_busy := array(
+            select n.slot
+              from generate_series(0, v_last) n(slot)
+             cross join lateral (
+                select x.job_id, x.token from {{.schema}}.limit_slot x
+                 where x.holder = free_slot.holder and x.slot = n.slot
+                 order by x.version desc
+                 limit 1) s
+             where exists (select from {{.schema}}.leased l where l.job_id = s.job_id and l.token = s.token));
+        while v_most > 0
+            and v_most + (select count(*) from unnest(v_busy) b(slot) where b.slot >= v_most) > free_slot.max_running
+        loop
+            v_most := v_most - 1;
+        end loop;
+    end if;
     v_from := floor(random() * v_most);
     for v_round in 1..20 loop
         select n.slot into v_slot
@@ -40,9 +59,9 @@ begin
              limit 1) s on true
          where n.slot <> all (v_tried)
            -- Only what looks free is locked.
-           and case when exists (
-                select from {{.schema}}.leased l where l.job_id = s.job_id and l.token = s.token)
-            then false
+           and case (
+                select true from {{.schema}}.leased l where l.job_id = s.job_id and l.token = s.token limit 1)
+            when true then false
             else pg_try_advisory_xact_lock(
                 hashtext('{{.schema}}:limit'), hashint8((free_slot.holder << 12) # n.slot)) end
          limit 1;

@@ -99,7 +99,9 @@ begin
                 insert into deputy (xid, queue_id) values (pg_current_xact_id(), v_watch.queue_id);
             end if;
             perform from enqueue_jobs((
-                select jsonb_agg(coalesce(v_watch.job_options, '{}') || jsonb_strip_nulls(jsonb_build_object(
+                select jsonb_agg(coalesce(v_watch.job_options, '{}')
+                        - case when u.unique_key is null then '{unique_mode,unique_for,debounce_max}'::text[]
+                            else '{}' end || jsonb_strip_nulls(jsonb_build_object(
                         'queue_name', v_watch.queue_name, 'priority', v_watch.priority,
                         'run_at', v_watch.run_at, 'max_retries', v_watch.max_retries,
                         'unique_key', v_prefix || case when length(u.unique_key) > 200

@@ -47,10 +47,11 @@ begin
         returning l.job_id, l.token
     )
     select a.job_id, case when e.job_id is not null then 'ok'
-            when exists (
-                select from finished f
-                 where f.job_id = a.job_id and f.token = a.token and f.outcome = 'cancelled')
-            then 'cancelled' else 'lost' end
+            else coalesce((
+                -- A scalar: of an exists the planner may make a hash of the whole table.
+                select 'cancelled' from finished f
+                 where f.job_id = a.job_id and f.token = a.token and f.outcome = 'cancelled'
+                 limit 1), 'lost') end
       from asked a
       left join extended e on e.job_id = a.job_id and e.token = a.token
      order by a.ord;

@@ -1,0 +1,117 @@
+package openqueue
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// What the server refuses, by SQLSTATE, for errors.Is. The *pgconn.PgError with message, detail and
+// hint is in the chain, for errors.As.
+var (
+	ErrArgument     = errors.New("argument that makes no sense") // OQ001
+	ErrLeaseLost    = errors.New("lease lost")                   // OQ002, and why a job's context ended
+	ErrNoQueue      = errors.New("no such queue")                // OQ003
+	ErrDuplicate    = errors.New("duplicate key")                // OQ005
+	ErrQueueFull    = errors.New("queue full")                   // OQ006
+	ErrNotPermitted = errors.New("not permitted")                // 42501
+	ErrNotSupported = errors.New("not in this release")          // 0A000
+	ErrTryAgain     = errors.New("try the transaction again")    // 40001, 40P01
+)
+
+// Why a job's context ended, by context.Cause, beside ErrLeaseLost.
+var (
+	ErrCancelled = errors.New("job cancelled")
+	ErrDraining  = errors.New("worker is ending")
+)
+
+var byState = map[string]error{
+	"OQ001": ErrArgument,
+	"OQ002": ErrLeaseLost,
+	"OQ003": ErrNoQueue,
+	"OQ005": ErrDuplicate,
+	"OQ006": ErrQueueFull,
+	"42501": ErrNotPermitted,
+	"0A000": ErrNotSupported,
+	"40001": ErrTryAgain,
+	"40P01": ErrTryAgain,
+}
+
+// serverError is a refusal of the server that is also one of the errors above.
+type serverError struct {
+	pg   *pgconn.PgError
+	kind error
+}
+
+func (e *serverError) Error() string {
+	text := fmt.Sprintf("%s (SQLSTATE %s)", e.pg.Message, e.pg.Code)
+	if e.pg.Hint != "" {
+		text += ": " + e.pg.Hint
+	}
+	return text
+}
+
+func (e *serverError) Unwrap() []error { return []error{e.kind, e.pg} }
+
+func wrap(err error) error {
+	var pg *pgconn.PgError
+	if err == nil || !errors.As(err, &pg) {
+		return err
+	}
+	kind, known := byState[pg.Code]
+	if !known || errors.Is(err, kind) {
+		return err
+	}
+	return &serverError{pg, kind}
+}
+
+// refused says whether the server answered; else the connection failed, and the call may be repeated.
+// Class 57 is the server going away, 08 a pooler that lost it, 53 a server without room.
+func refused(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return false
+	}
+	switch pg.Code[:2] {
+	case "57", "08", "53", "40":
+		return false
+	}
+	return true
+}
+
+// verdict is what a handler returns when it wants something else than an ordinary retry.
+type verdict struct {
+	err     error
+	release bool
+	discard bool
+	after   time.Duration
+}
+
+func (v *verdict) Error() string {
+	if v.err != nil {
+		return v.err.Error()
+	}
+	return "snoozed for " + v.after.String()
+}
+
+func (v *verdict) Unwrap() error { return v.err }
+
+// Snooze gives the job back for a while. No attempt is counted.
+func Snooze(pause time.Duration) error { return &verdict{release: true, after: pause} }
+
+// Discard fails the job for good: it is dead, with err, whatever retries it has left.
+func Discard(err error) error { return &verdict{err: known(err), discard: true} }
+
+// RetryAfter fails the attempt, with err; the next one comes after pause, not after the backoff.
+func RetryAfter(pause time.Duration, err error) error {
+	return &verdict{err: known(err), after: max(pause, time.Microsecond)}
+}
+
+func known(err error) error {
+	if err == nil {
+		return errors.New("no reason given")
+	}
+	return err
+}

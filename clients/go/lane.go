@@ -1,0 +1,580 @@
+package openqueue
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	sqlNext = `select ` + leaseColumns + `
+		from oq_next($1::text, $2::text, $3::int, $4::int, $5::bigint[], $6::bigint[])`
+	// Nothing but a lease: should its commit be lost in a crash, the jobs are only done again.
+	sqlLease = `select ` + leaseColumns + `
+		from set_config('synchronous_commit', 'off', true) c, oq_lease($1::text, $2::text, $3::int, $4::int)`
+	sqlAckMany = `select oq_ack_many($1::bigint[], $2::bigint[])`
+	sqlResults = `select oq_ack_many($1::bigint[], $2::bigint[], $3::jsonb[])`
+
+	// A call waits so long for more jobs to end, while some still run and no handler would gain.
+	lingerIdle = time.Millisecond
+	lingerAck  = 5 * time.Millisecond
+)
+
+// lane is one connection that acks and leases, and the handlers that it feeds. Jobs are handed out in
+// order under one lock; whoever ends one sees whether the connection has something to do.
+type lane struct {
+	w       *Worker
+	s       *session
+	slots   int // handlers
+	batch   int
+	most    int           // jobs held
+	signal  chan struct{} // something to do, or woken
+	workers sync.WaitGroup
+
+	mu      sync.Mutex
+	more    *sync.Cond // jobs, or the end
+	queue   []*Job     // leased; those before head were begun
+	head    int
+	running int
+	held    []*Job // for heartbeats: what is not over
+	acks    []*Job
+	results bool      // one of acks has one
+	ackAt   time.Time // the first of acks
+	idleAt  time.Time // since when a handler has had nothing, while others run
+	busy    bool      // in a call: it looks for itself afterwards
+	asleep  bool      // the last lease was empty
+	woken   bool
+	closed  bool
+
+	// Of the fetching goroutine alone.
+	uses, again  bool // the listener; the lease before this one gave something as well
+	ids, tokens  []byte
+	everAnswered bool
+	failures     int
+	lastLook     time.Time
+}
+
+func newLane(w *Worker, slots, batch int) *lane {
+	l := &lane{w: w, s: w.session("fetcher"), slots: slots, batch: batch, most: max(slots, batch),
+		signal: make(chan struct{}, 1)}
+	l.more = sync.NewCond(&l.mu)
+	return l
+}
+
+// nudge wakes a lane that sleeps.
+func (l *lane) nudge() {
+	l.mu.Lock()
+	l.woken, l.asleep = true, false
+	l.mu.Unlock()
+	l.poke()
+}
+
+func (l *lane) poke() {
+	select {
+	case l.signal <- struct{}{}:
+	default:
+	}
+}
+
+// plan says what the connection should do now, or else when to look again. Called under the lock.
+func (l *lane) plan(now time.Time) (fetch, ack bool, wait time.Duration) {
+	unstarted := len(l.queue) - l.head
+	active := unstarted + l.running
+	want := l.most - active
+	wait = time.Hour
+	hungry := unstarted == 0 && l.running < l.slots
+	if hungry && !l.closed {
+		since := now.Sub(l.idleAt)
+		switch {
+		case l.asleep:
+			if wait = l.pollTime() - now.Sub(l.lastLook); wait <= 0 {
+				return true, true, 0
+			}
+		case l.running == 0 || want >= (l.batch+1)/2 && len(l.acks) > 0 || since >= lingerIdle:
+			return true, true, 0
+		default:
+			wait = lingerIdle - since
+		}
+	}
+	if n := len(l.acks); n > 0 {
+		since := now.Sub(l.ackAt)
+		if active == 0 || n >= l.batch || since >= lingerAck {
+			return hungry && !l.closed, true, 0
+		}
+		wait = min(wait, lingerAck-since)
+	}
+	return false, false, wait
+}
+
+func (l *lane) pollTime() time.Duration {
+	if !l.w.Pooler && !l.w.listener.listening() {
+		return min(l.w.Poll, time.Second)
+	}
+	return l.w.Poll
+}
+
+// run leases, acks and waits until ctx ends, then drains. Only a refusal of the very first call ends it
+// before.
+func (l *lane) run(ctx context.Context) error {
+	defer l.s.close()
+	for range l.slots {
+		l.workers.Go(l.work)
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var failed error
+	for ctx.Err() == nil {
+		l.mu.Lock()
+		fetch, ack, wait := l.plan(time.Now())
+		l.busy = fetch || ack
+		l.mu.Unlock()
+		if !fetch && !ack {
+			timer.Reset(wait)
+			select {
+			case <-ctx.Done():
+			case <-l.signal:
+			case <-timer.C:
+			}
+			continue
+		}
+		err := l.turn(ctx, fetch)
+		if err == nil {
+			l.failures = 0
+			continue
+		}
+		if !l.everAnswered && refused(err) {
+			failed = err
+			break
+		}
+		if ctx.Err() == nil {
+			l.w.Logger.Warn("the server did not take a call", "error", err)
+			sleep(ctx, backoff(l.failures))
+			l.failures++
+		}
+	}
+	l.drain()
+	return failed
+}
+
+// turn acks what is done and, with fetch, leases what there is room for: one round trip, one commit.
+func (l *lane) turn(ctx context.Context, fetch bool) error {
+	l.mu.Lock()
+	acks, results := l.acks, l.results
+	l.acks, l.results = nil, false
+	want := min(l.batch, l.most-(len(l.queue)-l.head)-l.running)
+	l.woken = false
+	l.mu.Unlock()
+
+	// A call that has begun is finished: what it leased must be known. The session's time-out bounds it.
+	sent := time.Now()
+	got, lasts, err := l.exchange(context.WithoutCancel(ctx), acks, results, want, fetch)
+	if err != nil {
+		l.mu.Lock()
+		l.busy = false
+		l.mu.Unlock()
+		if len(acks) > 0 && refused(err) {
+			// One of them is at fault, most likely by its result: each for itself.
+			l.ackSingly(acks)
+			return nil
+		}
+		l.mu.Lock()
+		l.keep(acks)
+		l.mu.Unlock()
+		return err
+	}
+	l.everAnswered = true
+	for _, j := range acks {
+		l.w.observe(j, "acked", nil, j.took)
+	}
+	now := time.Now()
+	l.mu.Lock()
+	l.busy = false
+	if fetch {
+		l.lastLook = now
+		if lasts > 0 {
+			l.w.known.Store(int64(lasts))
+		}
+		l.admit(got, sent, now)
+		l.asleep = len(got) == 0 && !l.woken
+	}
+	full := len(l.queue)-l.head+l.running >= l.most
+	l.mu.Unlock()
+	if !fetch {
+		return nil
+	}
+	// Listening is for the idle. One job now and then is taken without leaving off.
+	if busy := len(got) > 0 && (l.again || full); l.uses && busy {
+		l.uses = false
+		l.w.listener.use(-1)
+	} else if len(got) == 0 && !l.uses {
+		l.uses = true
+		l.w.listener.use(1)
+	}
+	l.again = len(got) > 0
+	return nil
+}
+
+// keep puts acks back that the server did not answer, as long as there is hope. Under the lock.
+func (l *lane) keep(acks []*Job) {
+	lasts := l.w.leaseLasts()
+	for _, j := range acks {
+		// An ack is accepted after the lease's end too, while nobody has the job.
+		if time.Since(j.hold.since) > lasts+time.Minute {
+			l.w.observe(j, "lost", nil, j.took)
+			continue
+		}
+		l.pushAck(j, time.Now())
+	}
+}
+
+func (l *lane) pushAck(j *Job, now time.Time) {
+	if len(l.acks) == 0 {
+		l.ackAt = now
+	}
+	l.acks = append(l.acks, j)
+	l.results = l.results || j.result != nil
+}
+
+// exchange is the call.
+func (l *lane) exchange(ctx context.Context, acks []*Job, results bool, want int, fetch bool) (
+	got []*Job, lasts time.Duration, err error) {
+
+	n := len(acks)
+	if n > 0 {
+		l.ids = int8Array(l.ids, n, func(i int) int64 { return acks[i].ID })
+		l.tokens = int8Array(l.tokens, n, func(i int) int64 { return acks[i].Token })
+	}
+	err = l.s.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		var b pgconn.Batch
+		var err error
+		lease := [][]byte{[]byte(l.w.Queue), []byte(l.w.ID), int4(l.w.leaseSeconds()), int4(want)}
+		switch {
+		case results:
+			err = l.s.add(ctx, &b, sqlResults, l.ids, l.tokens,
+				jsonbArray(n, func(i int) *string { return acks[i].result }))
+			if err == nil && fetch {
+				err = l.s.add(ctx, &b, sqlNext, append(lease, nil, nil)...)
+			}
+		case !fetch:
+			err = l.s.add(ctx, &b, sqlAckMany, l.ids, l.tokens)
+		case n > 0:
+			err = l.s.add(ctx, &b, sqlNext, append(lease, l.ids, l.tokens)...)
+		default:
+			err = l.s.add(ctx, &b, sqlLease, lease...)
+		}
+		if err != nil {
+			return err
+		}
+		answer := conn.PgConn().ExecBatch(ctx, &b)
+		var unreadable error
+		for answer.NextResult() {
+			rows := answer.ResultReader()
+			for rows.NextRow() {
+				row := rows.Values()
+				if len(row) == 1 {
+					continue // an id that was acked
+				}
+				j, d, err := readJob(row, l.w.Queue)
+				if err != nil {
+					unreadable = err
+					continue
+				}
+				j.db, j.lease, j.lane, lasts = l.w.Pool, l.w.leaseSeconds(), l, d
+				got = append(got, j)
+			}
+		}
+		return errors.Join(answer.Close(), unreadable)
+	})
+	if err != nil {
+		got = nil
+	}
+	return got, lasts, err
+}
+
+// admit takes what was leased. Under the lock.
+func (l *lane) admit(got []*Job, sent, now time.Time) {
+	kept := l.held[:0]
+	for _, j := range l.held {
+		if !j.hold.over {
+			kept = append(kept, j)
+		}
+	}
+	clear(l.held[len(kept):])
+	l.held = append(kept, got...)
+	rest := copy(l.queue, l.queue[l.head:])
+	clear(l.queue[rest:])
+	l.queue, l.head = append(l.queue[:rest], got...), 0
+	for _, j := range got {
+		j.hold.since = sent
+	}
+	l.idleAt = now
+	if len(got) >= l.slots {
+		l.more.Broadcast()
+	} else {
+		for range got {
+			l.more.Signal()
+		}
+	}
+}
+
+// work is one handler's loop.
+func (l *lane) work() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		for l.head == len(l.queue) && !l.closed {
+			l.more.Wait()
+		}
+		if l.closed {
+			return
+		}
+		j := l.queue[l.head]
+		l.head++
+		if j.hold.over {
+			l.look()
+			continue
+		}
+		ctx, cancel := context.WithCancelCause(l.w.jobs)
+		j.hold.cancel = cancel
+		l.running++
+		l.mu.Unlock()
+		end := l.do(ctx, j)
+		l.mu.Lock()
+		cancel(nil)
+		l.running--
+		j.hold.over = true
+		if end {
+			l.pushAck(j, time.Now())
+		}
+		l.look()
+	}
+}
+
+// look sees whether the connection has something to do now, after a job has ended. Under the lock.
+func (l *lane) look() {
+	idle := l.head == len(l.queue)
+	if idle && l.running == l.slots-1 {
+		l.idleAt = time.Now()
+	}
+	if l.closed || !l.busy && (idle || len(l.acks) == 1 || len(l.acks) >= l.batch) {
+		l.poke()
+	}
+}
+
+// do runs the handler and reports what it returned, but for an ack, which it leaves to the lane.
+func (l *lane) do(ctx context.Context, j *Job) (ack bool) {
+	began := time.Now()
+	err := j.call(ctx, l.w.handler)
+	j.took = time.Since(began)
+	l.mu.Lock()
+	gone := j.hold.gone
+	l.mu.Unlock()
+	switch {
+	case gone == ErrCancelled:
+		l.w.observe(j, "cancelled", err, j.took)
+		return false
+	case gone != nil:
+		l.w.observe(j, "lost", err, j.took)
+		return false
+	case err == nil && j.inTx:
+		l.w.observe(j, "acked", nil, j.took)
+		return false
+	case err == nil:
+		return true
+	}
+	report := err
+	if context.Cause(ctx) == ErrDraining {
+		report = Snooze(0)
+	}
+	l.report(j, report, err)
+	return false
+}
+
+// report tells the server of a failed attempt, again and again while the lease lasts.
+func (l *lane) report(j *Job, report, err error) {
+	always := context.WithoutCancel(l.w.jobs)
+	for try := 0; ; try++ {
+		ctx, cancel := context.WithTimeout(always, l.w.Timeout)
+		state, failed := j.fail(ctx, l.w.Pool, report)
+		cancel()
+		if failed == nil {
+			if state == "" {
+				state = "lost"
+			}
+			l.w.observe(j, state, err, j.took)
+			return
+		}
+		l.mu.Lock()
+		over := time.Since(j.hold.since) > l.w.leaseLasts()
+		l.mu.Unlock()
+		if refused(failed) || over {
+			l.w.Logger.Error("a failed attempt could not be reported", "job_id", j.ID, "error", failed, "failure", err)
+			l.w.observe(j, "lost", err, j.took)
+			return
+		}
+		sleep(always, backoff(try))
+	}
+}
+
+// ackSingly acks one by one what was refused together. Whose ack is refused alone has failed by it.
+func (l *lane) ackSingly(acks []*Job) {
+	for _, j := range acks {
+		_, _, err := l.exchange(context.WithoutCancel(l.w.jobs), []*Job{j}, j.result != nil, 0, false)
+		switch {
+		case err == nil:
+			l.w.observe(j, "acked", nil, j.took)
+		case refused(err):
+			l.report(j, err, err)
+		default:
+			l.mu.Lock()
+			l.keep([]*Job{j})
+			l.mu.Unlock()
+		}
+	}
+}
+
+// due appends what needs a heartbeat: not over, and neither leased nor extended since then. What was
+// not even since dead is lost.
+func (l *lane) due(to []*Job, then, dead time.Time) []*Job {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, j := range l.held {
+		switch {
+		case j.hold.over || j.hold.since.After(then):
+		case j.hold.since.Before(dead):
+			l.end(j, ErrLeaseLost)
+		default:
+			to = append(to, j)
+		}
+	}
+	return to
+}
+
+func (l *lane) extended(j *Job, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	j.hold.since = at
+}
+
+// lose ends a job that is not the worker's any more.
+func (l *lane) lose(j *Job, why error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !j.hold.over {
+		l.end(j, why)
+	}
+}
+
+// end is lose under the lock.
+func (l *lane) end(j *Job, why error) {
+	j.hold.over, j.hold.gone = true, why
+	if j.hold.cancel != nil {
+		j.hold.cancel(why)
+	}
+}
+
+// drain releases what was not begun, waits for what runs, and acks it.
+func (l *lane) drain() {
+	if l.uses {
+		l.uses = false
+		l.w.listener.use(-1)
+	}
+	l.mu.Lock()
+	l.closed, l.asleep, l.busy = true, true, false
+	unstarted := slices.DeleteFunc(slices.Clone(l.queue[l.head:]), func(j *Job) bool { return j.hold.over })
+	l.head = len(l.queue)
+	l.more.Broadcast()
+	l.mu.Unlock()
+
+	ended := make(chan struct{})
+	go func() {
+		l.workers.Wait()
+		close(ended)
+		l.poke()
+	}()
+	l.release(unstarted)
+
+	var over <-chan time.Time
+	stopped := l.w.jobs.Done()
+	for failures := 0; ; {
+		select {
+		case <-ended:
+			stopped, over = nil, nil
+		default:
+		}
+		l.mu.Lock()
+		acks, running := len(l.acks), l.running
+		_, ack, wait := l.plan(time.Now())
+		l.mu.Unlock()
+		if acks == 0 && running == 0 {
+			<-ended
+			return
+		}
+		if ack {
+			if err := l.turn(l.w.jobs, false); err != nil {
+				l.w.Logger.Warn("the server did not take the last acks", "error", err)
+				if failures++; failures > 8 {
+					return // Their leases run out.
+				}
+				sleep(context.WithoutCancel(l.w.jobs), backoff(failures))
+			}
+			continue
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-l.signal:
+		case <-timer.C:
+		case <-stopped:
+			stopped, over = nil, time.After(stopGrace)
+		case <-over:
+			l.w.abandoned.Add(int64(running))
+			timer.Stop()
+			return
+		}
+		timer.Stop()
+	}
+}
+
+const releaseMany = 500
+
+// release gives jobs back that no handler has seen, ids ascending, many in one round trip.
+func (l *lane) release(jobs []*Job) {
+	always := context.WithoutCancel(l.w.jobs)
+	slices.SortFunc(jobs, func(a, b *Job) int { return cmp.Compare(a.ID, b.ID) })
+	for failures := 0; len(jobs) > 0 && failures < 8; {
+		n := min(len(jobs), releaseMany)
+		err := l.s.do(always, func(ctx context.Context, conn *pgx.Conn) error {
+			var b pgconn.Batch
+			for _, j := range jobs[:n] {
+				err := l.s.add(ctx, &b, sqlGiveBack, int8(j.ID), int8(j.Token))
+				if err != nil {
+					return err
+				}
+			}
+			return conn.PgConn().ExecBatch(ctx, &b).Close()
+		})
+		if err != nil {
+			failures++
+			l.w.Logger.Warn("unstarted jobs could not be released", "jobs", len(jobs), "error", err)
+			sleep(always, backoff(failures))
+			continue
+		}
+		l.mu.Lock()
+		for _, j := range jobs[:n] {
+			j.hold.over = true
+		}
+		l.mu.Unlock()
+		for _, j := range jobs[:n] {
+			l.w.observe(j, "released", nil, 0)
+		}
+		jobs = jobs[n:]
+	}
+}
+
+const sqlGiveBack = `select oq_release($1::bigint, $2::bigint)`

@@ -1,0 +1,372 @@
+package openqueue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/openqueue/openqueue/tests/testdb"
+)
+
+type mail struct {
+	To string `json:"to"`
+}
+
+var mails = Queue[mail]{Name: "mail"}
+
+func TestEnqueueOnWhatTheCallerHas(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	conn := db.Conn(t)
+	simple, err := pgxpool.ParseConfig(db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe,
+		pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
+		simple.ConnConfig.DefaultQueryExecMode = mode
+		pool, err := pgxpool.NewWithConfig(ctx, simple)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pool.Close()
+		tx, err := pool.Begin(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback(ctx)
+		for _, on := range []DB{pool, conn, tx} {
+			id, err := mails.Enqueue(ctx, on, mail{"a@b"}, &Options{
+				Priority: 3, Delay: time.Hour, MaxRetries: Retries(0), TTL: 2 * time.Hour, Tags: []string{"x", "<&>"},
+				Headers: Headers{"n": 1}, Retry: &Retry{Kind: "linear", Base: 1500 * time.Millisecond}})
+			if err != nil {
+				t.Fatalf("%s on %T: %v", mode, on, err)
+			}
+			got := get[string](t, on, `select concat_ws(' ', state, priority, max_retries, payload->>'to', tags, headers,
+				expires_at - created_at between interval '1:59:59' and interval '2:00:01') from oq_get($1)`, id)
+			if want := `scheduled 3 0 a@b {x,<&>} {"n": 1} t`; got != want {
+				t.Errorf("%s on %T: %s, want %s", mode, on, got, want)
+			}
+			ids, err := mails.EnqueueBulk(ctx, on, []mail{{"1"}, {"2"}, {"3"}}, &Options{Priority: -1})
+			if err != nil || len(ids) != 3 || !slices.IsSorted(ids) {
+				t.Errorf("%s on %T: bulk %v %v", mode, on, ids, err)
+			}
+			made, err := EnqueueMany(ctx, on, []NewJob{mails.New(mail{"x"}, Options{Priority: 9}),
+				{Queue: "other", Payload: []int{1}, Options: Options{RunAt: time.Now().Add(time.Hour), MaxRetries: Retries(7)}}})
+			if err != nil || len(made) != 2 || !made[0].Inserted {
+				t.Fatalf("%s on %T: many %v %v", mode, on, made, err)
+			}
+			if got := get[string](t, on, `select concat_ws(' ', queue_name, state, max_retries, payload) from oq_get($1)`,
+				made[1].ID); got != "other scheduled 7 [1]" {
+				t.Errorf("%s on %T: %s", mode, on, got)
+			}
+			if ok, err := Update(ctx, on, made[0].ID, map[string]any{"priority": 1}); !ok || err != nil {
+				t.Errorf("%s on %T: update %t %v", mode, on, ok, err)
+			}
+			if ok, err := Cancel(ctx, on, made[0].ID, "for the test"); !ok || err != nil {
+				t.Errorf("%s on %T: cancel %t %v", mode, on, ok, err)
+			}
+		}
+		before := get[int](t, conn, "select count(*)::int from oq_jobs")
+		if err := tx.Rollback(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if after := get[int](t, conn, "select count(*)::int from oq_jobs"); after != before {
+			t.Errorf("%s: a rollback changed %d jobs to %d", mode, before, after)
+		}
+		if err := conn.QueryRow(ctx, "select oq_drop_queue('mail', true)").Scan(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What the server has not yet, or may refuse, arrives there by its name.
+func TestOptionsReachTheServer(t *testing.T) {
+	t.Parallel()
+	o := Options{UniqueMode: Debounce, UniqueFor: time.Minute, DebounceMax: time.Hour, DependsOn: []int64{1 << 60},
+		OnParentFailure: RunJob, BatchID: 7, ExpiresAt: time.Date(2030, 1, 2, 3, 4, 5, 6000, time.UTC),
+		Retry: &Retry{Kind: "fixed", Factor: 1.5, Max: time.Second, Jitter: new(float64)}}
+	raw, err := json.Marshal(o.rest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"batch_id":7,"debounce_max":"3600.000000 seconds","depends_on":[1152921504606846976],` +
+		`"expires_at":"2030-01-02T03:04:05.000006Z","on_parent_failure":"run",` +
+		`"retry":{"factor":1.5,"jitter":0,"kind":"fixed","max":"1.000000 seconds"},"unique_for":"60.000000 seconds",` +
+		`"unique_mode":"debounce"}`
+	if string(raw) != want {
+		t.Errorf("%s\nwant %s", raw, want)
+	}
+	if _, err := EnqueueBulk(context.Background(), nil, "q", []int{1}, &Options{Delay: 1}); !errors.Is(err, ErrArgument) {
+		t.Errorf("an option that bulk can't have: %v", err)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	full := `{"max_depth": 1}`
+	if _, err := db.Pool.Exec(ctx, "select oq_create_queue('full', $1)", full); err != nil {
+		t.Fatal(err)
+	}
+	enqueue := func(queue string, payload any, o Options) error {
+		_, err := Enqueue(ctx, db.Pool, queue, payload, &o)
+		return err
+	}
+	if err := enqueue("full", 1, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	err := enqueue("", 1, Options{})
+	var pg *pgconn.PgError
+	if !errors.Is(err, ErrArgument) || !errors.As(err, &pg) || pg.Code != "OQ001" || !strings.Contains(err.Error(), pg.Hint) {
+		t.Errorf("no queue name: %v", err)
+	}
+	for _, c := range []struct {
+		want, err error
+	}{
+		{ErrArgument, enqueue("q", 1, Options{Priority: 1 << 40})},
+		{ErrArgument, enqueue("q", 1, Options{MaxRetries: Retries(1 << 40)})},
+		{ErrArgument, enqueue("q", func() {}, Options{})},
+		{ErrQueueFull, enqueue("full", 2, Options{})},
+	} {
+		if !errors.Is(c.err, c.want) {
+			t.Errorf("%v, want %v", c.err, c.want)
+		}
+	}
+	job := Job{ID: 1, Token: 1}
+	if err := job.AckTx(ctx, db.Pool); !errors.Is(err, ErrLeaseLost) {
+		t.Errorf("a strict ack of nothing: %v", err)
+	}
+	tx, err := db.Pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(ctx)
+	if _, err := tx.Exec(ctx, "set local role oq_worker"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Enqueue(ctx, tx, "q", 1, nil); !errors.Is(err, ErrNotPermitted) {
+		t.Errorf("a worker enqueues: %v", err)
+	}
+}
+
+func TestVerdicts(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	cause := errors.New("the cause \xff\x00" + strings.Repeat("é", 12_000))
+	for want, h := range map[string]Handler{
+		"completed": func(_ context.Context, j *Job) error { return j.SetResult("<ok>") },
+		"scheduled": func(context.Context, *Job) error { return fmt.Errorf("wrapped: %w", cause) },
+		"dead":      func(context.Context, *Job) error { return fmt.Errorf("outside: %w", Discard(cause)) },
+		"released":  func(context.Context, *Job) error { return Snooze(time.Hour) },
+		"ready":     func(context.Context, *Job) error { return RetryAfter(0, cause) },
+	} {
+		id, err := Enqueue(ctx, db.Pool, want, map[string]int{"n": 1}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := WorkOne(ctx, db.Pool, want, "me", h)
+		if err != nil || d == nil || d.ID != id || d.Attempt != 1 || string(d.Payload) != `{"n": 1}` {
+			t.Fatalf("%s: %+v %v", want, d, err)
+		}
+		if d.State != want && !(want == "ready" && d.State == "scheduled") {
+			t.Errorf("%s became %s", want, d.State)
+		}
+		if want == "completed" {
+			if got := get[string](t, db.Pool, "select result #>> '{}' from oq_result($1)", id); got != "<ok>" {
+				t.Errorf("result %s", got)
+			}
+		}
+	}
+	if got := get[string](t, db.Pool, "select left(error, 20) from oq_dead"); !strings.HasPrefix(got, "outside: the cause \uFFFD") {
+		t.Errorf("error %q", got)
+	}
+	if d, err := WorkOne(ctx, db.Pool, "empty", "", nil); d != nil || err != nil {
+		t.Errorf("an empty queue: %v %v", d, err)
+	}
+}
+
+func TestWorker(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	var n atomic.Int64
+	var mu sync.Mutex
+	states := map[string]int{}
+	seen := map[int64]bool{}
+	w := &Worker{Pool: db.Pool, Queue: "mail", Concurrency: 7, Batch: 20, Fetchers: 2, Logger: slog.New(slog.DiscardHandler),
+		Handler: mails.Handler(func(ctx context.Context, j *Job, m mail) error {
+			if trace, _ := TraceFromContext(ctx); trace.Parent != "00-trace" {
+				return Discard(errors.New("no trace"))
+			}
+			if m.To == "" {
+				panic("nobody")
+			}
+			n.Add(1)
+			return nil
+		}),
+		Middleware: []Middleware{Timeout(time.Minute), func(next Handler) Handler {
+			return func(ctx context.Context, j *Job) error {
+				mu.Lock()
+				if seen[j.ID] && j.Attempt == 1 {
+					t.Errorf("job %d came twice", j.ID)
+				}
+				seen[j.ID] = true
+				mu.Unlock()
+				return next(ctx, j)
+			}
+		}},
+		Observe: func(e Event) { mu.Lock(); states[e.State]++; mu.Unlock() },
+	}
+	stop := start(t, w)
+	traced := ContextWithTrace(ctx, Trace{Parent: "00-trace"})
+	var jobs []NewJob
+	for i := range 500 {
+		jobs = append(jobs, mails.New(mail{fmt.Sprint(i)}, Options{}))
+	}
+	jobs = append(jobs, mails.New(mail{}, Options{MaxRetries: Retries(0)}))
+	if _, err := EnqueueMany(traced, db.Pool, jobs); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "all done", func() bool {
+		return get[string](t, db.Pool, `select concat_ws(' ', completed, dead) from oq_stats('mail')`) == "500 1"
+	})
+	if err := stop(); err != nil || n.Load() != 500 {
+		t.Errorf("%d jobs: %v", n.Load(), err)
+	}
+	if states["acked"] != 500 || states["dead"] != 1 || len(states) != 2 {
+		t.Errorf("observed %v", states)
+	}
+	if got := get[string](t, db.Pool, "select error from oq_dead"); !strings.HasPrefix(got, "panic: nobody\n") ||
+		!strings.Contains(got, "openqueue_test.go") {
+		t.Errorf("a panic is told as %q", got)
+	}
+	if n := get[int](t, db.Pool, "select count(*)::int from oq_audit() where violations > 0"); n != 0 {
+		t.Errorf("%d laws are broken", n)
+	}
+}
+
+// A result that the server refuses fails its job alone.
+func TestOneBadResult(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	payloads := make([]int, 20)
+	payloads[7] = 2_000_000
+	if _, err := EnqueueBulk(ctx, db.Pool, "q", payloads, &Options{MaxRetries: Retries(0)}); err != nil {
+		t.Fatal(err)
+	}
+	start(t, &Worker{Pool: db.Pool, Queue: "q", Concurrency: 4, Batch: 20,
+		Handler: Handle(func(_ context.Context, j *Job, n int) error { return j.SetResult(strings.Repeat("x", n)) })})
+	until(t, "all ended", func() bool {
+		return get[string](t, db.Pool, `select concat_ws(' ', completed, dead) from oq_stats('q')`) == "19 1"
+	})
+	if got := get[string](t, db.Pool, "select error from oq_dead"); !strings.Contains(got, "OQ001") {
+		t.Errorf("the error is %q", got)
+	}
+}
+
+// Handlers that hold every connection of the pool keep no heartbeat and no ack from the server.
+func TestHandlersMayHoldTheWholePool(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	cfg, err := pgxpool.ParseConfig(db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.MaxConns = 2
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	if _, err := EnqueueBulk(ctx, db.Pool, "q", make([]int, 4), nil); err != nil {
+		t.Fatal(err)
+	}
+	stop := start(t, &Worker{Pool: pool, Queue: "q", Concurrency: 2, Lease: time.Second,
+		Handler: func(ctx context.Context, j *Job) error {
+			return j.Transact(ctx, pool, func(ctx context.Context, tx pgx.Tx) error {
+				_, err := tx.Exec(ctx, "select pg_sleep(1.6)")
+				return err
+			})
+		}})
+	until(t, "all done", func() bool {
+		return get[int](t, db.Pool, `select count(*)::int from oq_jobs where state = 'completed' and attempt = 1 and lost_leases = 0`) == 4
+	})
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestHandlerThatNeverReturns(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	if _, err := Enqueue(ctx, db.Pool, "q", 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	begun, release := make(chan struct{}), make(chan struct{})
+	defer close(release)
+	stop := start(t, &Worker{Pool: db.Pool, Queue: "q", Drain: 10 * time.Millisecond,
+		Handler: func(context.Context, *Job) error { close(begun); <-release; return nil }})
+	<-begun
+	if err := stop(); !errors.Is(err, ErrAbandoned) {
+		t.Errorf("Run's error is %v", err)
+	}
+}
+
+func TestWhatAWorkerRefuses(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	h := func(context.Context, *Job) error { return nil }
+	for _, w := range []*Worker{
+		{Queue: "q", Handler: h}, {Pool: db.Pool, Handler: h}, {Pool: db.Pool, Queue: "q"},
+		{Pool: db.Pool, Queue: "q", Handler: h, Lease: time.Millisecond}, {Pool: db.Pool, Queue: "q", Handler: h, Batch: 10_001},
+		{Pool: db.Pool, Queue: "no queue", Handler: h}, // the server's word
+	} {
+		if err := w.Run(ctx); !errors.Is(err, ErrArgument) {
+			t.Errorf("%+v: %v", w.Queue, err)
+		}
+	}
+}
+
+// A lease alone is committed without waiting for the disk; nothing else of the worker is.
+func TestSynchronousCommit(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	l := newLane(&Worker{Pool: db.Pool, Queue: "q", ID: "me", Timeout: time.Minute}, 1, 10)
+	defer l.s.close()
+	ctx := context.Background()
+	for range 3 {
+		if _, err := Enqueue(ctx, db.Pool, "q", 1, nil); err != nil {
+			t.Fatal(err)
+		}
+		jobs, lasts, err := l.exchange(ctx, nil, false, 10, true)
+		if err != nil || len(jobs) != 1 || lasts < 29*time.Second || lasts > 31*time.Second {
+			t.Fatalf("%v %s %v", jobs, lasts, err)
+		}
+		if got := get[string](t, l.s.conn, "select current_setting('synchronous_commit')"); got != "on" {
+			t.Errorf("synchronous_commit stays %s", got)
+		}
+		if _, _, err := l.exchange(ctx, jobs, false, 10, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,267 @@
+package openqueue
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Worker does the jobs of one queue. Fields left zero take the defaults named.
+type Worker struct {
+	Pool       *pgxpool.Pool // also how its own connections are made: one a fetcher, one to listen, one for heartbeats
+	Queue      string
+	Handler    Handler
+	Middleware []Middleware // the first is the outermost
+
+	ID          string        // shown to people; host name and a random part
+	Concurrency int           // handlers at a time; 10
+	Batch       int           // jobs a lease, of which those wait here that no handler is free for; Concurrency
+	Fetchers    int           // connections that lease and ack, each its own batches for a share of the handlers; 1
+	Lease       time.Duration // whole seconds; the queue's lease_seconds
+	Poll        time.Duration // how often to look though nothing woke it; 5 s, with Pooler 1 s
+	Drain       time.Duration // how long running jobs may go on when Run's context ends; 30 s
+	Timeout     time.Duration // of a call of the server; 30 s
+	Pooler      bool          // a transaction pooler stands between: poll only, no prepared statements
+
+	Logger  *slog.Logger // nothing is logged without one
+	Observe func(Event)  // called for each job; keep it short
+	// Extract puts a trace's context from a job's headers into its handler's. Default: ContextWithTrace.
+	Extract func(ctx context.Context, headers Headers) context.Context
+
+	handler   Handler
+	lanes     []*lane
+	listener  *listener
+	beats     *session
+	known     atomic.Int64 // how long a lease lasts, once one was seen
+	jobs      context.Context
+	stopJobs  context.CancelCauseFunc
+	abandoned atomic.Int64
+}
+
+// Event is what became of a job in a worker.
+type Event struct {
+	Job   *Job
+	State string        // acked, scheduled, ready, dead, released, lost, cancelled
+	Err   error         // what the handler returned
+	Took  time.Duration // the handler
+}
+
+// ErrAbandoned is in Run's error where handlers did not return though their contexts had ended. Their
+// leases run out by themselves.
+var ErrAbandoned = errors.New("handlers did not return")
+
+// stopGrace is how long a handler has to return after its context has ended for good.
+const stopGrace = 5 * time.Second
+
+func (w *Worker) prepare() error {
+	switch {
+	case w.Pool == nil:
+		return fmt.Errorf("%w: Worker.Pool is nil", ErrArgument)
+	case w.Handler == nil:
+		return fmt.Errorf("%w: Worker.Handler is nil", ErrArgument)
+	case w.Queue == "":
+		return fmt.Errorf("%w: Worker.Queue is empty", ErrArgument)
+	case w.Concurrency < 0 || w.Batch < 0 || w.Batch > 10_000 || w.Fetchers < 0:
+		return fmt.Errorf("%w: Concurrency and Fetchers are 0 or more, Batch is 0 to 10000", ErrArgument)
+	case w.Lease < 0 || w.Lease%time.Second != 0:
+		return fmt.Errorf("%w: Lease %s: whole seconds", ErrArgument, w.Lease)
+	case w.Poll < 0 || w.Drain < 0 || w.Timeout < 0:
+		return fmt.Errorf("%w: Poll, Drain and Timeout are 0 or more", ErrArgument)
+	case w.handler != nil:
+		return fmt.Errorf("%w: a Worker runs once", ErrArgument)
+	}
+	w.Concurrency = cmp.Or(w.Concurrency, 10)
+	w.Batch = cmp.Or(w.Batch, min(w.Concurrency, 10_000))
+	w.Fetchers = min(cmp.Or(w.Fetchers, 1), w.Concurrency)
+	if w.Pooler {
+		w.Poll = cmp.Or(w.Poll, time.Second)
+	}
+	w.Poll = cmp.Or(w.Poll, 5*time.Second)
+	w.Drain = cmp.Or(w.Drain, 30*time.Second)
+	w.Timeout = cmp.Or(w.Timeout, 30*time.Second)
+	if w.ID == "" {
+		var b [4]byte
+		_, _ = rand.Read(b[:]) // It never fails.
+		host, _ := os.Hostname()
+		w.ID = host + "-" + hex.EncodeToString(b[:])
+	}
+	if w.Logger == nil {
+		w.Logger = slog.New(slog.DiscardHandler)
+	}
+	w.Logger = w.Logger.With("queue", w.Queue, "worker", w.ID)
+	if w.Extract == nil {
+		w.Extract = extractTrace
+	}
+	w.handler = w.Handler
+	for i := len(w.Middleware) - 1; i >= 0; i-- {
+		w.handler = w.Middleware[i](w.handler)
+	}
+	handler := w.handler
+	w.handler = func(ctx context.Context, j *Job) error {
+		if j.Headers != nil {
+			ctx = w.Extract(ctx, j.Headers)
+		}
+		return handler(ctx, j)
+	}
+	return nil
+}
+
+// Run works until ctx ends, then drains: no job is begun any more, those not begun are released, those
+// that run may finish within Drain, and are stopped and released after it. A connection that fails
+// is made again. The error is nil after a drain; it is the server's where it refuses the first lease.
+func (w *Worker) Run(ctx context.Context) error {
+	if err := w.prepare(); err != nil {
+		return err
+	}
+	always := context.WithoutCancel(ctx)
+	w.jobs, w.stopJobs = context.WithCancelCause(always)
+	defer w.stopJobs(ErrDraining)
+	w.beats = w.session("heartbeats")
+	w.listener = newListener(w)
+	for i := range w.Fetchers {
+		w.lanes = append(w.lanes, newLane(w, share(w.Concurrency, w.Fetchers, i), w.Batch))
+	}
+
+	fetching, stop := context.WithCancel(ctx)
+	defer stop()
+	side, stopSide := context.WithCancel(always)
+	var sides, lanes sync.WaitGroup
+	sides.Go(func() { w.listener.run(side) })
+	sides.Go(func() { w.beat(side) })
+	errs := make([]error, len(w.lanes))
+	for i, l := range w.lanes {
+		lanes.Go(func() {
+			errs[i] = l.run(fetching)
+			stop() // One that can't go on ends all, in order.
+		})
+	}
+	<-fetching.Done()
+	w.Logger.Info("worker drains")
+	late := time.AfterFunc(w.Drain, func() { w.stopJobs(ErrDraining) })
+	lanes.Wait()
+	late.Stop()
+	stopSide()
+	sides.Wait()
+	w.beats.close()
+	if n := w.abandoned.Load(); n > 0 {
+		errs = append(errs, fmt.Errorf("%w: %d", ErrAbandoned, n))
+	}
+	return errors.Join(errs...)
+}
+
+// share is the i-th of n parts.
+func share(total, n, i int) int { return (total*(i+1))/n - (total*i)/n }
+
+func (w *Worker) session(name string) *session {
+	cfg := w.Pool.Config()
+	pooler := w.Pooler
+	switch cfg.ConnConfig.DefaultQueryExecMode {
+	case pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol:
+		pooler = true
+	}
+	if pooler {
+		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+	}
+	return &session{cfg: cfg, timeout: w.Timeout, pooler: pooler, name: name}
+}
+
+func (w *Worker) leaseSeconds() int { return int(w.Lease / time.Second) }
+
+// leaseLasts is how long a lease lasts: as asked for, or as the server said; 0 while nobody knows.
+func (w *Worker) leaseLasts() time.Duration { return cmp.Or(w.Lease, time.Duration(w.known.Load())) }
+
+func (w *Worker) observe(j *Job, state string, err error, took time.Duration) {
+	if w.Observe != nil {
+		w.Observe(Event{j, state, err, took})
+	}
+	level := slog.LevelDebug
+	switch {
+	case state == "dead":
+		level = slog.LevelError
+	case state == "lost" || err != nil && state != "released":
+		level = slog.LevelWarn
+	}
+	if !w.Logger.Enabled(w.jobs, level) {
+		return
+	}
+	attrs := []slog.Attr{slog.Int64("job_id", j.ID), slog.Int("attempt", j.Attempt), slog.String("state", state),
+		slog.Duration("took", took)}
+	if err != nil {
+		attrs = append(attrs, slog.String("error", err.Error()))
+	}
+	w.Logger.LogAttrs(w.jobs, level, "job", attrs...)
+}
+
+const sqlHeartbeats = `select job_id, status from oq_heartbeat_many($1::bigint[], $2::bigint[], $3::int)`
+
+// beat keeps the leases of all that is held, whether a handler has it or not: each once a third of its
+// lease is over. A lease that could not be extended in time counts as lost.
+func (w *Worker) beat(ctx context.Context) {
+	for ctx.Err() == nil {
+		lasts := w.leaseLasts()
+		if lasts == 0 {
+			sleep(ctx, 50*time.Millisecond) // A lease is a second or more.
+			continue
+		}
+		sleep(ctx, lasts/6)
+		var due []*Job
+		now := time.Now()
+		for _, l := range w.lanes {
+			due = l.due(due, now.Add(-lasts/3), now.Add(-lasts))
+		}
+		for len(due) > 0 && ctx.Err() == nil {
+			n := min(len(due), 1000)
+			if err := w.beatMany(ctx, due[:n]); err != nil {
+				if ctx.Err() == nil {
+					w.Logger.Warn("heartbeat failed", "jobs", len(due), "error", err)
+				}
+				break
+			}
+			due = due[n:]
+		}
+	}
+}
+
+func (w *Worker) beatMany(ctx context.Context, jobs []*Job) error {
+	ids, tokens := make([]int64, len(jobs)), make([]int64, len(jobs))
+	byID := make(map[int64]*Job, len(jobs))
+	for i, j := range jobs {
+		ids[i], tokens[i], byID[j.ID] = j.ID, j.Token, j
+	}
+	// A heartbeat that comes too late is none.
+	ctx, cancel := context.WithTimeout(ctx, w.leaseLasts()/3)
+	defer cancel()
+	sent := time.Now()
+	return w.beats.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, sqlHeartbeats, ids, tokens, nullable(w.leaseSeconds()))
+		if err != nil {
+			return err
+		}
+		var id int64
+		var status string
+		_, err = pgx.ForEachRow(rows, []any{&id, &status}, func() error {
+			j := byID[id]
+			switch status {
+			case "ok":
+				j.lane.extended(j, sent)
+			case "cancelled":
+				j.lane.lose(j, ErrCancelled)
+			default:
+				j.lane.lose(j, ErrLeaseLost)
+			}
+			return nil
+		})
+		return err
+	})
+}

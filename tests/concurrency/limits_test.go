@@ -1,0 +1,452 @@
+package concurrency
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/openqueue/openqueue/tests/testdb"
+)
+
+// duration of the tests that look at every instant; OQ_TEST_LIMIT_SECONDS=30 runs them longer.
+func limitSeconds(t *testing.T) time.Duration {
+	if text := os.Getenv("OQ_TEST_LIMIT_SECONDS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(n) * time.Second
+	}
+	return 3 * time.Second
+}
+
+// crowd is how 16 workers go at a queue. Some hold their lease in an open transaction, some vanish, some fail.
+func crowd(t *testing.T, db *testdb.DB, queue string, runs time.Duration, vanish bool) (taken int64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), runs+patience)
+	defer cancel()
+	stop := make(chan struct{})
+	time.AfterFunc(runs, func() { close(stop) })
+	var count atomic.Int64
+	var wg sync.WaitGroup
+	for i := range 16 {
+		c := db.Conn(t)
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(i), 9))
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				open := r.IntN(4) == 0
+				if open {
+					if _, err := c.Exec(ctx, "begin"); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+				jobs, err := tryLease(c, queue, 1+r.IntN(3), 1)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				count.Add(int64(len(jobs)))
+				if open {
+					time.Sleep(time.Duration(r.IntN(20)) * time.Millisecond)
+					if _, err := c.Exec(ctx, []string{"commit", "commit", "rollback"}[r.IntN(3)]); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+				time.Sleep(time.Duration(r.IntN(15)) * time.Millisecond)
+				for _, j := range jobs {
+					sql := "select oq_ack($1, $2)"
+					switch n := r.IntN(60); {
+					case n == 0 && vanish:
+						continue // its lease ends by itself
+					case n < 6:
+						sql = "select oq_nack($1, $2, 'no', retry_after => '0')"
+					case n < 12:
+						sql = "select oq_release($1, $2)"
+					case n < 18:
+						sql = "select oq_heartbeat($1, $2, 1), oq_ack($1, $2)"
+					}
+					if _, err := c.Exec(ctx, sql, j.ID, j.Token); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return count.Load()
+}
+
+// Sixteen workers and a limit of five: never a sixth lease at any instant. A trigger writes down when each
+// lease began, was extended and ended, in the transactions that did it; a sampler looks in between.
+func TestNeverASixthLease(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int{1, 5} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			w := db.Conn(t)
+			exec(t, w, `select oq_create_queue('q', '{"max_retries": 32767, "max_lost_leases": 32767}')`)
+			exec(t, w, "select oq_limit('q', max_running => $1)", limit)
+			exec(t, w, "select count(*) from oq_enqueue_bulk('q', array_fill('{}'::jsonb, array[20000]))")
+			// When it is seen by others that a lease is there is later than this, when it is gone no earlier
+			// than this: what overlaps here ran together. An expired lease counts to its end.
+			exec(t, w, `create table public.history (job_id bigint, token bigint, was_at timestamptz, until timestamptz, what text);
+				create function note() returns trigger language plpgsql as $$
+				begin
+					if tg_op = 'DELETE' then
+						insert into public.history values (old.job_id, old.token, clock_timestamp(), old.expires_at, 'end');
+					else
+						insert into public.history values (new.job_id, new.token, clock_timestamp(), new.expires_at, lower(tg_op));
+					end if;
+					return null;
+				end $$;
+				create trigger note after insert or update or delete on oq.leased for each row execute function note();`)
+			seconds := limitSeconds(t)
+			most, looks := 0, 0
+			sampler := db.Conn(t)
+			stop := make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					n, err := try[int](sampler, "select count(*)::int from oq.leased where expires_at > clock_timestamp()")
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					most, looks = max(most, n[0]), looks+1
+					time.Sleep(time.Millisecond)
+				}
+			})
+			ticker := db.Conn(t)
+			wg.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					case <-time.After(100 * time.Millisecond):
+						if _, err := ticker.Exec(context.Background(), "select from oq_tick()"); err != nil {
+							t.Error(err)
+							return
+						}
+					}
+				}
+			})
+			taken := crowd(t, db, "q", seconds, true)
+			close(stop)
+			wg.Wait()
+			if most > limit {
+				t.Errorf("the sampler saw %d leases at once", most)
+			}
+			// Each lease from its beginning to its end, or to its expiry where that was first. At each
+			// beginning: how many of them are there.
+			worst := get[int](t, w, `with l as materialized (
+					select job_id, token, min(was_at) as began,
+						least(coalesce(max(was_at) filter (where what = 'end'), 'infinity'), max(until)) as ended
+					  from history group by 1, 2),
+				steps as (select began as at, 1 as step from l where began < ended union all select ended, -1 from l where began < ended)
+				select max(n)::int from (select sum(step) over (order by at, step rows unbounded preceding) as n from steps) x`)
+			if worst > limit {
+				t.Errorf("%d leases ran at once, by their own times", worst)
+			}
+			if worst < limit || taken < int64(10*seconds/time.Second) {
+				t.Errorf("at most %d ran at once, %d in all: the limit is not used up", worst, taken)
+			}
+			// What vanished workers held is free again once their leases have ended.
+			passes(t, w, 1100*time.Millisecond)
+			if n := len(lease(t, w, "q", 100)); n != limit {
+				t.Errorf("leased %d at the end, want %d", n, limit)
+			}
+			audit(t, w)
+			t.Logf("%d leases, %d looks, at most %d at once", taken, looks, worst)
+		})
+	}
+}
+
+// An open transaction holds the slot of what it leased, and no other; an idle one holds none.
+func TestOpenLeaseHoldsItsSlotOnly(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b, c := db.Conn(t), db.Conn(t), db.Conn(t)
+	exec(t, c, "select oq_create_queue('q')")
+	exec(t, c, "select oq_limit('q', max_running => 3)")
+	exec(t, a, "begin")
+	if n := len(lease(t, a, "q", 5)); n != 0 {
+		t.Fatal(n)
+	}
+	exec(t, c, "select oq_enqueue('q') from generate_series(1, 10)")
+	exec(t, b, "begin")
+	held := lease(t, b, "q", 2)
+	if len(held) != 2 {
+		t.Fatalf("%d of two", len(held))
+	}
+	jobs := lease(t, c, "q", 9)
+	if len(jobs) != 1 {
+		t.Fatalf("%d leased beside an open lease of two of three", len(jobs))
+	}
+	exec(t, b, "rollback")
+	more := lease(t, c, "q", 9)
+	if len(more) != 2 {
+		t.Fatalf("%d leased after the rollback", len(more))
+	}
+	// An open ack keeps the slot until it commits; who acks can use it at once.
+	exec(t, b, "begin")
+	ack(t, b, jobs[0])
+	if n := len(lease(t, c, "q", 9)); n != 0 {
+		t.Errorf("%d leased beside an open ack", n)
+	}
+	if n := len(lease(t, b, "q", 9)); n != 1 {
+		t.Errorf("%d leased by who acked", n)
+	}
+	exec(t, b, "commit")
+	if n := len(lease(t, c, "q", 9)); n != 0 {
+		t.Errorf("%d leased with all slots taken", n)
+	}
+	exec(t, a, "commit")
+	exec(t, a, "begin isolation level repeatable read")
+	if _, err := tryLease(a, "q", 1); code(err) != "25001" {
+		t.Errorf("at repeatable read: %v", err)
+	}
+	exec(t, a, "rollback")
+	audit(t, c)
+}
+
+// A limit that is lowered counts what runs; one that is raised or taken away binds no more.
+func TestLimitsChange(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := db.Conn(t)
+	exec(t, c, "select oq_enqueue('q') from generate_series(1, 30)")
+	exec(t, c, "select oq_limit('q', max_running => 5)")
+	jobs := lease(t, c, "q", 9)
+	if len(jobs) != 5 {
+		t.Fatal(len(jobs))
+	}
+	exec(t, c, "select oq_limit('q', max_running => 2)")
+	for i, j := range jobs {
+		if n := len(lease(t, c, "q", 9)); n != 0 {
+			t.Fatalf("%d leased while %d run and two may", n, 5-i)
+		}
+		ack(t, c, j)
+		if i == 3 {
+			break
+		}
+	}
+	if n := len(lease(t, c, "q", 9)); n != 1 {
+		t.Errorf("%d leased while one runs and two may", n)
+	}
+	exec(t, c, "select oq_limit('q', max_running => 4)")
+	if n := len(lease(t, c, "q", 9)); n != 2 {
+		t.Errorf("%d leased while two run and four may", n)
+	}
+	exec(t, c, "select oq_limit('q')")
+	if n := len(lease(t, c, "q", 9)); n != 9 {
+		t.Errorf("%d leased without a limit", n)
+	}
+	audit(t, c)
+}
+
+// A rate binds in every window of its length, across all workers, with leases open and rolled back.
+func TestRate(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	w := db.Conn(t)
+	exec(t, w, `select oq_create_queue('q', '{"max_retries": 32767, "max_lost_leases": 32767}')`)
+	exec(t, w, "select oq_limit('q', rate => 8, per => '200 ms')")
+	exec(t, w, "select count(*) from oq_enqueue_bulk('q', array_fill('{}'::jsonb, array[20000]))")
+	exec(t, w, `create table public.history (at timestamptz);
+		create function note() returns trigger language plpgsql as $$
+		begin insert into public.history values (new.leased_at); return null; end $$;
+		create trigger note after insert on oq.leased for each row execute function note();`)
+	runs := limitSeconds(t)
+	taken := crowd(t, db, "q", runs, false)
+	worst := get[int](t, w, `select max(n)::int from (
+		select count(*) over (order by at range between '199 ms' preceding and current row) as n from history) x`)
+	if worst > 8 {
+		t.Errorf("%d jobs began within 200 ms", worst)
+	}
+	began := get[int](t, w, "select count(*)::int from history")
+	if want := int(runs / (200 * time.Millisecond) * 8 / 3); began < want {
+		t.Errorf("%d jobs began, a third of the rate is %d", began, want)
+	}
+	t.Logf("%d leases, %d committed, at most %d within 200 ms", taken, began, worst)
+	audit(t, w)
+}
+
+// A group widened to three, and all others by '*' to two: as many run, never more, and in the end all have.
+func TestWidenedGroups(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	w := db.Conn(t)
+	exec(t, w, `select oq_create_queue('q', '{"max_retries": 1000, "max_lost_leases": 1000}')`)
+	exec(t, w, "select oq_limit('q', '*', max_running => 2)")
+	exec(t, w, "select oq_limit('q', 'a', max_running => 3)")
+	exec(t, w, "select oq_limit('q', 'c', max_running => 1)")
+	exec(t, w, `select oq_enqueue('q', group_key => k) from unnest(array['a', 'b', 'c']) k, generate_series(1, 100)`)
+	count := func() string {
+		return get[string](t, w, `select coalesce(string_agg(group_key || n, ' ' order by group_key), '')
+			from (select group_key, count(*) as n from oq_jobs where state = 'leased' group by 1) x`)
+	}
+	jobs := lease(t, w, "q", 100)
+	if got := count(); got != "a3 b2 c1" {
+		t.Fatal(got)
+	}
+	// One that waits for its retry leaves its slot to another where several run.
+	for _, j := range jobs {
+		exec(t, w, "select oq_nack($1, $2, 'no', retry_after => '1 hour')", j.ID, j.Token)
+	}
+	lease(t, w, "q", 100)
+	if got := count(); got != "a3 b2" {
+		t.Fatal(got)
+	}
+	exec(t, w, "begin; select oq.enter()")
+	exec(t, w, "update oq.scheduled set due_at = clock_timestamp()")
+	exec(t, w, "commit")
+	tick(t, w, 3)
+	lease(t, w, "q", 100)
+	if got := count(); got != "a3 b2 c1" {
+		t.Fatal(got)
+	}
+	audit(t, w)
+	exec(t, w, "select oq_limit('q', 'a', max_running => 5)")
+	tick(t, w, 1)
+	lease(t, w, "q", 100)
+	if got := count(); got != "a5 b2 c1" {
+		t.Fatal(got)
+	}
+	exec(t, w, "select oq_limit('q', 'a')")
+	tick(t, w, 1)
+	exec(t, w, "select oq_release(job_id, token) from oq.leased")
+	audit(t, w)
+	exec(t, w, "select oq_ack(job_id, lease_token) from oq_lease('q', max_jobs => 100)")
+	lease(t, w, "q", 100)
+	if got := count(); got != "a2 b2 c1" {
+		t.Fatal(got)
+	}
+	exec(t, w, "select oq_release(job_id, token) from oq.leased")
+	if n := len(inOrder(t, w, "q")); n != 300-8 {
+		t.Errorf("%d worked off", n)
+	}
+	audit(t, w)
+}
+
+// The rate of a group: what it lets in waits for the next slot, and the tick knows when that is.
+func TestRateOfAGroup(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	w := db.Conn(t)
+	exec(t, w, "select oq_create_queue('q')")
+	exec(t, w, "select oq_limit('q', '*', max_running => 100, rate => 3, per => '300 ms')")
+	exec(t, w, `select oq_enqueue('q', group_key => k) from unnest(array['a', 'b']) k, generate_series(1, 7)`)
+	began := time.Now()
+	if n := len(lease(t, w, "q", 100)); n != 6 {
+		t.Fatalf("%d at once", n)
+	}
+	if n := len(lease(t, w, "q", 100)); n != 0 {
+		t.Fatalf("%d more at once", n)
+	}
+	audit(t, w)
+	var seen int
+	for seen < 8 {
+		sleep := get[int](t, w, "select done::int from oq_tick() where duty = 'sleep_ms'")
+		if sleep > 310 {
+			t.Fatalf("the tick would sleep for %d ms", sleep)
+		}
+		time.Sleep(time.Duration(sleep) * time.Millisecond)
+		seen += len(lease(t, w, "q", 100))
+		if time.Since(began) > patience {
+			t.Fatalf("only %d came", seen)
+		}
+	}
+	if took := time.Since(began); took < 600*time.Millisecond {
+		t.Errorf("seven of a group within %s", took)
+	}
+	audit(t, w)
+}
+
+// A throttled queue or group: nobody gets its jobs until then, and no attempt is counted.
+func TestThrottle(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, w := db.Conn(t), db.Conn(t)
+	exec(t, w, "select oq_create_queue('q')")
+	plain := get[int64](t, w, "select oq_enqueue('q')")
+	g1, g2 := inGroup(t, w, "q", "g"), inGroup(t, w, "q", "g")
+	h := inGroup(t, w, "q", "h")
+	exec(t, w, "select oq_throttle('q', clock_timestamp() + interval '1 hour')")
+	next(t, w, "q")
+	exec(t, w, "select oq_throttle('q', '-infinity')")
+	exec(t, w, "select oq_throttle('q', clock_timestamp() + interval '1 hour', 'g')")
+	next(t, w, "q", plain, h)
+	tick(t, w, 1)
+	next(t, w, "q")
+	// For a shorter time: what was parked is due earlier.
+	exec(t, w, "select oq_throttle('q', clock_timestamp() + interval '100 ms', 'g')")
+	next(t, w, "q")
+	passes(t, w, 110*time.Millisecond)
+	j := next(t, w, "q", g1)[0]
+	// Told so by the server it calls, a worker throttles and releases.
+	exec(t, w, "select oq_throttle('q', clock_timestamp() + interval '1 hour', 'g')")
+	exec(t, w, "select oq_release($1, $2)", j.ID, j.Token)
+	next(t, w, "q")
+	if n := get[int](t, w, "select attempt from oq_get($1)", g1); n != 0 {
+		t.Errorf("attempt %d", n)
+	}
+	exec(t, w, "select oq_throttle('q', now(), 'g')")
+	j = next(t, w, "q", g1)[0]
+	ack(t, w, j)
+	// Two who throttle at the same time do not wait for each other.
+	exec(t, a, "begin")
+	exec(t, a, "select oq_throttle('q', clock_timestamp() + interval '1 hour', 'g')")
+	exec(t, w, "select oq_throttle('q', clock_timestamp() + interval '1 hour', 'g')")
+	exec(t, a, "commit")
+	tick(t, w, 1)
+	next(t, w, "q")
+	exec(t, w, "select oq_throttle('q', '-infinity', 'g')")
+	tick(t, w, 1)
+	next(t, w, "q", g2)
+	audit(t, w)
+}
+
+// Who sleeps because a limit is full is woken when a slot is free.
+func TestFreeSlotWakes(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	w, s := db.Conn(t), db.Conn(t)
+	exec(t, w, "select oq_create_queue('q')")
+	exec(t, w, "select oq_limit('q', max_running => 1)")
+	exec(t, w, "select oq_enqueue('q') from generate_series(1, 3)")
+	j := lease(t, w, "q", 1)[0]
+	exec(t, s, "select oq_listen('q')")
+	// While it is full the tick wakes nobody.
+	if n := get[int](t, w, "select oq_wake()::int"); n != 0 {
+		t.Errorf("woke %d queues while the limit is full", n)
+	}
+	ack(t, w, j)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if n, err := s.WaitForNotification(ctx); err != nil || n.Channel != "oq:q" {
+		t.Fatalf("%v %v", n, err)
+	}
+	if n := get[int](t, w, "select oq_wake()::int"); n != 1 {
+		t.Errorf("woke %d queues", n)
+	}
+}

@@ -1,0 +1,116 @@
+-- oq_explain: which gate holds a job, and until when.
+
+create function gates(job_id bigint)
+returns text
+language sql
+as $$
+    select string_agg(e.step || case when e.verdict in ('open', 'closed', 'unknown') then '' else ' ' || e.verdict end, ', ')
+      from oq_explain(job_id) e
+     where e.verdict <> 'open'
+$$;
+create function why(job_id bigint)
+returns text
+language sql
+as $$ select e.detail from oq_explain(job_id) e where e.step = 'verdict' $$;
+create function opens(job_id bigint)
+returns timestamptz
+language sql
+as $$ select e.retry_at from oq_explain(job_id) e where e.step = 'verdict' $$;
+select daemon_ticks(true) as x \gset
+
+select is_empty('select * from oq_explain(12345)', 'an unknown job has no rows');
+select is_empty('select * from oq_explain(null)', 'null has none');
+
+-- Ready: what is before it, and whether somebody comes.
+select oq_enqueue('q') as a \gset
+select oq_enqueue('q') as b \gset
+select oq_enqueue('q', priority => 5) as c \gset
+select is(gates(:a), 'worker, verdict ready', 'ready, and no worker seen');
+select is((select string_agg(e.step, ' ' order by e.n) from oq_explain(:a) with ordinality e(step, v, d, r, n)),
+    'finished leased paused scheduled parent group group_throttled group_rate limit throttled rate line worker verdict',
+    'the gates, in the order in which they bind');
+select is((select detail from oq_explain(:c) where step = 'line'), 'the next', 'the highest priority');
+select is((select detail from oq_explain(:a) where step = 'line'), '1 jobs before it', 'behind it');
+select is((select detail from oq_explain(:b) where step = 'line'), '2 jobs before it', 'behind both');
+select oq_listen('q') as x \gset
+select is(gates(:a), 'verdict ready', 'a sleeping worker is seen');
+select oq_unlisten('q') as x \gset
+
+-- Leased, and each way to end.
+select job_id as l, lease_token as token from oq_lease('q', 'w1') \gset
+select is(:l::bigint, :c::bigint, 'leased');
+select is(gates(:l), 'leased, verdict running', 'running');
+select ok((select e.detail like '%worker w1%' and e.retry_at = j.lease_expires_at
+    from oq_explain(:l) e, oq_get(:l) j where e.step = 'leased'), 'by whom and until when');
+select is(gates(:a), 'verdict ready', 'a worker that has leased from the queue is seen');
+select oq_ack(:l, :token) as x \gset
+select is(gates(:l), 'finished, verdict finished', 'completed');
+select oq_cancel(:b, 'not wanted') as x \gset
+select is(gates(:b), 'finished, verdict finished', 'cancelled');
+select ok((select detail like 'cancelled since %: not wanted' from oq_explain(:b) where step = 'finished'), 'and why');
+select kill_job('d', 'boom') as x from oq_enqueue('d', max_retries => 0) \gset
+select job_id as d from oq_dead \gset
+select is(gates(:d), 'finished, verdict dead', 'dead');
+select ok(why(:d) like '%oq_redrive(''d''%' || :d || '%', 'and how to bring it back');
+
+-- Scheduled, retries, pauses.
+select oq_enqueue('s', run_at => '2100-01-01') as s \gset
+select is(gates(:s), 'scheduled, worker, verdict held', 'scheduled');
+select is(opens(:s), '2100-01-01'::timestamptz, 'until when');
+select oq_pause('s') as x \gset
+select is(gates(:s), 'paused, scheduled, worker, verdict held', 'paused binds first');
+select is(why(:s), 'paused: select oq_resume(''s'')', 'the first closed gate is the reason');
+select is(opens(:s), null::timestamptz, 'a pause ends when somebody ends it');
+select oq_resume('s') as x \gset
+select oq_enqueue('r') as r \gset
+select oq_nack(job_id, lease_token, 'no', retry_after => '1 hour') as x from oq_lease('r') \gset
+select ok((select detail like 'attempt 1 %retry%' from oq_explain(:r) where step = 'scheduled'), 'a retry');
+
+-- Groups: busy by whom, behind whom, throttled.
+select oq_enqueue('g', group_key => 'k') as g1 \gset
+select oq_enqueue('g', group_key => 'k') as g2 \gset
+select oq_enqueue('g', group_key => 'k') as g3 \gset
+select job_id as g, lease_token as gt from oq_lease('g', 'w') \gset
+select is(gates(:g2), 'group, verdict held', 'its group is busy');
+select is((select detail from oq_explain(:g2) where step = 'group'), 'held by jobs ' || :g1, 'with that job');
+select ok((select detail like '%behind jobs ' || :g2 || '%' and detail like '%held by jobs ' || :g1 || '%'
+    from oq_explain(:g3) where step = 'group'), 'the third stands behind the second');
+select oq_throttle('g', '2100-01-01', 'k') as x \gset
+select is(gates(:g2), 'group, group_throttled, verdict held', 'throttled as well');
+select oq_ack(:g, :gt) as x \gset
+select is(gates(:g2), 'group_throttled, worker, verdict held', 'and only throttled then');
+select is(opens(:g2), '2100-01-01'::timestamptz, 'until when');
+
+-- Limits of the queue.
+select oq_create_queue('m'), oq_create_queue('n') \g /dev/null
+select oq_limit('m', max_running => 1) as x \gset
+select oq_enqueue('m') as m1 \gset
+select oq_enqueue('m') as m2 \gset
+select job_id as m, lease_token as mt from oq_lease('m', 'w') \gset
+select is(gates(:m2), 'limit, verdict held', 'the limit is full');
+select is((select detail from oq_explain(:m2) where step = 'limit'), 'held by jobs ' || :m1, 'by that job');
+select is(opens(:m2), (select lease_expires_at from oq_get(:m1)), 'its lease ends then at the latest');
+select oq_throttle('m', '2100-01-01') as x \gset
+select is(gates(:m2), 'limit, throttled, verdict held', 'the queue is throttled');
+select oq_limit('n', rate => 1, per => '1 hour') as x \gset
+select oq_enqueue('n') as n1 \gset
+select oq_enqueue('n') as n2 \gset
+select oq_ack(job_id, lease_token) as x from oq_lease('n') \gset
+select is(gates(:n2), 'rate, worker, verdict held', 'the rate is used up');
+select ok(opens(:n2) between clock_timestamp() and clock_timestamp() + interval '1 hour', 'until the next slot');
+
+-- No daemon.
+select daemon_ticks(false) as x \gset
+select ok(why(:a) like '%no tick%is the daemon running?', 'no tick for long');
+
+-- Rights: what may not be observed is not explained.
+select oq_create_queue('secret', '{"restricted": true}') as x \gset
+select oq_enqueue('secret') as z \gset
+create role explainer;
+grant oq_observer to explainer;
+set role explainer;
+select is_empty(format('select * from oq_explain(%s)', :z), 'a restricted queue''s job is not explained');
+reset role;
+select ok(exists (select from oq_explain(:z)), 'but to who may');
+drop role explainer;
+select finish();

@@ -1,0 +1,87 @@
+-- oq_limit: how many of a queue or a group run at once, or start in a time.
+
+-- A queue.
+select count(oq_enqueue('q')) from generate_series(1, 9) \g /dev/null
+select is(oq_limit('q', max_running => 2)::text, '', 'a limit of a queue');
+select is((select count(*) from oq_lease('q', max_jobs => 5)), 2::bigint, 'two of nine');
+select is_empty('select from oq_lease(''q'')', 'no third');
+select results_eq('select gate, held_by, until is not null from oq.queue_gate((select queue_id
+    from oq.queue limit 1))', 'values (''max_running'', array[1, 2]::bigint[], true)',
+    'the gate says by whom');
+select oq_ack(job_id, token) from oq.leased where job_id = 1 \g /dev/null
+select is((select array_agg(job_id) from oq_lease('q', max_jobs => 5)), '{3}',
+    'a slot for each that ends');
+select is((select array_agg(job_id) from oq_next('q', null, null, 5, array[2::bigint, 3],
+    (select array_agg(token order by job_id) from oq.leased))), '{4,5}', 'oq_next takes what it gave');
+select tap.pass_leases() \g /dev/null
+select is((select array_agg(job_id) from oq_lease('q', max_jobs => 5)), '{6,7}',
+    'the slots of leases that ended, which are taken back first');
+select is((select count(*) from oq_jobs where lost_leases = 1 and state = 'ready'), 2::bigint,
+    'what they held is ready');
+select is(oq_limit('q')::text, '', 'taken away');
+select is((select count(*) from oq_lease('q', max_jobs => 9)), 4::bigint, 'all the others');
+
+-- What else a lease is.
+select oq_limit('f', max_running => 1) from oq_create_queue('f', '{"lease_seconds": 77}') \g /dev/null
+select oq_enqueue('f', '{"a": 1}', priority => i, max_retries => i, headers => '{"h": 1}')
+    from generate_series(1, 3) i \g /dev/null
+select results_eq('select queue_name, payload, headers, priority, attempt, max_retries, group_key,
+    round(extract(epoch from lease_expires_at - clock_timestamp()))
+    from oq_lease(''f'', ''me'', max_jobs => 3)',
+    'values (''f'', ''{"a": 1}''::jsonb, ''{"h": 1}''::jsonb, 3, 1, 3, null::text, 77::numeric)',
+    'the highest priority, with all that belongs to it');
+select is((select worker_id from oq_jobs where state = 'leased' and queue_name = 'f'), 'me', 'its worker');
+select is_empty('select from oq_lease(''f'', lease_seconds => 5)', 'one at a time');
+select is(oq_nack(job_id, token, retry_after => '0'), 'ready', 'a failure gives the slot back')
+  from oq.leased l where exists (select from oq_get(l.job_id) where queue_name = 'f');
+select results_eq('select priority, attempt from oq_lease(''f'')', 'values (3, 2)', 'again');
+select is((select oq_cancel(job_id) from oq_jobs where queue_name = 'f' and state = 'leased'), true,
+    'cancelled');
+select results_eq('select priority from oq_lease(''f'')', 'values (2)', 'gives it back as well');
+
+-- A rate.
+select oq_limit('r', rate => 3, per => '1 hour') from oq_create_queue('r') \g /dev/null
+select count(oq_enqueue('r')) from generate_series(1, 9) \g /dev/null
+select is((select count(*) from oq_lease('r', max_jobs => 5)), 3::bigint, 'three an hour');
+select oq_ack(job_id, token) from oq.leased where job_id in (select job_id from oq_jobs
+    where queue_name = 'r') \g /dev/null
+select is_empty('select from oq_lease(''r'')', 'whatever became of them');
+select ok((select gate = 'rate' and until between now() + interval '59 min' and now() + interval '1 hour'
+    from oq.queue_gate((select queue_id from oq.queue where queue_name = 'r' limit 1))),
+    'the gate says until when');
+select oq_limit('r', rate => 0.5, per => '1 hour') \g /dev/null
+select ok((select until > now() + interval '1 hour' from oq.queue_gate((select queue_id
+    from oq.queue where queue_name = 'r' limit 1))), 'one in two hours');
+
+-- Groups.
+select count(oq_enqueue('g', group_key => k)) from unnest('{a,b,*}'::text[]) k, generate_series(1, 4)
+    \g /dev/null
+select is((select string_agg(group_key, '' order by group_key collate "C") from oq_lease('g', max_jobs => 9)),
+    '*ab', 'one of each group');
+select oq_limit('g', 'a', 3), oq_limit('g', '*', 2) \g /dev/null
+select oq_tick() \g /dev/null
+select is((select string_agg(group_key, '' order by group_key collate "C") from oq_lease('g', max_jobs => 9)),
+    '*aab', 'three of a, two of every other');
+select oq_limit('g', 'a') \g /dev/null
+select is((select count(*) from oq.limit_rule where group_key = 'a'), 0::bigint, 'the rule of a goes');
+select results_eq('select gate, cardinality(held_by) from oq_jobs j
+    cross join lateral oq.group_gate(j.job_id) where j.queue_name = ''g'' and j.state = ''waiting''
+        and j.group_key = ''b'' order by j.job_id, gate',
+    'values (''group'', 2), (''group'', 2), (''line'', 1)', 'the gate of a job says by whom');
+
+-- Bad input.
+select refuses_bad_names('select oq_limit(%L)');
+select throws_ok('select oq_limit(''nowhere'', max_running => 1)', 'OQ003', '%nowhere%', 'no such queue');
+select throws_ok(format('select oq_limit(''q'', %s)', a), 'OQ001', m, a)
+  from (values ('max_running => 0', 'max_running%0%'), ('max_running => -1', 'max_running%-1%'),
+    ('max_running => 10001', 'max_running%10001%'), ('rate => 0', 'rate%0%'), ('rate => -1', 'rate%-1%'),
+    ('rate => ''NaN''', 'rate%NaN%'), ('rate => 1000001', 'rate%1000001%'),
+    ('rate => 1, per => null', 'per%null%'), ('rate => 1, per => ''0''', 'per%00:00%'),
+    ('rate => 1, per => ''-1 s''', 'per%-00:00:01%'), ('rate => 1, per => ''2 years''', 'per%2 years%'),
+    ('group_key => '''', max_running => 1', 'group_key%'),
+    ('group_key => repeat(''x'', 1001), max_running => 1', 'group_key%xxx%')) v(a, m);
+select oq_drop_queue('g', force => true) \g /dev/null
+select is((select count(*) from oq.limit_rule r join oq.queue q using (queue_id) where q.queue_name = 'g'),
+    0::bigint, 'a queue takes its rules along');
+
+select finish();
