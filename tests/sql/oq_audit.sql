@@ -79,7 +79,7 @@ select current_setting('test.result');
 call breaks('group_stuck', 'update oq.group_slot set low = 1000000');
 select current_setting('test.result');
 call breaks('one_place', 'insert into oq.waiting (job_id, lane, holder, position)
-    select job_id, lane, ''parent'', 0 from oq.scheduled limit 1', '{attempts_recorded,ttl_timer}');
+    select job_id, lane, ''parent'', 0 from oq.scheduled limit 1', '{attempts_recorded,child_stuck,ttl_timer}');
 select current_setting('test.result');
 select oq_drop_queue('g', force => true) \g /dev/null
 select is((select sum(violations) from oq_audit()), 0::numeric, 'all rolled back');
