@@ -12,7 +12,6 @@ declare
     v_key   text;
     v_job   jsonb;
     v_id    bigint;
-    v_state text;
     v_error text;
     v_hint  text;
 begin
