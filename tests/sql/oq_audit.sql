@@ -65,6 +65,17 @@ call breaks('group_slot', 'delete from oq.group_slot', '{group_stuck}');
 select current_setting('test.result');
 call breaks('group_stuck', 'update oq.group_slot set job_id = 0', '{group_slot}');
 select current_setting('test.result');
+call breaks('child_stuck', 'select oq_batch(); delete from oq.dependency where parent_id = 0');
+select current_setting('test.result');
+call breaks('child_stuck', 'select oq_enqueue(''c'', options => jsonb_build_object(''depends_on'', array[oq_enqueue(''p'')]));
+    delete from oq.dependency');
+select current_setting('test.result');
+call breaks('parent_over', 'select oq_enqueue(''c'', options => jsonb_build_object(''depends_on'', array[oq_enqueue(''p'')]));
+    select oq_ack(job_id, lease_token) from oq_lease(''p'');
+    select oq_enqueue(''c'', options => jsonb_build_object(''depends_on'', array[oq_enqueue(''p'')]));
+    insert into oq.dependency select f.job_id, w.job_id from oq.finished f, oq.waiting w
+     where f.linked and w.holder = ''parent''; delete from oq.todo');
+select current_setting('test.result');
 call breaks('group_stuck', 'update oq.group_slot set low = 1000000');
 select current_setting('test.result');
 call breaks('one_place', 'insert into oq.waiting (job_id, lane, holder, position)
