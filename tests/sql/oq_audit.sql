@@ -70,6 +70,11 @@ select current_setting('test.result');
 call breaks('one_place', 'insert into oq.waiting (job_id, lane, holder, position)
     select job_id, lane, ''parent'', 0 from oq.scheduled limit 1', '{attempts_recorded,ttl_timer}');
 select current_setting('test.result');
+select oq_enqueue('g', unique_key => 'k') \g /dev/null
+call breaks('unique_key', 'delete from oq.unique_key');
+select current_setting('test.result');
+call breaks('unique_key', 'update oq.job set unique_key = ''another'' where unique_key = ''k''');
+select current_setting('test.result');
 select oq_drop_queue('g', force => true) \g /dev/null
 select is((select sum(violations) from oq_audit()), 0::numeric, 'all rolled back');
 

@@ -1,7 +1,7 @@
 -- Dead or cancelled jobs back to ready, set-based, ids ascending. Failures and lost leases begin
 -- again at 0; attempts go on counting and the token is kept. A cancelled job's rows move to the
 -- current generation: theirs may be on its way to TRUNCATE.
--- Calls: check_queue_name, check_patch, check_payload, demand, enter, open_lane, place_jobs, leave_slots,
+-- Calls: check_queue_name, check_patch, check_payload, demand, enter, open_lane, place_jobs, leave_slots, reclaim_keys,
 -- wake_sleepers.
 -- Locks: dead or finished rows with their job rows by job id (skip locked), epoch shared (memory).
 -- Index: dead_queue_idx, dead_pk, finished_N_pk, job_N_pk; finished is scanned without job_ids.
@@ -217,6 +217,9 @@ begin
            expires_at = case when j.expires_at > v_now then j.expires_at end
      where j.job_id = any (v_ids)
        and (patch <> '{}' or j.expires_at <= v_now);
+    if exists (select from job j where j.job_id = any (v_ids) and j.unique_key is not null) then
+        perform reclaim_keys(v_ids);
+    end if;
     insert into ttl (expires_at, job_id)
     select j.expires_at, j.job_id from job j
      where j.job_id = any (v_ids) and j.expires_at is not null
