@@ -104,13 +104,8 @@ select batch() as b \gset
 select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'lots', 'batch_id', :b))
     from generate_series(1, 3000))) \gset
 select oq_batch_seal(:b) \gset
-select count(oq_ack_many(j.ids, j.tokens)) from (select array_agg(job_id) ids, array_agg(lease_token) tokens
-    from oq_lease('lots', max_jobs => 3000)) j \gset
-select oq_tick() \gset
-select pg_sleep(0.05) \gset
-select oq_tick() \gset
-select pg_sleep(0.3) \gset
-select oq_tick() \gset
+select count(*) from (select array_agg(job_id) ids, array_agg(lease_token) tokens
+    from oq_lease('lots', max_jobs => 3000)) j cross join lateral oq_ack_many(j.ids, j.tokens) \gset
 select is(fired(:b), '{c,s}', 'three thousand acked by one call');
 
 -- One that gets an existing job by its unique key is no member.
@@ -125,7 +120,7 @@ select throws_ok(format('select oq_batch(%L)', o), 'OQ001', m, coalesce(o, 'null
   from (values (null, 'options%null%'), ('null', 'options%null%'), ('[]', 'options%[]%'), ('1', 'options%1%'),
     ('{"on_sucess": {"queue_name": "x"}}', 'options%on_sucess%'), ('{"on_success": 1}', 'options.on_success%1%'),
     ('{"on_success": "q"}', 'options.on_success%q%'), ('{"on_success": [{"queue_name": "x"}]}', 'options.on_success%'),
-    ('{"on_success": {}}', '%queue_name%null%'), ('{"on_failure": {"queue_name": "a b"}}', '%a b%'),
+    ('{"on_success": {}}', '%queue_name%NULL%'), ('{"on_failure": {"queue_name": "a b"}}', '%a b%'),
     ('{"on_complete": {"queue_name": "x", "priority": 99999}}', 'options.on_complete.priority%99999%'),
     ('{"on_complete": {"queue_name": "x", "options": {"dealy": 1}}}', 'options.on_complete%dealy%'),
     ('{"on_complete": {"queue_name": "x", "ref": "a"}}', 'options.on_complete%ref%'),
@@ -165,11 +160,11 @@ set client_min_messages = error;
 select is((select oq_ack(job_id, lease_token) from oq_lease('work')), true, 'the ack is not disturbed');
 select is(fired(:b), '{}', 'no right when it fires');
 update oq.todo set due_at = clock_timestamp();
-select oq_tick() \gset
+select count(*) from oq_tick() \gset
 select is(fired(:b), '{}', 'nor later');
 select oq_grant('secret', 'batch_p', '{produce}') \gset
 update oq.todo set due_at = clock_timestamp();
-select oq_tick() \gset
+select count(*) from oq_tick() \gset
 reset client_min_messages;
 select is(fired(:b), '{secret}', 'made up for when the right is there');
 select oq_revoke('secret', 'batch_p', '{produce}') \gset

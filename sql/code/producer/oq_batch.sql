@@ -12,7 +12,6 @@ declare
     v_key   text;
     v_job   jsonb;
     v_id    bigint;
-    v_state text;
     v_error text;
     v_hint  text;
 begin
@@ -51,7 +50,7 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_batch(jsonb) is
-'Opens a batch of jobs and returns its id, for the option batch_id of the jobs.
+'Opens a batch and returns its id, the option batch_id of its jobs.
 options: on_success, on_failure, on_complete: each a job, an object as oq_enqueue_many takes it. When the
 batch is sealed and all its jobs are over, once: on_success is enqueued if all were completed, on_failure if any died,
 was cancelled or expired, and on_complete in either case; the header batch has the id. They are made with the

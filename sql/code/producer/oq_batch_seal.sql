@@ -23,6 +23,6 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_batch_seal(bigint) is
-'Seals a batch: no more jobs come into it, and it ends with the last of them.
+'Seals a batch: no more jobs come in, it ends with the last of them.
 False where it is sealed already or unknown. A batch without jobs succeeds at once. Where another open
 transaction is sealing it, that is waited for, 2 s at most (55P03).';

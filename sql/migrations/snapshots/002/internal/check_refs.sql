@@ -4,6 +4,7 @@
 create or replace function {{.schema}}.check_refs(jobs jsonb)
 returns void
 language plpgsql
+set jit = off
 as $$
 #variable_conflict use_column
 declare

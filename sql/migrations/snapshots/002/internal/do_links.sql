@@ -93,4 +93,4 @@ begin
 end
 $$;
 comment on function {{.schema}}.do_links(int, bigint, boolean) is
-    'Does for dependents and batches what could not be done when it was time to.';
+    'Does for dependents and batches what was left to do.';

@@ -1,6 +1,7 @@
--- Makes the jobs of a batch that is sealed and whose members are over: null where nothing is left to do. The
--- row goes with it, so it happens once. Else how long to wait before the next try. Whoever adds members holds the batch's lock, shared, so what is being
--- added is waited for, by a todo. An error is nothing to the worker whose ack it is: the tick tries again, and says so.
+-- Makes the jobs of a batch that is sealed and whose members are over: null where nothing is left to do, else how
+-- long to wait before the next try. The row goes with it, so it happens once. Whoever adds members holds the
+-- batch's lock, shared, so what is being added is waited for, by a todo. An error is nothing to the worker whose
+-- ack it is: the tick tries again, and says so.
 -- Calls: enqueue_for. Locks: batch (try), the batch's row (skip locked). Index: batch_pk, dependency_child_idx.
 create or replace function {{.schema}}.fire_batch(batch_id bigint)
 returns interval

@@ -6,6 +6,13 @@
 create or replace function {{.schema}}.job_ends(job_ids bigint[])
 returns table (job_id bigint, queue_id bigint, ended text)
 language plpgsql
+set plan_cache_mode = force_generic_plan
+set enable_nestloop = on
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare

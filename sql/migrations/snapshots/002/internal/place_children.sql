@@ -1,12 +1,16 @@
 -- The parents and batches of jobs that are being enqueued: refs become ids, edges are made, and who has to wait goes
 -- to waiting, who is cancelled at once to finished: held. elements, became and is_new tell what each element of the
 -- call became; news and ids are those that are new. A parent that somebody else may just be ending gets a
--- todo, which is seen when both have committed: neither waits for the other.
+-- todo, which is seen when both have committed: neither waits for the other. Hash joins: the arrays can be long.
 -- Calls: job_ends, demand, may, fail, link_queue. Locks: batch (shared, try). Index: dependency_pk, and as job_ends.
 create or replace function {{.schema}}.place_children(
     elements jsonb, inout news {{.schema}}.new_job[], ids bigint[], became bigint[], is_new boolean[],
     now timestamptz, single boolean, out held boolean[], out over bigint[])
 language plpgsql
+set plan_cache_mode = force_generic_plan
+set enable_nestloop = off
+set enable_hashjoin = on
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -23,26 +27,35 @@ declare
     v_blind    boolean := current_setting('transaction_isolation') not in ('read committed', 'read uncommitted');
 begin
     -- own: the parent is made by the same call, so that nobody can be ending it.
+    with new as materialized (
+        select n.job_id, n.ord, n.depends_on
+          from rows from (unnest(place_children.ids), unnest(place_children.news))
+            n(job_id, ord, no_id, queue_id, lane, run_at, max_retries, expires_at, retry, tags, group_key,
+                unique_key, unique_mode, unique_for, debounce_max, depends_on, on_parent_failure, batch_id)
+    ), element as materialized (
+        select e.ord, e.job ->> 'ref' as ref, e.job -> 'depends_on_refs' as refs
+          from jsonb_array_elements(place_children.elements) with ordinality e(job, ord)
+         where e.job ?| '{ref,depends_on_refs}'
+    ), wanted as materialized (
+        select n.job_id, r.ref
+          from element e
+          join new n on n.ord = e.ord
+         cross join lateral jsonb_array_elements_text(e.refs) r(ref)
+         where jsonb_typeof(e.refs) = 'array'
+    )
     select array_agg(p.job_id order by p.job_id, p.parent_id), array_agg(p.parent_id order by p.job_id, p.parent_id),
         array_agg(p.own order by p.job_id, p.parent_id)
       into v_children, v_parents, v_own
       from (
-        select n.job_id, p.parent_id, bool_or(p.own) as own
-          from rows from (unnest(place_children.ids), unnest(place_children.news))
-            n(job_id, ord, no_id, queue_id, lane, run_at, max_retries, expires_at, retry, tags, group_key,
-                unique_key, unique_mode, unique_for, debounce_max, depends_on, on_parent_failure, batch_id)
-         cross join lateral (
-            select d.parent_id, false as own from unnest(n.depends_on) d(parent_id)
+        select x.job_id, x.parent_id, bool_or(x.own) as own
+          from (
+            select n.job_id, d.parent_id, false as own from new n cross join lateral unnest(n.depends_on) d(parent_id)
             union all
-            select place_children.became[r.ord], place_children.is_new is null or place_children.is_new[r.ord]
-              from jsonb_array_elements_text(case
-                when jsonb_typeof(place_children.elements -> n.ord - 1 -> 'depends_on_refs') = 'array'
-                then place_children.elements -> n.ord - 1 -> 'depends_on_refs' else '[]' end) x(ref)
-              join (
-                select e.job ->> 'ref' as ref, e.ord
-                  from jsonb_array_elements(place_children.elements) with ordinality e(job, ord)
-                 where e.job ->> 'ref' is not null) r on r.ref = x.ref) p
-         group by n.job_id, p.parent_id) p;
+            select w.job_id, place_children.became[e.ord],
+                place_children.is_new is null or place_children.is_new[e.ord]
+              from wanted w
+              join element e on e.ref = w.ref) x
+         group by x.job_id, x.parent_id) p;
 
     select array_agg(e.job_id), array_agg(e.queue_id), array_agg(e.ended) into v_known, v_queues, v_ends
       from {{.schema}}.job_ends(array(
@@ -50,12 +63,9 @@ begin
     select n.ord, p.parent_id into v_bad
       from unnest(v_children, v_parents) p(job_id, parent_id)
       join unnest(v_known, v_ends) k(job_id, ended) on k.job_id = p.parent_id
-      join (
-        select i.job_id, j.ord
-          from rows from (unnest(place_children.ids), unnest(place_children.news)) i(job_id, ord, no_id, queue_id,
+      join rows from (unnest(place_children.ids), unnest(place_children.news)) n(job_id, ord, no_id, queue_id,
             lane, run_at, max_retries, expires_at, retry, tags, group_key, unique_key, unique_mode, unique_for,
-            debounce_max, depends_on, on_parent_failure, batch_id)
-         cross join lateral (select i.ord) j) n on n.job_id = p.job_id
+            debounce_max, depends_on, on_parent_failure, batch_id) on n.job_id = p.job_id
      where k.ended is null
      order by n.ord, p.parent_id
      limit 1;
@@ -104,7 +114,7 @@ begin
           from rows from (unnest(place_children.ids), unnest(place_children.news)) j(job_id, ord, no_id, queue_id,
             lane, run_at, max_retries, expires_at, retry, tags, group_key, unique_key, unique_mode, unique_for,
             debounce_max, depends_on, on_parent_failure, batch_id)
-         where j.job_id = any (v_children || v_parents)
+         where j.job_id in (select unnest(v_children || v_parents))
          order by 1) l;
 
     with child as materialized (

@@ -54,7 +54,7 @@ begin
               from {{.schema}}.dependency d
              where d.parent_id = any (v_over)
              order by d.parent_id, d.child_id
-             limit 1000
+             limit 1000 + cardinality(v_over)
                for update skip locked) x;
         v_cancel := array[]::bigint[];
         v_gone := array[]::bigint[];
@@ -120,7 +120,7 @@ begin
         -- More of them, or held by somebody who may give them back.
         insert into {{.schema}}.todo (kind, id, queue_id, due_at)
         select 'parent', u.job_id, coalesce(d.queue_id, 0), clock_timestamp()
-            + case when cardinality(v_parents) = 1000 then interval '0' else settle_parents.delay end
+            + case when cardinality(v_parents) >= 1000 then interval '0' else settle_parents.delay end
           from unnest(v_over) u(job_id)
          cross join lateral (
             select w.lane >> 16 as queue_id

@@ -37,7 +37,7 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_parents(bigint) is
-'The jobs on which a job depends: the state of each, its result, or why it failed.
+'The jobs on which a job depends: state, result and error of each.
 One row a parent, by depends_on or depends_on_refs, in the order of their ids. State, result and error are
 null where the parent is past its retention, or in a restricted queue that the caller may neither
 consume nor observe. No row where that holds for the job itself.';
