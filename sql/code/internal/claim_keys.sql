@@ -27,7 +27,7 @@ declare
     v_left   int;
     v_reject int;
     v_lost   boolean := false;
-    v_past   bigint[] := '{}';
+    v_past   bigint[] := array[]::bigint[];
     v_key    record;
     v_same   boolean;
 begin

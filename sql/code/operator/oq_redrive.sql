@@ -3,7 +3,7 @@
 -- current generation: theirs may be on its way to TRUNCATE.
 -- Calls: check_queue_name, check_patch, check_payload, demand, enter, open_lane, place_jobs, leave_slots, reclaim_keys,
 -- wake_sleepers.
--- Locks: dead or finished rows with their job rows by job id (skip locked), epoch shared (memory).
+-- Locks: dead or finished rows with their job rows by job id (skip locked), epoch shared (memory), as reclaim_keys.
 -- Index: dead_queue_idx, dead_pk, finished_N_pk, job_N_pk; finished is scanned without job_ids.
 create or replace function {{.api_schema}}.oq_redrive(
     queue_name text,
@@ -291,5 +291,5 @@ filter: state (dead, or cancelled), job_ids, reason (as in oq_dead), error (a pa
 counts), since and until (died or cancelled in that time), payload (contains this). patch: as in
 oq_update. per_second: how many become ready each second; null: all at once. max_jobs: 1 to 10000;
 null: as many as 100000, so call it until nothing comes. dry_run => true only says which. A
-cancelled job comes back while its payload is kept, a time to live that has passed is dropped. An
-unknown queue gives no rows. Errors: OQ001.';
+cancelled job comes back while its payload is kept, a time to live that has passed is dropped. It takes
+its unique key back where that is free, else it comes back without one. An unknown queue gives no rows. Errors: OQ001.';
