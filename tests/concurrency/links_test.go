@@ -16,11 +16,22 @@ func state(t testing.TB, q querier, id int64) string {
 	return get[string](t, q, "select state from oq_get($1)", id)
 }
 
-// reaches ticks until a job is in a state: nothing but the tick is to be waited for.
+// links is the duty of the tick that these tests are about, without the sweep, which would make up for what it missed.
+const links = "(select count(oq.do_links(1000, null, true))) > 0"
+
+// duty does it some times.
+func duty(t testing.TB, q querier, times int) {
+	t.Helper()
+	for range times {
+		exec(t, q, "select "+links)
+	}
+}
+
+// reaches does it until a job is in a state: nothing else is to be waited for.
 func reaches(t testing.TB, q querier, id int64, want string) {
 	t.Helper()
 	until(t, q, fmt.Sprintf("job %d is %s", id, want),
-		"select (select count(*) from oq_tick()) > 0 and (select state from oq_get($1)) = $2", id, want)
+		"select "+links+" and (select state from oq_get($1)) = $2", id, want)
 }
 
 // The parent ends while the child is being enqueued: neither sees the other, whoever commits first.
@@ -72,10 +83,10 @@ func TestParentEndsBesideAnOpenEnqueue(t *testing.T) {
 							exec(t, c, "commit")
 						} else {
 							id = get[int64](t, c, child, parent)
-							tick(t, db.Pool, 1)
+							duty(t, db.Pool, 1)
 							finish()
 							exec(t, c, "commit")
-							tick(t, db.Pool, 1)
+							duty(t, db.Pool, 1)
 							exec(t, p, "commit")
 						}
 						want := "ready"
@@ -104,9 +115,9 @@ func TestAckOfAParentRolledBack(t *testing.T) {
 	if got := state(t, p, id); got != "ready" {
 		t.Fatalf("the child is %s to its parent", got)
 	}
-	tick(t, db.Pool, 2)
+	duty(t, db.Pool, 2)
 	exec(t, p, "rollback")
-	tick(t, db.Pool, 2)
+	duty(t, db.Pool, 2)
 	if got := state(t, db.Pool, id); got != "waiting" {
 		t.Fatalf("the child is %s", got)
 	}
@@ -138,11 +149,11 @@ func TestLastTwoParentsAtOnce(t *testing.T) {
 						a, b = b, a
 					}
 					exec(t, a, ends[0])
-					tick(t, db.Pool, 1)
+					duty(t, db.Pool, 1)
 					exec(t, b, ends[1])
 					for i, end := range ends {
 						if j := leases[i^map[bool]int{true: 1}[swap]]; end == "rollback" {
-							tick(t, db.Pool, 1)
+							duty(t, db.Pool, 1)
 							if got := state(t, db.Pool, id); got != "waiting" {
 								t.Errorf("the child is %s", got)
 							}
@@ -185,7 +196,7 @@ func TestSealAgainstTheLastAck(t *testing.T) {
 						ack(t, a, j)
 						seal()
 					}
-					tick(t, db.Pool, 1)
+					duty(t, db.Pool, 1)
 					if sealCommits {
 						exec(t, s, "commit")
 						exec(t, a, "commit")
@@ -194,8 +205,8 @@ func TestSealAgainstTheLastAck(t *testing.T) {
 						exec(t, s, "commit")
 					}
 					until(t, db.Pool, "the batch has fired",
-						"select (select count(*) from oq_tick()) > 0 and (select count(*) from oq_jobs where queue_name = 'b') = 1")
-					tick(t, db.Pool, 3)
+						"select "+links+" and (select count(*) from oq_jobs where queue_name = 'b') = 1")
+					duty(t, db.Pool, 3)
 					if n := get[int](t, db.Pool, "select count(*)::int from oq_jobs where queue_name = 'b'"); n != 1 {
 						t.Errorf("fired %d times", n)
 					}
@@ -225,18 +236,18 @@ func TestMemberAgainstTheSeal(t *testing.T) {
 			if !get[bool](t, db.Pool, "select oq_batch_seal($1)", batch) {
 				t.Error("not sealed")
 			}
-			tick(t, db.Pool, 2)
+			duty(t, db.Pool, 2)
 			if fired() != 0 {
 				t.Error("fired beside an open member")
 			}
 			exec(t, m, "commit")
-			tick(t, db.Pool, 2)
+			duty(t, db.Pool, 2)
 			if fired() != 0 {
 				t.Error("fired before its member")
 			}
 			ack(t, db.Pool, lease(t, db.Pool, "m", 1)[0])
 			until(t, db.Pool, "the batch has fired",
-				"select (select count(*) from oq_tick()) > 0 and (select count(*) from oq_jobs where queue_name = 'b') = 1")
+				"select "+links+" and (select count(*) from oq_jobs where queue_name = 'b') = 1")
 
 			// The member rolls back.
 			batch = open()
@@ -245,7 +256,7 @@ func TestMemberAgainstTheSeal(t *testing.T) {
 			exec(t, db.Pool, "select oq_batch_seal($1)", batch)
 			exec(t, m, "rollback")
 			until(t, db.Pool, "the batch has fired",
-				"select (select count(*) from oq_tick()) > 0 and (select count(*) from oq_jobs where queue_name = 'b') = 2")
+				"select "+links+" and (select count(*) from oq_jobs where queue_name = 'b') = 2")
 
 			// Sealed, and gone, since the snapshot of who adds to it.
 			batch = open()
@@ -324,8 +335,8 @@ func TestFanInOfTenThousand(t *testing.T) {
 	})
 	reaches(t, db.Pool, id, "ready")
 	until(t, db.Pool, "the batch has fired",
-		"select (select count(*) from oq_tick()) > 0 and (select count(*) from oq_jobs where queue_name = 'b') = 1")
-	tick(t, db.Pool, 2)
+		"select "+links+" and (select count(*) from oq_jobs where queue_name = 'b') = 1")
+	duty(t, db.Pool, 2)
 	if n := get[int](t, db.Pool, "select count(*)::int from oq_jobs where queue_name in ('b', 'f')"); n != 1 {
 		t.Errorf("%d jobs were made", n)
 	}
@@ -355,7 +366,7 @@ func TestChildUnderSomebodysHands(t *testing.T) {
 					} else {
 						ack(t, db.Pool, lease(t, db.Pool, "p", 1)[0])
 					}
-					tick(t, db.Pool, 2)
+					duty(t, db.Pool, 2)
 					exec(t, c, end)
 					want := "ready"
 					if fails || end == "commit" && does == "select oq_cancel($1)" {
@@ -411,7 +422,7 @@ func TestGraphsUnderLoad(t *testing.T) {
 		}
 		return nil
 	})
-	until(t, db.Pool, "everything has ended", `select (select count(*) from oq_tick()) > 0 and (
+	until(t, db.Pool, "everything has ended", "select "+links+` and (
 		select count(oq_ack(l.job_id, l.lease_token)) from unnest('{q,c}'::text[]) n cross join lateral oq_lease(n, max_jobs => 100) l) = 0
 		and not exists (select from oq_jobs where state in ('waiting', 'ready', 'leased'))`)
 	audit(t, db.Pool)
