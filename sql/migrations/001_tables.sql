@@ -153,7 +153,8 @@ comment on column {{.schema}}.job.max_retries is 'Null: as the queue says.';
 comment on column {{.schema}}.job.expires_at is 'Not leased after this time.';
 comment on column {{.schema}}.job.retry is 'Null: as the queue says.';
 comment on column {{.schema}}.job.group_key is 'Jobs of one key in a queue run in order, one at a time.';
-comment on column {{.schema}}.job.unique_key is 'The key that this job took.';
+comment on column {{.schema}}.job.unique_key is
+    'The key that this job took; null again where a newer job took it over from a job that was not over.';
 comment on column {{.schema}}.job.batch_id is 'The batch of which it is a member.';
 comment on column {{.schema}}.job.depends_on is 'The jobs that must end first.';
 comment on column {{.schema}}.job.on_parent_failure is 'cancel or run; null where it depends on none.';
@@ -578,7 +579,8 @@ comment on column {{.schema}}.watch_failure.failed is 'Jobs not made, with those
 create table {{.schema}}.unique_key (
     queue_id    bigint      not null,
     job_id      bigint      not null,
-    was         bigint,
+    version     bigint      not null,
+    seen        bigint,
     taken_at    timestamptz not null,
     until       timestamptz,
     key_hash    bytea       not null,
@@ -586,7 +588,8 @@ create table {{.schema}}.unique_key (
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0,
     autovacuum_analyze_threshold = 1000000, vacuum_truncate = off);
 comment on table {{.schema}}.unique_key is 'Which job has a unique key.';
-comment on column {{.schema}}.unique_key.was is 'The job that had it before: what the taker had found over.';
+comment on column {{.schema}}.unique_key.version is 'Another one each time it is taken.';
+comment on column {{.schema}}.unique_key.seen is 'The version that the taker had found free: the upsert changes no other.';
 comment on column {{.schema}}.unique_key.until is 'Taken until then, even if the job is over (unique_for).';
 comment on column {{.schema}}.unique_key.key_hash is 'SHA-256 of the key: keys are longer than an index likes.';
 

@@ -83,6 +83,7 @@ func TestHotGroupIsFlat(t *testing.T) {
 func TestManyGroups(t *testing.T) {
 	db := testdb.New(t)
 	s, loader := open(t, db), open(t, db)
+	s.do(t, "select count(oq_enqueue('q', group_key => 'one')) from generate_series(1, 10)")
 	for range 6 {
 		groupTurn(t, s, "one")
 	}

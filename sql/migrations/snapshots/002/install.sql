@@ -68,8 +68,10 @@
 {{template "internal/hold_place.sql" .}}
 {{template "internal/delete_jobs.sql" .}}
 {{template "internal/recent.sql" .}}
+{{template "internal/truncated.sql" .}}
 {{template "internal/replace_job.sql" .}}
 {{template "internal/claim_keys.sql" .}}
+{{template "internal/reclaim_keys.sql" .}}
 {{template "internal/check_refs.sql" .}}
 {{template "internal/place_children.sql" .}}
 {{template "internal/enqueue_jobs.sql" .}}

@@ -3,9 +3,9 @@
 -- has checked its arguments, and whose options are not named as an element's.
 -- Then, step by step: unique keys, parents, run_at, group, ready.
 -- What stands in line is let in by line_up, before the commit.
--- Calls: claim_keys, replace_job, check_refs, place_children, settle_parents,
+-- Calls: claim_keys, enqueue_jobs (once), check_refs, place_children, settle_parents,
 -- open_queue, link_queue, open_lane, job_options, check_payload, check_depth, demand, enter,
--- wake_sleepers. Locks: epoch shared (memory). Index: queue_name_idx, mark_lane_idx.
+-- wake_sleepers. Locks: epoch shared (memory), as claim_keys. Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.schema}}.enqueue_jobs(jobs jsonb, single boolean)
 returns table (idx int, job_id bigint, inserted boolean)
 language plpgsql
@@ -28,7 +28,10 @@ declare
     v_ids       bigint[];
     v_found     bigint[];
     v_new       boolean[];
-    v_later     new_job[] := array[]::new_job[];
+    v_turns     int[];
+    v_firsts    int[];
+    v_lasts     int[];
+    v_later     jsonb;
     v_all       jsonb;
     v_held      boolean[];
     v_over      bigint[];
@@ -36,6 +39,7 @@ declare
     v_gen       smallint := pg_sequence_last_value('generation'::regclass);
     v_queue_ids bigint[] := array[]::bigint[];
     v_max_bytes int[] := array[]::int[];
+    v_depths    int[] := array[]::int[];
     v_name      text;
 begin
     if jobs is null or jsonb_typeof(jobs) <> 'array' then
@@ -134,11 +138,7 @@ begin
             perform demand(v_queue.queue_id, v_name, 'produce');
         end if;
         v_max_bytes := v_max_bytes || v_queue.max_payload_bytes;
-        if v_queue.max_depth is not null then
-            perform check_depth(v_queue.queue_id, v_name, v_queue.max_depth, (
-                select count(*)::int from jsonb_array_elements(jobs) e(job)
-                 where e.job ->> 'queue_name' = v_name));
-        end if;
+        v_depths := v_depths || v_queue.max_depth;
     end loop;
     perform check_payload(e.job -> 'payload', n.max_bytes,
             case when single then 'payload' else 'jobs[' || e.ord - 1 || '].payload' end)
@@ -187,18 +187,20 @@ begin
     then
         select array_agg(c.job_id order by c.ord), array_agg(c.inserted order by c.ord) into v_found, v_new
           from claim_keys(v_jobs, v_ids, enqueue_jobs.jobs, v_now, single) c;
-        -- Of several in this call the last that replaces or debounces says what the job is.
-        v_later := array(
-            select row(l.*)::new_job
+        -- Behind the first of a key, what replaces or debounces waits for a second call: the last one is enough.
+        select array_agg(u.ord order by u.ord), array_agg(u.first_change order by u.ord),
+            array_agg(u.last_change order by u.ord)
+          into v_turns, v_firsts, v_lasts
+          from (
+            select t.ord, min(t.ord) filter (where t.changes) over w as first_change,
+                max(t.ord) filter (where t.changes) over w as last_change
               from (
-                select distinct on (u.queue_id, u.unique_key) u.*
+                select u.queue_id, u.unique_key, u.ord, u.unique_mode in ('replace', 'debounce')
+                        and row_number() over (partition by u.queue_id, u.unique_key order by u.ord) > 1 as changes
                   from unnest(v_jobs) u
-                 where u.unique_mode in ('replace', 'debounce')
-                 order by u.queue_id, u.unique_key, u.ord desc) l
-             where not v_new[l.ord]
-               and exists (
-                select from unnest(v_jobs) f
-                 where f.queue_id = l.queue_id and f.unique_key = l.unique_key and f.ord < l.ord));
+                 where u.unique_key is not null) t
+            window w as (partition by t.queue_id, t.unique_key)) u
+         where u.ord >= u.first_change;
         v_all := jobs;
         v_ids := array(select i.id from unnest(v_ids) with ordinality i(id, ord) where v_new[i.ord] order by i.ord);
         jobs := (
@@ -207,6 +209,11 @@ begin
              where v_new[e.ord]);
         v_jobs := array(select row(u.*)::new_job from unnest(v_jobs) u where v_new[u.ord] order by u.ord);
     end if;
+    perform check_depth(n.queue_id, n.name, n.max_depth, c.adds)
+       from unnest(v_names, v_queue_ids, v_depths) n(name, queue_id, max_depth)
+      cross join lateral (
+        select count(*)::int as adds from unnest(v_jobs) j where j.queue_id = n.queue_id) c
+      where n.max_depth is not null and c.adds > 0;
     -- PARENTS, BATCHES: what waits for a parent, or ends with one, is placed there.
     if exists (
         select from unnest(v_jobs) j
@@ -261,8 +268,32 @@ begin
     end if;
 
     perform wake_sleepers(u.queue_id) from unnest(v_queue_ids) u(queue_id);
-    perform replace_job(v_found[l.ord], row(l.*)::new_job, v_all -> l.ord - 1, v_now + l.debounce_max)
-       from unnest(v_later) l;
+    if v_turns is not null then
+        -- Its refs, which only this call knows, as ids.
+        v_later := (
+            select jsonb_agg(e.job - '{ref,depends_on_refs}'::text[] || case when e.job ? 'depends_on_refs' then
+                    jsonb_build_object('depends_on', coalesce(nullif(e.job -> 'depends_on', 'null'),
+                        nullif(e.job -> 'options' -> 'depends_on', 'null'), '[]') || (
+                        select coalesce(jsonb_agg(v_found[r.ord]), '[]')
+                          from jsonb_array_elements(v_all) with ordinality r(job, ord)
+                         where e.job -> 'depends_on_refs' ? (r.job ->> 'ref')))
+                    else '{}' end order by l.ord)
+              from (select distinct u.ord from unnest(v_lasts) u(ord)) l
+             cross join lateral (select v_all -> l.ord - 1 as job) e);
+        select array_agg(coalesce(a.job_id, f.job_id) order by f.ord),
+            array_agg(case when a.job_id is null then f.is_new else a.inserted and f.ord = t.first_change end order by f.ord)
+          into v_found, v_new
+          from unnest(v_found, v_new) with ordinality f(job_id, is_new, ord)
+          left join unnest(v_turns, v_firsts, v_lasts) t(ord, first_change, last_change)
+            on t.ord = f.ord
+          left join (
+            select l.ord, a.job_id, a.inserted
+              from enqueue_jobs(v_later, enqueue_jobs.single) a
+              join (
+                select u.ord, row_number() over (order by u.ord) - 1 as idx
+                  from (select distinct u.ord from unnest(v_lasts) u(ord)) u) l on l.idx = a.idx) a
+            on a.ord = t.last_change;
+    end if;
     return query
     select (u.ord - 1)::int, u.job_id, coalesce(v_new[u.ord], true)
       from unnest(v_found) with ordinality u(job_id, ord)
