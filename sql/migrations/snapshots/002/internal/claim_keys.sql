@@ -58,11 +58,14 @@ begin
                 else 'at most 100 years' end);
     end if;
 
-    v_first := array(
-        select u.unique_key is not null
-            and row_number() over (partition by u.queue_id, u.unique_key order by u.ord) = 1
-          from unnest(claim_keys.jobs) u
-         order by u.ord);
+    v_first := array[true];
+    if cardinality(jobs) > 1 then
+        v_first := array(
+            select u.unique_key is not null
+                and row_number() over (partition by u.queue_id, u.unique_key order by u.ord) = 1
+              from unnest(claim_keys.jobs) u
+             order by u.ord);
+    end if;
     for v_round in 1..100 loop
         v_left := 0;
         for v_key in
@@ -170,6 +173,10 @@ begin
           into v_past;
     end loop;
 
+    if cardinality(jobs) = 1 then
+        return query select 1, v_found[1], v_found[1] = claim_keys.ids[1];
+        return;
+    end if;
     -- In one call as in several: whoever comes later with a key finds it taken.
     select u.ord, u.unique_key into v_bad
       from (
