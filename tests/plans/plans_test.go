@@ -166,6 +166,11 @@ var calls = []struct {
 	{"oq_cancel", "select oq_cancel(($1::bigint[])[1])", 1, 1},
 	{"oq_update", "select oq_update(oq_enqueue('q'), '{\"priority\": 1}')", 0, 2},
 	{"oq_get", "select oq_get(($1::bigint[])[1])", 1, 1},
+	{"unique_key new", "select oq_enqueue('q', unique_key => gen_random_uuid()::text)", 0, 1},
+	{"unique_key taken", "select oq_enqueue('other', unique_key => 'k')", 0, 1},
+	{"unique_key replace", `select oq_enqueue('other', unique_key => 'k', options => '{"unique_mode": "replace"}')`, 0, 1},
+	{"unique_key debounce", `select oq_enqueue('other', unique_key => 'k',
+		options => '{"unique_mode": "debounce", "delay": "1 h"}')`, 0, 1},
 	// Once a second a tick does more than at other times.
 	{"oq_tick", "select oq_tick()", 0, 50},
 }
