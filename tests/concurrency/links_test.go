@@ -129,6 +129,54 @@ func TestAckOfAParentRolledBack(t *testing.T) {
 	audit(t, db.Pool)
 }
 
+// What a rollback has left on an edge or on a parent's row looks like somebody who is just ending it. The duty tells
+// them apart once, and does not come back for as long as the parent is open. Then the end that counts frees the child.
+func TestRollbacksAreNotPolled(t *testing.T) {
+	t.Parallel()
+	for _, place := range []string{"leased", "ready", "scheduled", "waiting"} {
+		t.Run(place, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			c := db.Conn(t)
+			enqueue := map[string]string{
+				"leased": "select oq_enqueue('p', group_key => 'k')", "ready": "select oq_enqueue('p', priority => 3)",
+				"scheduled": "select oq_enqueue('p', run_at => now() + interval '1 hour')",
+				"waiting":   "select oq_enqueue('p', options => jsonb_build_object('depends_on', array[oq_enqueue('r')]))",
+			}[place]
+			first := get[int64](t, db.Pool, enqueue)
+			second := get[int64](t, db.Pool, "select oq_enqueue('s')")
+			if place == "leased" {
+				lease(t, db.Pool, "p", 1)
+			}
+			if got := state(t, db.Pool, first); got != place {
+				t.Fatalf("the parent is %s", got)
+			}
+			id := get[int64](t, db.Pool, "select oq_enqueue('c', options => jsonb_build_object('depends_on', array[$1::bigint, $2]))",
+				first, second)
+			exec(t, c, "begin")
+			if !get[bool](t, c, "select oq_cancel($1)", first) {
+				t.Fatal("not cancelled")
+			}
+			// Seen while it is open, and after.
+			duty(t, db.Pool, 1)
+			exec(t, c, "rollback")
+			ack(t, db.Pool, lease(t, db.Pool, "s", 1)[0])
+			if rows := list[string](t, db.Pool, "select xmax::text from oq.dependency where child_id = $1", id); len(rows) != 1 || rows[0] == "0" {
+				t.Fatalf("edges %v: the rollback has left nothing", rows)
+			}
+			until(t, db.Pool, "nothing is left to do", "select "+links+" and not exists (select from oq.todo)")
+			if got := state(t, db.Pool, id); got != "waiting" {
+				t.Fatalf("the child is %s", got)
+			}
+			if !get[bool](t, db.Pool, "select oq_cancel($1)", first) {
+				t.Fatal("not cancelled")
+			}
+			reaches(t, db.Pool, id, "cancelled")
+			audit(t, db.Pool)
+		})
+	}
+}
+
 // The last two parents are acked at once, in every order of commits and rollbacks.
 func TestLastTwoParentsAtOnce(t *testing.T) {
 	t.Parallel()

@@ -1,8 +1,8 @@
 -- What dependents and batches could not do when it was time to. Whether a parent is over and a child free is
 -- derived again from what is true now. A parent that is open is done with when nobody is just moving it:
 -- whoever ends it later sees its edges. If its lease is older than its first dependent, the lease is told to look.
--- duty: the transaction is short, so that it may lock a lease for its length.
--- Calls: job_ends, settle_parents, free_children. Locks: todo and leased rows (skip locked), then as these.
+-- duty: the transaction is short, so that it may lock a lease for its length, or where else the parent stands.
+-- Calls: job_ends, settle_parents, free_children. Locks: todo and place rows (skip locked), then as these.
 -- Index: todo_due_idx, leased_pk, and as job_ends.
 create or replace function {{.schema}}.do_links(max_rows int, only_queue bigint, duty boolean)
 returns bigint
@@ -78,6 +78,40 @@ begin
                      where r.job_id = u.job_id and r.position <> r.job_id and r.xmax = 0)
                    and not exists (select from {{.schema}}.scheduled s where s.job_id = u.job_id and s.xmax = 0)
                    and not exists (select from {{.schema}}.waiting w where w.job_id = u.job_id and w.xmax = 0));
+            -- Or is it a lock of somebody who rolled back? Then nobody is moving it.
+            if duty and cardinality(v_moving) > 0 then
+                v_moving := array(
+                    select u.job_id
+                      from unnest(v_moving) u(job_id)
+                      left join lateral (
+                        select (j.queue_id << 16) + 32767 - j.priority as lane
+                          from {{.schema}}.job j where j.job_id = u.job_id limit 1) j on true
+                     where not exists (
+                        select from (
+                            select from {{.schema}}.leased l
+                             where l.job_id = u.job_id and l.linked
+                               for update skip locked) l)
+                       and not exists (
+                        select from (
+                            select from {{.schema}}.ready r
+                             where r.lane = j.lane and r.position = u.job_id
+                               for update skip locked) r)
+                       and not exists (
+                        select from (
+                            select from {{.schema}}.ready r
+                             where r.job_id = u.job_id and r.position <> r.job_id
+                               for update skip locked) r)
+                       and not exists (
+                        select from (
+                            select from {{.schema}}.scheduled s
+                             where s.job_id = u.job_id
+                               for update skip locked) s)
+                       and not exists (
+                        select from (
+                            select from {{.schema}}.waiting w
+                             where w.job_id = u.job_id
+                               for update skip locked) w));
+            end if;
             update {{.schema}}.todo t
                set due_at = v_now + interval '200 ms'
              where t.todo_id = any (v_todos) and t.kind = 'parent' and t.id = any (v_moving);
@@ -85,7 +119,7 @@ begin
     end if;
     if v_children is not null then
         perform {{.schema}}.free_children(v_children, array_fill(0::bigint, array[cardinality(v_children)]),
-            interval '200 ms');
+            interval '200 ms', duty);
     end if;
     delete from {{.schema}}.todo t
      where t.todo_id = any (v_todos) and not (t.kind = 'parent' and t.id = any (coalesce(v_moving, '{}')));

@@ -3,9 +3,11 @@
 -- looks after this call did, so it is left to him. Where all that is left is just being deleted by others, that
 -- can't be told from here: a todo, due after delay, looks again. So of any number that end at once the last to look
 -- leaves a todo at least, and nobody waits. The edges above come first: those below are the dead ones.
--- Calls: enter, place_jobs, fire_batch. Locks: waiting rows (skip locked), batch (try).
+-- duty: the transaction is short. It tells who is deleting an edge from who was, and rolled back, by a lock.
+-- Calls: enter, place_jobs, fire_batch. Locks: edges (duty) and waiting rows (skip locked), batch (try).
 -- Index: dependency_child_idx, waiting_pk.
-create or replace function {{.schema}}.free_children(child_ids bigint[], parent_ids bigint[], delay interval)
+create or replace function {{.schema}}.free_children(
+    child_ids bigint[], parent_ids bigint[], delay interval, duty boolean default false)
 returns int
 language plpgsql
 as $$
@@ -32,6 +34,18 @@ begin
                 when exists (select from {{.schema}}.dependency d where d.child_id = u.child_id) then 'in doubt'
                 else 'free' end as state
           from unnest(free_children.child_ids, free_children.parent_ids) u(child_id, parent_id)) c;
+    -- Or it would look again five times a second for as long as the parent is open.
+    if duty and v_again is not null then
+        v_again := array(
+            select u.child_id
+              from unnest(v_again) u(child_id)
+             where not exists (
+                select from (
+                    select from {{.schema}}.dependency d
+                     where d.child_id = u.child_id
+                     limit 1
+                       for update skip locked) d));
+    end if;
     if v_free is not null then
         perform {{.schema}}.enter();
         with gone as (
@@ -72,5 +86,5 @@ begin
     return v_count;
 end
 $$;
-comment on function {{.schema}}.free_children(bigint[], bigint[], interval) is
+comment on function {{.schema}}.free_children(bigint[], bigint[], interval, boolean) is
     'Frees children that wait for nobody any more.';
