@@ -2,7 +2,8 @@
 -- are freed when no other edge is left. An edge that nobody is deleting (xmax = 0) will be deleted by somebody who
 -- looks after this call did, so it is left to him. Where all that is left is just being deleted by others, that
 -- can't be told from here: a todo, due after delay, looks again. So of any number that end at once the last to look
--- leaves a todo at least, and nobody waits. The edges above come first: those below are the dead ones.
+-- leaves a todo at least, and nobody waits. The edges above come first: those below are the dead ones. Where jobs end
+-- from the last to the first it is the other way: the lowest edge, once found, is remembered by the session.
 -- duty: the transaction is short. It tells who is deleting an edge from who was, and rolled back, by a lock.
 -- Calls: enter, place_jobs, fire_batch. Locks: edges (duty) and waiting rows (skip locked), batch (try).
 -- Index: dependency_child_idx, waiting_pk.
@@ -19,21 +20,35 @@ declare
     v_batch bigint;
     v_wait  interval;
     v_count int := 0;
+    v_hint  text := current_setting('{{.schema}}.edge', true);
+    v_edge  bigint := case when v_hint ~ '^[0-9]{1,18}$' then v_hint::bigint end;
+    v_below bigint;
 begin
     select array_agg(c.child_id order by c.child_id) filter (where c.state = 'free'),
-        array_agg(c.child_id) filter (where c.state = 'in doubt')
-      into v_free, v_again
+        array_agg(c.child_id) filter (where c.state = 'in doubt'), max(c.below)
+      into v_free, v_again, v_below
       from (
-        select u.child_id,
-            case when exists (
-                    select from {{.schema}}.dependency d
-                     where d.child_id = u.child_id and d.parent_id > u.parent_id and d.xmax = 0) then 'held'
-                when exists (
-                    select from {{.schema}}.dependency d
-                     where d.child_id = u.child_id and d.parent_id < u.parent_id and d.xmax = 0) then 'held'
+        select u.child_id, b.parent_id as below,
+            case when a.held or b.parent_id is not null then 'held'
                 when exists (select from {{.schema}}.dependency d where d.child_id = u.child_id) then 'in doubt'
                 else 'free' end as state
-          from unnest(free_children.child_ids, free_children.parent_ids) u(child_id, parent_id)) c;
+          from unnest(free_children.child_ids, free_children.parent_ids) u(child_id, parent_id)
+         cross join lateral (
+            select exists (
+                    select from {{.schema}}.dependency d
+                     where d.parent_id = v_edge and d.child_id = u.child_id and d.xmax = 0)
+                or exists (
+                    select from {{.schema}}.dependency d
+                     where d.child_id = u.child_id and d.parent_id > u.parent_id and d.xmax = 0) as held) a
+          left join lateral (
+            select d.parent_id
+              from {{.schema}}.dependency d
+             where not a.held and d.child_id = u.child_id and d.parent_id < u.parent_id and d.xmax = 0
+             order by d.child_id, d.parent_id
+             limit 1) b on true) c;
+    if v_below is not null then
+        perform set_config('{{.schema}}.edge', v_below::text, false);
+    end if;
     -- Or it would look again five times a second for as long as the parent is open.
     if duty and v_again is not null then
         v_again := array(
