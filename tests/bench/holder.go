@@ -109,8 +109,9 @@ func (t *target) holdSession(ctx context.Context, sql string) (release func() er
 func (t *target) holdStandby(ctx context.Context, slot string) error {
 	var lsn string
 	var xmin int64
-	err := t.conn.QueryRow(ctx, `select pg_current_wal_lsn()::text, pg_snapshot_xmin(pg_current_snapshot())::text::bigint
-		from pg_create_physical_replication_slot($1)`, slot).Scan(&lsn, &xmin)
+	// The slot reserves what it streams from, or a checkpoint may take it away first.
+	err := t.conn.QueryRow(ctx, `select lsn::text, pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+		from pg_create_physical_replication_slot($1, true)`, slot).Scan(&lsn, &xmin)
 	if err != nil {
 		return err
 	}
@@ -124,6 +125,8 @@ func (t *target) holdStandby(ctx context.Context, slot string) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
 	front := conn.Frontend()
 	front.Send(&pgproto3.Query{String: fmt.Sprintf("START_REPLICATION SLOT %s PHYSICAL %s", slot, lsn)})
 	if err := front.Flush(); err != nil {
@@ -150,11 +153,31 @@ func (t *target) holdStandby(ctx context.Context, slot string) error {
 	if err := front.Flush(); err != nil {
 		return err
 	}
+	ended := make(chan error, 1)
+	go func() { // the stream is read, or the server waits for us
+		for {
+			switch msg, err := conn.ReceiveMessage(reading); msg := msg.(type) {
+			case nil:
+				ended <- err
+				return
+			case *pgproto3.ErrorResponse:
+				ended <- pgconn.ErrorResponseToPgError(msg)
+				return
+			}
+		}
+	}()
+	defer func() { stop(); <-ended }()
 	for deadline := time.Now().Add(10 * time.Second); ; sleep(ctx, 10*time.Millisecond) {
 		var set bool
 		err := t.conn.QueryRow(ctx, "select xmin is not null from pg_replication_slots where slot_name = $1", slot).Scan(&set)
 		if err != nil || set {
 			return err
+		}
+		select {
+		case err := <-ended:
+			ended <- err
+			return fmt.Errorf("the stream ended: %w", err)
+		default:
 		}
 		if time.Now().After(deadline) {
 			return errors.New("the slot took no xmin")
