@@ -110,13 +110,13 @@ def encode(value: Any) -> str:
 
 
 def interval(value: Duration) -> str:
-    """As PostgreSQL reads it, to the microsecond."""
+    """As PostgreSQL reads it, to the microsecond; version 14 takes no field beyond 2^31."""
     if isinstance(value, timedelta):
-        return f"{value // timedelta(microseconds=1)} microseconds"
+        value = value.total_seconds()
     if isinstance(value, str):
         return value
     try:
-        return f"{round(value * 1_000_000)} microseconds"
+        return f"{value:.6f} seconds"
     except (TypeError, ValueError, OverflowError) as e:
         raise ArgumentError(f"no duration: {value!r}") from e
 

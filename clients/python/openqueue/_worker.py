@@ -217,7 +217,7 @@ class BaseWorker(Generic[J]):
         self._signalled = False
         self._active = 0  # given to handlers, and not settled
         self._more_reports = asyncio.Event()
-        self._held: dict[int, J] = {}  # by token: what is not over
+        self._held: dict[tuple[int, int], J] = {}  # by id and token: what is not over
         self._acks: list[J] = []
         self._reports: list[_Report[J]] = []
         self._ack_at = self._idle_at = self._looked_at = 0.0
@@ -367,7 +367,7 @@ class BaseWorker(Generic[J]):
         for row in rows:
             new: J = self._job_class(row, self.queue, self._decode, self)
             new._since = sent
-            self._held[new.token] = new
+            self._held[new.id, new.token] = new
             jobs.append(new)
         if jobs:
             self._active += len(jobs)
@@ -434,7 +434,7 @@ class BaseWorker(Generic[J]):
     ) -> None:
         """The end of a job in this worker."""
         job._over = True
-        self._held.pop(job.token, None)
+        self._held.pop((job.id, job.token), None)
         level = logging.DEBUG
         if state == "dead":
             level = logging.ERROR

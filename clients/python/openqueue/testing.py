@@ -35,18 +35,20 @@ def drain(
 ) -> list[Done[Job]]:
     """Leases, does and reports one job after the other until the queue gives no more.
 
-    In the transaction of db, which may be rolled back. Retries and snoozed jobs are not waited for.
+    In the transaction of db, which may be rolled back. Retries and snoozed jobs are not waited for;
+    more than max_jobs are an error.
     """
     done: list[Done[Job]] = []
-    while len(done) < max_jobs:
+    while True:
         row = run(db, _calls.lease_one(queue, _WORKER))
         if row is None:
-            break
+            return done
+        if len(done) == max_jobs:
+            raise RuntimeError(f"{queue} is not empty after {max_jobs} jobs")
         job = Job(row, queue, decode)
         _handle_here(handler, job)
         state = "completed" if job._acked and job._error is None else None
         done.append(Done(job, state or _state(job, run(db, _verdict(job))), job._error))
-    return done
 
 
 async def drain_async(
@@ -54,15 +56,16 @@ async def drain_async(
 ) -> list[Done[aio.Job]]:
     """:func:`drain` for asyncio."""
     done: list[Done[aio.Job]] = []
-    while len(done) < max_jobs:
+    while True:
         row = await run_async(db, _calls.lease_one(queue, _WORKER))
         if row is None:
-            break
+            return done
+        if len(done) == max_jobs:
+            raise RuntimeError(f"{queue} is not empty after {max_jobs} jobs")
         job = aio.Job(row, queue, decode)
         await aio._handle(handler, job)
         state = "completed" if job._acked and job._error is None else None
         done.append(Done(job, state or _state(job, await run_async(db, _verdict(job))), job._error))
-    return done
 
 
 def _verdict(job: BaseJob) -> _calls.Call[Any]:
@@ -88,7 +91,8 @@ def jobs(db: Union[psycopg.Connection[Any], psycopg.Cursor[Any]], queue: str) ->
     return run(
         db,
         _calls.Call(
-            "select * from oq_jobs where queue_name = %s and finished_at is null order by job_id",
+            "select * from oq_jobs where queue_name = %s"
+            " and state in ('ready', 'scheduled', 'waiting', 'leased') order by job_id",
             [queue],
             list,
             dict_row,
