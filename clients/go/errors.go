@@ -17,7 +17,6 @@ var (
 	ErrDuplicate    = errors.New("duplicate key")                // OQ005
 	ErrQueueFull    = errors.New("queue full")                   // OQ006
 	ErrNotPermitted = errors.New("not permitted")                // 42501
-	ErrNotSupported = errors.New("not in this release")          // 0A000
 	ErrTryAgain     = errors.New("try the transaction again")    // 40001, 40P01
 )
 
@@ -34,7 +33,6 @@ var byState = map[string]error{
 	"OQ005": ErrDuplicate,
 	"OQ006": ErrQueueFull,
 	"42501": ErrNotPermitted,
-	"0A000": ErrNotSupported,
 	"40001": ErrTryAgain,
 	"40P01": ErrTryAgain,
 }

@@ -153,7 +153,8 @@ comment on column {{.schema}}.job.max_retries is 'Null: as the queue says.';
 comment on column {{.schema}}.job.expires_at is 'Not leased after this time.';
 comment on column {{.schema}}.job.retry is 'Null: as the queue says.';
 comment on column {{.schema}}.job.group_key is 'Jobs of one key in a queue run in order, one at a time.';
-comment on column {{.schema}}.job.unique_key is 'The key that this job took.';
+comment on column {{.schema}}.job.unique_key is
+    'The key that this job took; null again where a newer job took it over from a job that was not over.';
 comment on column {{.schema}}.job.batch_id is 'The batch of which it is a member.';
 comment on column {{.schema}}.job.depends_on is 'The jobs that must end first.';
 comment on column {{.schema}}.job.on_parent_failure is 'cancel or run; null where it depends on none.';
@@ -578,7 +579,8 @@ comment on column {{.schema}}.watch_failure.failed is 'Jobs not made, with those
 create table {{.schema}}.unique_key (
     queue_id    bigint      not null,
     job_id      bigint      not null,
-    was         bigint,
+    version     bigint      not null,
+    seen        bigint,
     taken_at    timestamptz not null,
     until       timestamptz,
     key_hash    bytea       not null,
@@ -586,7 +588,8 @@ create table {{.schema}}.unique_key (
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0,
     autovacuum_analyze_threshold = 1000000, vacuum_truncate = off);
 comment on table {{.schema}}.unique_key is 'Which job has a unique key.';
-comment on column {{.schema}}.unique_key.was is 'The job that had it before: what the taker had found over.';
+comment on column {{.schema}}.unique_key.version is 'Another one each time it is taken.';
+comment on column {{.schema}}.unique_key.seen is 'The version that the taker had found free: the upsert changes no other.';
 comment on column {{.schema}}.unique_key.until is 'Taken until then, even if the job is over (unique_for).';
 comment on column {{.schema}}.unique_key.key_hash is 'SHA-256 of the key: keys are longer than an index likes.';
 
@@ -651,13 +654,14 @@ create table {{.schema}}.todo (
     position    bigint,
     todo_id     bigint      generated always as identity constraint todo_pk primary key,
     kind        text        not null,
-    constraint todo_kind_check check (kind in ('group'))
+    constraint todo_kind_check check (kind in ('group', 'parent', 'child'))
 );
 create index todo_due_idx on {{.schema}}.todo (due_at);
 create index todo_id_idx on {{.schema}}.todo (id);
 comment on table {{.schema}}.todo is
     'What could not be looked at in time: the tick, or a lease, does it.';
-comment on column {{.schema}}.todo.id is 'kind group: the group.';
+comment on column {{.schema}}.todo.id is
+    'kind group: the group; parent: a job that may have ended; child: a job, or minus a batch, that may be free.';
 comment on column {{.schema}}.todo.position is 'Rows from here on may have been committed below the group''s low.';
 
 create sequence {{.schema}}.sweep as bigint minvalue 0 cache 1;
@@ -674,6 +678,57 @@ $$;
 {{range $table := list "group_slot" "limit_slot" "throttled" "todo"}}
 alter table {{$.schema}}.{{$table}} set (autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000,
+    vacuum_truncate = off);
+{{end}}
+
+-- Dependencies and batches. Edges are added and deleted, never updated, so nobody waits for anybody. A batch is
+-- a child like any other, with its id below 0; the edge from 0 goes when it is sealed.
+
+create table {{.schema}}.dependency (
+    parent_id   bigint      not null,
+    child_id    bigint      not null,
+    constraint dependency_pk primary key (parent_id, child_id)
+);
+create index dependency_child_idx on {{.schema}}.dependency (child_id, parent_id);
+comment on table {{.schema}}.dependency is 'Who waits for whose end: one row for each that is still to come.';
+comment on column {{.schema}}.dependency.parent_id is 'A job; 0: that the batch is sealed.';
+comment on column {{.schema}}.dependency.child_id is 'A job; below 0: minus the id of a batch.';
+
+create table {{.schema}}.batch (
+    batch_id    bigint      generated always as identity constraint batch_pk primary key,
+    owner       regrole     not null,
+    created_at  timestamptz not null default clock_timestamp(),
+    on_success  jsonb,
+    on_failure  jsonb,
+    on_complete jsonb
+);
+comment on table {{.schema}}.batch is 'Batches until their jobs are made: the row goes in that transaction.';
+comment on column {{.schema}}.batch.owner is 'Who made it: must be able to produce when it fires, too.';
+
+create table {{.schema}}.batch_failure (
+    batch_id    bigint      not null,
+    job_id      bigint      not null,
+    failure_id  bigint      generated always as identity constraint batch_failure_pk primary key
+);
+create index batch_failure_idx on {{.schema}}.batch_failure (batch_id);
+comment on table {{.schema}}.batch_failure is 'Batches of which a job has failed. Any row of a batch says it.';
+
+create sequence {{.schema}}.edge_sweep as bigint minvalue 0 cache 1;
+comment on sequence {{.schema}}.edge_sweep is 'Up to which parent the sweep of dependency has come.';
+create sequence {{.schema}}.child_sweep as bigint minvalue 0 cache 1;
+comment on sequence {{.schema}}.child_sweep is 'Up to which child the sweep of waiting has come.';
+do $$
+begin
+    perform setval('{{.schema}}.edge_sweep', 0);
+    perform setval('{{.schema}}.child_sweep', 0);
+end
+$$;
+create index waiting_parent_idx on {{.schema}}.waiting (job_id) where holder = 'parent';
+
+{{range $table := list "dependency" "batch" "batch_failure"}}
+alter table {{$.schema}}.{{$table}} set (autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0,
     autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000,
     vacuum_truncate = off);
 {{end}}

@@ -60,6 +60,7 @@ var works = []work{
 	{id: "B8", run: (*bench).deepBacklog},
 	{id: "B9", run: (*bench).manyQueues},
 	{id: "B10", run: (*bench).bytesPerJob},
+	{id: "C", run: (*bench).calls},
 	{id: "B11", run: (*bench).manyReady, depth: true},
 	{id: "B12", run: (*bench).manyScheduled, depth: true},
 	{id: "B13", run: (*bench).manyDead, depth: true},

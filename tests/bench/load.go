@@ -313,8 +313,14 @@ func (w *worker) stamp(at *[]int64, n int) {
 	}
 }
 
-// dry ends a run over a backlog.
-func dry(*worker) error { return errDry }
+// dry ends a run over a backlog. In groups, jobs that nobody can lease yet follow those that others
+// hold: there a backlog is dry when all of it has been leased.
+func dry(w *worker) error {
+	if len(w.groups) > 0 && w.run.backlog.Load() > 0 {
+		return pause(w)
+	}
+	return errDry
+}
 
 // pause is an idle poll, the same for every contender.
 func pause(*worker) error {

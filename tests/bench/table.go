@@ -22,7 +22,7 @@ type row struct {
 	hidden        bool // not in the table
 }
 
-// goal is a number of ENGINE.md, section 8, for the median of a row's ratios, or of its values
+// goal is what a row is to reach, for the median of a row's ratios, or of its values
 // where there is nothing to compare with.
 type goal struct {
 	set    bool
@@ -105,7 +105,7 @@ func printTable(out io.Writer, rows []row, notes []string) {
 			cpu = fmt.Sprintf("%.2f", median(r.cpu))
 		}
 		digits := 0
-		if r.unit == "ms" {
+		if r.unit == "ms" || r.unit == "µs/job" {
 			digits = 2
 		}
 		fmt.Fprintln(w, strings.Join([]string{id, work, r.who, spread(r.values, digits), r.unit,

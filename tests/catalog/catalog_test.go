@@ -144,6 +144,8 @@ func TestSignatures(t *testing.T) {
 		"oq_enqueue_many(jobs jsonb) TABLE(idx integer, job_id bigint, inserted boolean)",
 		"oq_update(job_id bigint, patch jsonb) boolean",
 		"oq_cancel(job_id bigint, reason text) boolean",
+		"oq_batch(options jsonb) bigint",
+		"oq_batch_seal(batch_id bigint) boolean",
 		"oq_schedule(schedule_name text, cron text, queue_name text, payload jsonb, timezone text, options jsonb) timestamp with time zone",
 		"oq_unschedule(schedule_name text) boolean",
 		"oq_next_runs(cron text, timezone text, count integer, after timestamp with time zone) SETOF timestamp with time zone",
@@ -169,6 +171,7 @@ func TestSignatures(t *testing.T) {
 		"oq_get(job_id bigint) SETOF oq_jobs",
 		"oq_attempts(job_id bigint) TABLE(attempt integer, worker_id text, leased_at timestamp with time zone, ended_at timestamp with time zone, outcome text, error text)",
 		"oq_result(job_id bigint) TABLE(state text, result jsonb, error text)",
+		"oq_parents(job_id bigint) TABLE(parent_id bigint, state text, result jsonb, error text)",
 		"oq_redrive(queue_name text, filter jsonb, patch jsonb, per_second numeric, max_jobs integer, dry_run boolean) SETOF bigint",
 		"oq_purge(queue_name text, state text, older_than interval, max_jobs integer) bigint",
 		"oq_stats(queue_name text) queue_name text, paused boolean, ready bigint, scheduled bigint, waiting bigint, leased bigint, dead bigint, completed bigint, oldest_ready_seconds numeric, enqueued_per_second numeric, completed_per_second numeric",
@@ -216,6 +219,8 @@ func TestDefaults(t *testing.T) {
 		"oq_enqueue_many(jobs jsonb)",
 		"oq_update(job_id bigint, patch jsonb)",
 		"oq_cancel(job_id bigint, reason text = null)",
+		"oq_batch(options jsonb = '{}')",
+		"oq_batch_seal(batch_id bigint)",
 		"oq_schedule(schedule_name text, cron text, queue_name text, payload jsonb = '{}', timezone text = 'UTC', " +
 			"options jsonb = null)",
 		"oq_unschedule(schedule_name text)",
@@ -243,6 +248,7 @@ func TestDefaults(t *testing.T) {
 		"oq_get(job_id bigint)",
 		"oq_attempts(job_id bigint)",
 		"oq_result(job_id bigint)",
+		"oq_parents(job_id bigint)",
 		"oq_redrive(queue_name text, filter jsonb = '{}', patch jsonb = '{}', per_second numeric = null, max_jobs int = null, " +
 			"dry_run boolean = false)",
 		"oq_purge(queue_name text, state text, older_than interval = '0', max_jobs int = null)",
@@ -339,7 +345,7 @@ func TestReference(t *testing.T) {
 			t.Errorf("sql/README.md does not have %s", want)
 		}
 	}
-	for _, code := range []string{"OQ001", "OQ002", "OQ003", "OQ006", "0A000", "25001", "40001", "42501", "55000", "55P03"} {
+	for _, code := range []string{"OQ001", "OQ002", "OQ003", "OQ006", "25001", "40001", "42501", "55000", "55P03"} {
 		if !strings.Contains(page, "| "+code+" |") {
 			t.Errorf("sql/README.md does not explain %s", code)
 		}

@@ -266,28 +266,28 @@ func TestGroupOrderHolds(t *testing.T) {
 		gone bool // the head does not come back
 	}{
 		"retry with backoff": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
-			if to := get[string](t, c, "select oq_nack($1, $2, 'no', retry_after => '50 ms')", j.ID, j.Token); to != "scheduled" {
+			if to := get[string](t, c, "select oq_nack($1, $2, 'no', retry_after => '1500 ms')", j.ID, j.Token); to != "scheduled" {
 				t.Fatal(to)
 			}
 			tick(t, c, 1)
 			next(t, c, "q") // nothing overtakes it
-			passes(t, c, 60*time.Millisecond)
+			passes(t, c, 1550*time.Millisecond)
 		}},
 		"retry at once": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
 			exec(t, c, "select oq_nack($1, $2, 'no', retry_after => '0')", j.ID, j.Token)
 		}},
 		"lost lease": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
-			exec(t, c, "select oq_heartbeat($1, $2, 1)", j.ID, j.Token)
+			exec(t, c, "select oq_heartbeat($1, $2, 2)", j.ID, j.Token)
 			next(t, c, "q")
-			passes(t, c, 1100*time.Millisecond)
+			passes(t, c, 2100*time.Millisecond)
 		}},
 		"release": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
 			exec(t, c, "select oq_release($1, $2)", j.ID, j.Token)
 		}},
 		"release with a delay": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
-			exec(t, c, "select oq_release($1, $2, '50 ms')", j.ID, j.Token)
+			exec(t, c, "select oq_release($1, $2, '1500 ms')", j.ID, j.Token)
 			next(t, c, "q")
-			passes(t, c, 60*time.Millisecond)
+			passes(t, c, 1550*time.Millisecond)
 		}},
 		"worker killed in its transaction": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
 			w := db.Conn(t)
@@ -309,10 +309,10 @@ func TestGroupOrderHolds(t *testing.T) {
 			exec(t, c, "select oq_release($1, $2)", j.ID, j.Token)
 		}},
 		"throttle": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
-			exec(t, c, "select oq_throttle('q', clock_timestamp() + interval '200 ms', 'g')")
+			exec(t, c, "select oq_throttle('q', clock_timestamp() + interval '1500 ms', 'g')")
 			exec(t, c, "select oq_release($1, $2)", j.ID, j.Token)
 			next(t, c, "q")
-			passes(t, c, 210*time.Millisecond)
+			passes(t, c, 1550*time.Millisecond)
 		}},
 		"pause": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
 			exec(t, c, "select oq_release($1, $2), oq_pause('q')", j.ID, j.Token)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -197,4 +198,261 @@ func TestSweepAgainstATaker(t *testing.T) {
 	if again := get[int64](t, db.Pool, "select oq_enqueue('q', unique_key => 'k')"); again != taken {
 		t.Errorf("job %d has the key, not %d", again, taken)
 	}
+}
+
+// Two changes meet while a worker is just taking the job: the first makes a job of its own, which the second
+// changes, and neither waits for the worker.
+func TestReplacesAgainstAnOpenLease(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	const replace = `select oq_enqueue('q', jsonb_build_object('v', $1::int), unique_key => 'k',
+		options => '{"unique_mode": "replace"}')`
+	first := get[int64](t, db.Pool, replace, 0)
+	a, b, c := db.Conn(t), db.Conn(t), db.Conn(t)
+	exec(t, a, "begin")
+	lease(t, a, "q", 1)
+	exec(t, b, "begin")
+	second := get[int64](t, b, replace, 1)
+	var third int64
+	wait := background(t, func() error {
+		ids, err := try[int64](c, replace, 2)
+		if err == nil {
+			third = ids[0]
+		}
+		return err
+	})
+	blocked(t, db, pid(t, c))
+	exec(t, b, "commit")
+	wait()
+	exec(t, a, "rollback")
+	if second == first || third != second {
+		t.Errorf("jobs %d, %d, %d", first, second, third)
+	}
+	rows := list[string](t, db.Pool, `select state || ' ' || coalesce(unique_key, '-') || ' ' || payload from oq_jobs
+		order by job_id`)
+	if want := []string{`ready - {"v": 0}`, `ready k {"v": 2}`}; !slices.Equal(rows, want) {
+		t.Errorf("jobs %v, want %v", rows, want)
+	}
+	audit(t, db.Pool)
+}
+
+// Calls with the same keys in opposite orders change them, take them and take them over: never a deadlock.
+func TestKeysInOppositeOrders(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	const keys = 60
+	call := func(mode string, backwards bool) string {
+		var jobs []string
+		for k := range keys {
+			jobs = append(jobs, fmt.Sprintf(`{"queue_name": "q", "unique_key": "key%d", "unique_mode": "%s", "delay": "0 s"}`,
+				k, mode))
+		}
+		if backwards {
+			slices.Reverse(jobs)
+		}
+		return "[" + strings.Join(jobs, ",") + "]"
+	}
+	together(t, db, 6, func(i int, c *pgx.Conn) error {
+		for n := range 25 {
+			if i < 4 {
+				mode := []string{"replace", "debounce", "skip"}[(n+i/2)%3]
+				if _, err := try[int64](c, "select job_id from oq_enqueue_many($1)", call(mode, i%2 == 0)); err != nil {
+					return fmt.Errorf("%s: %w", mode, err)
+				}
+				continue
+			}
+			jobs, err := tryLease(c, "q", 20)
+			if err != nil {
+				return err
+			}
+			for _, j := range jobs[:len(jobs)/2] {
+				if _, err := try[bool](c, "select oq_ack($1, $2)", j.ID, j.Token); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	audit(t, db.Pool)
+}
+
+// Whatever workers do meanwhile, the last change of a key is worked on after it was made.
+func TestChangesBesideWorkers(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	const keys, changes = 3, 100
+	var mu sync.Mutex
+	done := map[string]int{}
+	work := func(c *pgx.Conn, n int) (int, error) {
+		jobs, err := tryLease(c, "q", n)
+		if err != nil {
+			return 0, err
+		}
+		for _, j := range jobs {
+			var key string
+			var v int
+			if err := c.QueryRow(context.Background(), "select payload ->> 'key', (payload ->> 'v')::int from oq_get($1)", j.ID).
+				Scan(&key, &v); err != nil {
+				return 0, err
+			}
+			mu.Lock()
+			done[key] = max(done[key], v)
+			mu.Unlock()
+			if v%7 == 0 {
+				_, err = try[string](c, "select oq_nack($1, $2, retry_after => '0 s')", j.ID, j.Token)
+			} else {
+				_, err = try[bool](c, "select oq_ack($1, $2)", j.ID, j.Token)
+			}
+			if err != nil {
+				return 0, err
+			}
+		}
+		return len(jobs), nil
+	}
+	together(t, db, keys+4, func(i int, c *pgx.Conn) error {
+		for n := range changes {
+			if i >= keys {
+				if _, err := work(c, 2); err != nil {
+					return err
+				}
+				continue
+			}
+			if _, err := try[int64](c, `select oq_enqueue('q', jsonb_build_object('key', $1::text, 'v', $2::int), max_retries => 3,
+				unique_key => $1, options => '{"unique_mode": "replace"}')`, fmt.Sprint("key", i), n+1); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	audit(t, db.Pool)
+	c := db.Conn(t)
+	for {
+		tick(t, c, 1)
+		n, err := work(c, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			break
+		}
+	}
+	for i := range keys {
+		if got := done[fmt.Sprint("key", i)]; got != changes {
+			t.Errorf("key %d: the last change worked on is %d of %d", i, got, changes)
+		}
+	}
+	audit(t, db.Pool)
+}
+
+// A snapshot that is older than a rotation does not see the row of an unfinished job in either generation: its key
+// must not look free.
+func TestKeyAcrossARotation(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	for _, level := range []string{"repeatable read", "serializable"} {
+		id := get[int64](t, db.Pool, "select oq_enqueue('q', unique_key => $1)", level)
+		c := db.Conn(t)
+		exec(t, c, "begin isolation level "+level)
+		get[int](t, c, "select 1 from pg_class limit 1")
+		generation := get[int](t, db.Pool, "select gen::int from oq.job where job_id = $1", id)
+		for range 10 {
+			exec(t, db.Pool, "update oq.generation_state set opened_at = opened_at - interval '20 hours', "+
+				"closed_at = closed_at - interval '2 days', try_after = null")
+			exec(t, db.Pool, "select oq_rotate()")
+			if get[bool](t, db.Pool, fmt.Sprintf("select pg_relation_size('oq.job_%d') = 0", generation)) {
+				break
+			}
+		}
+		if get[int](t, db.Pool, "select gen::int from oq.job where job_id = $1", id) == generation {
+			t.Fatal("the job's row was not carried over")
+		}
+		if _, err := try[int64](c, "select oq_enqueue('q', unique_key => $1)", level); code(err) != "40001" {
+			t.Errorf("%s: %v", level, err)
+		}
+		exec(t, c, "rollback")
+		if again := get[int64](t, db.Pool, "select oq_enqueue('q', unique_key => $1)", level); again != id {
+			t.Errorf("%s: job %d has the key, not %d", level, again, id)
+		}
+	}
+	audit(t, db.Pool)
+}
+
+// Redrive and enqueue want the same key: one of them has it, in both orders, whether the other commits or not.
+func TestRedriveAgainstATaker(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	dead := func(queue string) int64 {
+		id := get[int64](t, db.Pool, "select oq_enqueue($1, max_retries => 0, unique_key => 'k')", queue)
+		j := lease(t, db.Pool, queue, 1)[0]
+		get[string](t, db.Pool, "select oq_nack($1, $2)", j.ID, j.Token)
+		return id
+	}
+	for _, commits := range []bool{true, false} {
+		end := map[bool]string{true: "commit", false: "rollback"}[commits]
+
+		// The taker is open: the redrive waits for nobody and leaves it the key.
+		queue := "taker-" + end
+		id := dead(queue)
+		a := db.Conn(t)
+		exec(t, a, "begin")
+		if taken := get[int64](t, a, "select oq_enqueue($1, unique_key => 'k')", queue); taken == id {
+			t.Fatalf("job %d is dead", id)
+		}
+		get[int64](t, db.Pool, "select oq_redrive($1)", queue)
+		exec(t, a, end)
+		if key := get[bool](t, db.Pool, "select unique_key is null from oq_get($1)", id); !key {
+			t.Errorf("%s: the redriven job has the key as well", queue)
+		}
+		audit(t, db.Pool)
+
+		// The redrive is open: who wants the key waits for it, and finds it taken or free.
+		queue = "redrive-" + end
+		id = dead(queue)
+		exec(t, a, "begin")
+		get[int64](t, a, "select oq_redrive($1)", queue)
+		c := db.Conn(t)
+		var taken int64
+		wait := background(t, func() error {
+			ids, err := try[int64](c, "select oq_enqueue($1, unique_key => 'k')", queue)
+			if err == nil {
+				taken = ids[0]
+			}
+			return err
+		})
+		blocked(t, db, pid(t, c))
+		exec(t, a, end)
+		wait()
+		if (taken == id) != commits {
+			t.Errorf("%s: job %d has the key, %d was redriven", queue, taken, id)
+		}
+		audit(t, db.Pool)
+	}
+}
+
+// A debounced job runs no later than debounce_max after the first enqueue, whatever many sessions do to it.
+func TestDebouncesBesideEachOther(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	exec(t, db.Pool, "create table called (at timestamptz, job_id bigint)")
+	together(t, db, 6, func(i int, c *pgx.Conn) error {
+		for range 40 {
+			if _, err := try[int64](c, `insert into called select clock_timestamp(), oq_enqueue('q', unique_key => 'k',
+				options => '{"unique_mode": "debounce", "delay": "1 hour", "debounce_max": "90 min"}') returning job_id`); err != nil {
+				return err
+			}
+			// Time goes by, for everybody.
+			if _, err := c.Exec(context.Background(), `update oq.unique_key set taken_at = taken_at - interval '1 min'`); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if n := get[int](t, db.Pool, "select count(*)::int from oq_jobs"); n != 1 {
+		t.Errorf("%d jobs", n)
+	}
+	if late := get[bool](t, db.Pool, `select j.run_at > u.taken_at + interval '92 min'
+		from oq_jobs j join oq.unique_key u using (job_id)`); late {
+		t.Error("put off too far")
+	}
+	audit(t, db.Pool)
 }

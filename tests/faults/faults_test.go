@@ -55,7 +55,7 @@ func TestKilledWorker(t *testing.T) {
 			ids := list[int64](t, c, "select oq_enqueue_bulk('q', array_fill('{}'::jsonb, array[40]))")
 			victim := start(t, []string{workerURL + "=" + db.URL}, os.Args[0])
 			until(t, c, "the victim works",
-				"select exists (select from pg_stat_activity where application_name = 'victim is ready')")
+				"select exists (select from pg_stat_activity where application_name = 'victim is ready' and datname = current_database())")
 			tokens := map[int64]int64{}
 			for _, id := range ids {
 				tokens[id] = get[int64](t, c, "select token from oq.leased where job_id = $1", id)
@@ -66,7 +66,8 @@ func TestKilledWorker(t *testing.T) {
 			victim.kill()
 			killed := time.Now()
 			// The server notices when it next writes to the victim, or not at all: it is told.
-			run(t, c, `select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = 'victim is ready'`)
+			run(t, c, `select pg_terminate_backend(pid, 5000) from pg_stat_activity
+				where application_name = 'victim is ready' and datname = current_database()`)
 			seen := map[int64]bool{}
 			for len(seen) < len(ids) {
 				if time.Since(killed) > patience {

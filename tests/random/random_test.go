@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -71,15 +72,17 @@ type job struct {
 	Due        bool  // scheduled, and its time has come; or leased, and the lease has expired
 	TTL        bool  // has a time to live
 	Over       bool  // whose end has come
+	Key        string
 }
 
 type model struct {
 	jobs   map[int64]*job
 	paused map[string]bool
+	keys   map[string]int64 // the job that took the key of a queue last
 }
 
 func (m *model) clone() *model {
-	c := &model{jobs: map[int64]*job{}, paused: map[string]bool{}}
+	c := &model{jobs: map[int64]*job{}, paused: map[string]bool{}, keys: maps.Clone(m.keys)}
 	for id, j := range m.jobs {
 		copied := *j
 		c.jobs[id] = &copied
@@ -114,7 +117,7 @@ type run struct {
 func newRun(t *testing.T, db *testdb.DB, seed uint64) *run {
 	r := &run{
 		t: t, conn: db.Conn(t), rnd: rand.New(rand.NewPCG(seed, 1)), done: map[string]int{},
-		model: &model{jobs: map[int64]*job{}, paused: map[string]bool{}},
+		model: &model{jobs: map[int64]*job{}, paused: map[string]bool{}, keys: map[string]int64{}},
 	}
 	for _, q := range queues {
 		// Nothing is due by itself: the run says when.
@@ -203,7 +206,7 @@ func (r *run) one() {
 	r.exec(undo[0])
 	op.do(r)
 	if r.chance(30) {
-		pick(r, operations[:10]).do(r)
+		pick(r, operations[:12]).do(r)
 	}
 	r.exec(undo[1])
 	r.model = before
@@ -218,6 +221,8 @@ var operations = []struct {
 	{"enqueue", (*run).enqueue, false},
 	{"bulk", (*run).bulk, false},
 	{"many", (*run).many, false},
+	{"keyed", (*run).keyed, false},
+	{"keyed", (*run).keyed, false},
 	{"lease", (*run).lease, false},
 	{"lease", (*run).lease, false},
 	{"next", (*run).next, false},
@@ -320,6 +325,78 @@ func (r *run) many() {
 	r.check(len(ids) == len(jobs), "%d ids for %d jobs", len(ids), len(jobs))
 	for i, id := range ids {
 		r.added(id, jobs[i], r.now())
+	}
+}
+
+// open says whether a job is not over, so that it keeps its key.
+func (j *job) open() bool {
+	return j != nil && (j.State == "ready" || j.State == "scheduled" || j.State == "leased")
+}
+
+// keyed enqueues jobs with unique keys, by one call or as several elements of one.
+func (r *run) keyed() {
+	type result struct {
+		ID       int64
+		Inserted bool
+	}
+	var args []map[string]any
+	var jobs []*job
+	var modes []string
+	single := r.chance(50)
+	for range 1 + r.rnd.IntN(5) {
+		a, j := r.add(false)
+		j.Key = fmt.Sprint("k", r.rnd.IntN(4))
+		mode := pick(r, []string{"skip", "skip", "replace", "replace", "debounce"})
+		if mode == "debounce" {
+			j.State, a["delay"] = "scheduled", "3 hours"
+		}
+		a["unique_key"], a["unique_mode"] = j.Key, mode
+		args, jobs, modes = append(args, a), append(jobs, j), append(modes, mode)
+		if single {
+			break
+		}
+	}
+	var got []result
+	if single {
+		options := map[string]any{"unique_mode": modes[0]}
+		if delay, ok := args[0]["delay"]; ok {
+			options["delay"] = delay
+		}
+		id := one[int64](r, "select oq_enqueue($1, $2, $3, max_retries => $4, headers => $5, unique_key => $6, options => $7)",
+			jobs[0].Queue, args[0]["payload"], jobs[0].Priority, args[0]["max_retries"], args[0]["headers"], jobs[0].Key, options)
+		got = []result{{id, r.model.jobs[id] == nil}}
+	} else {
+		for _, text := range list[string](r, "select job_id || ' ' || inserted from oq_enqueue_many($1) order by idx", args) {
+			var g result
+			if _, err := fmt.Sscan(text, &g.ID, &g.Inserted); err != nil {
+				r.fail("%q: %v", text, err)
+			}
+			got = append(got, g)
+		}
+	}
+	r.check(len(got) == len(jobs), "%d results for %d jobs", len(got), len(jobs))
+	entered := r.now() // what one call makes ready may come in any order
+	for i, j := range jobs {
+		name := j.Queue + " " + j.Key
+		holder := r.model.jobs[r.model.keys[name]]
+		switch {
+		case holder.open() && modes[i] == "skip":
+			r.check(got[i] == result{holder.ID, false}, "skip of %s gave %+v, want %+v", name, got[i], *holder)
+		case holder.open() && holder.State != "leased":
+			r.check(got[i] == result{holder.ID, false}, "%s of %s gave %+v, want %+v", modes[i], name, got[i], *holder)
+			if j.State == "ready" && (holder.State != "ready" || holder.Priority != j.Priority) {
+				holder.Entered = entered
+			}
+			holder.State, holder.Due, holder.Priority = j.State, false, j.Priority
+			holder.Payload, holder.Headers, holder.MaxRetries = j.Payload, j.Headers, j.MaxRetries
+		default:
+			r.check(got[i].Inserted, "%s of %s gave %+v, though %+v", modes[i], name, got[i], holder)
+			if holder.open() {
+				holder.Key = ""
+			}
+			r.added(got[i].ID, j, entered)
+			r.model.keys[name] = j.ID
+		}
 	}
 }
 
@@ -617,8 +694,26 @@ func (r *run) redrive() {
 		return
 	}
 	entered := r.now()
+	// The newest of a key takes it back where it is free, the others come without.
+	newest := map[string]*job{}
+	for _, id := range want {
+		if j := r.model.jobs[id]; j.Key != "" {
+			newest[j.Key] = j
+		}
+	}
 	for _, id := range want {
 		j := r.model.jobs[id]
+		if name := j.Queue + " " + j.Key; j.Key != "" && newest[j.Key] == j && !r.model.jobs[r.model.keys[name]].open() {
+			r.model.keys[name] = id
+		} else if j.Key != "" && newest[j.Key] == j {
+			j.Key = ""
+		}
+	}
+	for _, id := range want {
+		j := r.model.jobs[id]
+		if j.Key != "" && newest[j.Key] != j {
+			j.Key = ""
+		}
 		j.State, j.Failed, j.Lost, j.Entered, j.Due = "ready", 0, 0, entered, false
 		if j.Over {
 			j.TTL, j.Over = false, false
@@ -740,9 +835,10 @@ func (r *run) compare() {
 		Failed           *int
 		Lost, MaxRetries int
 		Payload, Headers *string
+		Key              *string
 	}
 	rows, err := r.conn.Query(context.Background(), `select job_id, queue_name, state, priority, attempt, failures,
-		lost_leases, max_retries, payload::text, headers::text from oq_jobs`)
+		lost_leases, max_retries, payload::text, headers::text, unique_key from oq_jobs`)
 	if err != nil {
 		r.fail("%v", err)
 	}
@@ -766,7 +862,11 @@ func (r *run) compare() {
 			if is.Headers != nil {
 				headers = *is.Headers
 			}
-			same = same && *is.Priority == j.Priority && *is.Payload == j.Payload && headers == j.Headers &&
+			key := ""
+			if is.Key != nil {
+				key = *is.Key
+			}
+			same = same && key == j.Key && *is.Priority == j.Priority && *is.Payload == j.Payload && headers == j.Headers &&
 				is.MaxRetries == j.MaxRetries
 		} else {
 			same = same && (j.State == "completed" || j.State == "expired")

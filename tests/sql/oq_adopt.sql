@@ -20,7 +20,7 @@ select ok(oq_enqueue('q') > 0, 'enqueue goes on');
 select is(oq_ack(:job, :t), true, 'so does an ack');
 select is(oq_adopt(), true, 'adopted');
 select is((select count(*) from oq_lease('q', max_jobs => 5)), 2::bigint, 'leases work');
-select is((select count(*) from oq_tick() where duty <> 'sleep_ms'), 9::bigint, 'duties work');
+select is((select count(*) from oq_tick() where duty <> 'sleep_ms'), 10::bigint, 'duties work');
 select is(oq_adopt(), false, 'nothing to adopt');
 select results_eq('select schedule_name, owner, runs from oq_schedules order by 1',
     format('values (''lost'', ''nobody here''::name, 0::bigint), (''mine'', %L, 1)', session_user),

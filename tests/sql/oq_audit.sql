@@ -2,8 +2,9 @@
 
 select ok(oq_version() ~ '^[0-9]+\.[0-9]+\.[0-9]+$', 'oq_version is MAJOR.MINOR.PATCH');
 select is((select array_agg(law order by law) from oq_audit()),
-    '{attempts_recorded,below_mark,group_slot,group_stuck,job_twice,job_without_place,lane_of_job,lane_without_mark,
-    one_place,place_without_job,queue_without_row,schedule_below_mark,token_rises,ttl_timer}', 'the laws');
+    '{attempts_recorded,below_mark,child_stuck,group_slot,group_stuck,job_twice,job_without_place,lane_of_job,
+    lane_without_mark,one_place,parent_over,place_without_job,queue_without_row,schedule_below_mark,token_rises,ttl_timer,
+    unique_key}', 'the laws');
 select is((select sum(violations) from oq_audit()), 0::numeric, 'an empty queue breaks none');
 select array_agg(oq_enqueue('q', priority => i, options => '{"ttl": "1 h"}')) as ids
     from generate_series(1, 9) i \gset
@@ -65,10 +66,26 @@ call breaks('group_slot', 'delete from oq.group_slot', '{group_stuck}');
 select current_setting('test.result');
 call breaks('group_stuck', 'update oq.group_slot set job_id = 0', '{group_slot}');
 select current_setting('test.result');
+call breaks('child_stuck', 'select oq_batch(); delete from oq.dependency where parent_id = 0');
+select current_setting('test.result');
+call breaks('child_stuck', 'select oq_enqueue(''c'', options => jsonb_build_object(''depends_on'', array[oq_enqueue(''p'')]));
+    delete from oq.dependency');
+select current_setting('test.result');
+call breaks('parent_over', 'select oq_enqueue(''c'', options => jsonb_build_object(''depends_on'', array[oq_enqueue(''p'')]));
+    select oq_ack(job_id, lease_token) from oq_lease(''p'');
+    select oq_enqueue(''c'', options => jsonb_build_object(''depends_on'', array[oq_enqueue(''p'')]));
+    insert into oq.dependency select f.job_id, w.job_id from oq.finished f, oq.waiting w
+     where f.linked and w.holder = ''parent''; delete from oq.todo');
+select current_setting('test.result');
 call breaks('group_stuck', 'update oq.group_slot set low = 1000000');
 select current_setting('test.result');
 call breaks('one_place', 'insert into oq.waiting (job_id, lane, holder, position)
-    select job_id, lane, ''parent'', 0 from oq.scheduled limit 1', '{attempts_recorded,ttl_timer}');
+    select job_id, lane, ''parent'', 0 from oq.scheduled limit 1', '{attempts_recorded,child_stuck,ttl_timer}');
+select current_setting('test.result');
+select oq_enqueue('g', unique_key => 'k') \g /dev/null
+call breaks('unique_key', 'delete from oq.unique_key');
+select current_setting('test.result');
+call breaks('unique_key', 'update oq.job set unique_key = ''another'' where unique_key = ''k''');
 select current_setting('test.result');
 select oq_drop_queue('g', force => true) \g /dev/null
 select is((select sum(violations) from oq_audit()), 0::numeric, 'all rolled back');

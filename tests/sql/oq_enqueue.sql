@@ -160,11 +160,6 @@ select throws_ok($$select oq_enqueue('h', headers => jsonb_build_object('h', rep
 select ok(oq_enqueue('h', headers => jsonb_build_object('h', repeat('x', 65527))) > 0,
     'headers of 64 kB');
 
--- What is not built yet is refused, whatever its value.
-select throws_ok(format('select oq_enqueue(''f'', options => %L)', jsonb_build_object(k, v)),
-    '0A000',
-    '%not supported yet%', 'not yet: ' || k)
-  from (values ('depends_on', '[1]'::jsonb), ('on_parent_failure', '"run"'), ('batch_id', '1')) o(k, v);
 select throws_ok(format('select oq_enqueue(''f'', %I => %L)', a, v), 'OQ001', a || '%' || left(v, 9) || '%',
     a || ' of ' || length(v) || ' characters')
   from unnest(array['unique_key', 'group_key']) a, unnest(array['', repeat('x', 1001)]) v;

@@ -97,14 +97,47 @@ select throws_ok($$select * from oq_enqueue_many(jsonb_build_array(jsonb_build_o
     'x', 'headers',
     jsonb_build_object('h', repeat('x', 65536)))))$$, 'OQ001', '%headers%', 'headers over 64 kB');
 
--- Not built yet.
-select throws_ok(format('select * from oq_enqueue_many(%L)',
-    jsonb_build_array('{"queue_name": "y"}'::jsonb, o || '{"queue_name": "y"}')),
-    '0A000', '%not supported yet%', 'not yet: ' || o::text)
-  from unnest(array['{"depends_on": [1]}', '{"on_parent_failure": "run"}',
-    '{"batch_id": 1}', '{"ref": "a"}',
-    '{"depends_on_refs": ["a"]}', '{"options": {"batch_id": 1}}']::jsonb[]) o;
+-- Refs: a graph in one call.
+select results_eq($$select m.idx, m.inserted, j.state
+      from oq_enqueue_many('[{"queue_name": "g", "ref": "end", "depends_on_refs": ["l", "r", "l"]},
+        {"queue_name": "g", "ref": "l", "depends_on_refs": ["start"]}, {"queue_name": "g2", "ref": "r", "depends_on_refs": ["start"]},
+        {"queue_name": "g", "ref": "start", "depends_on_refs": []}, {"queue_name": "g", "ref": null, "depends_on_refs": null}]') m
+      cross join lateral oq_get(m.job_id) j order by m.idx$$,
+    $$values (0, true, 'waiting'), (1, true, 'waiting'), (2, true, 'waiting'), (3, true, 'ready'), (4, true, 'ready')$$,
+    'in any order of elements');
+select count(oq_ack(job_id, lease_token, '"s"')) from oq_lease('g', max_jobs => 9) \gset
+select results_eq($$select queue_name, count(*) from oq_jobs where queue_name in ('g', 'g2') and state = 'ready' group by 1 order by 1$$,
+    $$values ('g', 1::bigint), ('g2', 1)$$, 'both branches');
+select oq_ack(job_id, lease_token, '"l"') from oq_lease('g') \gset
+select oq_ack(job_id, lease_token, '"r"') from oq_lease('g2') \gset
+select results_eq($$select p.result from oq_lease('g') l cross join lateral oq_parents(l.job_id) p order by 1$$,
+    $$values ('"l"'::jsonb), ('"r"')$$, 'the end reads both results');
+select throws_ok(format('select * from oq_enqueue_many(%L)', (select jsonb_agg(j || '{"queue_name": "y"}') from
+    jsonb_array_elements(o) j)), 'OQ001', m, o::text)
+  from (values ('[{"ref": "a"}, {"ref": "a"}]'::jsonb, 'jobs[1].ref must not be ''a'''),
+    ('[{"depends_on_refs": ["b"]}, {"ref": "a"}]', 'jobs[0].depends_on_refs must not be ''b'''),
+    ('[{}, {"ref": "a", "depends_on_refs": ["a"]}]', 'jobs[1].depends_on_refs must not be ["a"], a circle'),
+    ('[{"depends_on_refs": ["a"]}, {"ref": "a", "depends_on_refs": ["c"]}, {"ref": "b", "depends_on_refs": ["a"]},
+        {"ref": "c", "depends_on_refs": ["b"]}]', 'jobs[%].depends_on_refs must not be %, a circle'),
+    ('[{"ref": "a"}, {"depends_on_refs": "a"}]', 'jobs[1].depends_on_refs%a%'),
+    ('[{"depends_on_refs": [1]}]', 'jobs[0].depends_on_refs%[1]%'), ('[{"depends_on_refs": [null]}]', 'jobs[0].depends_on_refs%'),
+    ('[{"depends_on_refs": {}}]', 'jobs[0].depends_on_refs%{}%'), ('[{"ref": ""}]', 'jobs[0].ref%'), ('[{"ref": 1}]', 'jobs[0].ref%1%'))
+    v(o, m);
 select is_empty($$select from oq_queues where queue_name = 'y'$$, 'and no queue was made');
+-- A ref to an element that gave an existing job.
+select oq_enqueue('uk', unique_key => 'k') as u \gset
+select job_id as c from oq_enqueue_many('[{"queue_name": "uk", "unique_key": "k", "ref": "a", "depends_on_refs": ["b"]},
+    {"queue_name": "uc", "ref": "b"}, {"queue_name": "uc", "depends_on_refs": ["a"]}]') where idx = 2 \gset
+select is((select parent_id from oq_parents(:c)), :u::bigint, 'the existing job is the parent');
+select oq_ack(job_id, lease_token) from oq_lease('uk') \gset
+select is(state_of(:c), 'ready', 'and frees it');
+-- Long chains, backwards too.
+select is((select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'chain', 'ref', i::text,
+    'depends_on_refs', case when i < 20000 then array[(i + 1)::text] else '{}' end) order by i) from generate_series(1, 20000) i))),
+    20000::bigint, 'a chain of twenty thousand, from its end');
+select is((select ready from oq_stats('chain')), 1::bigint, 'one may run');
+select throws_ok($$select * from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'ring', 'ref', i::text,
+    'depends_on_refs', array[(i % 20000 + 1)::text]) order by i) from generate_series(1, 20000) i))$$, 'OQ001', '%a circle', 'a long circle');
 
 -- A full queue refuses all of them.
 select oq_create_queue('full', '{"max_depth": 2}') is null as x \gset

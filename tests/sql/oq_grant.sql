@@ -168,12 +168,12 @@ select results_eq(format('select string_agg(p.proname, '','' order by p.proname 
     and p.proname like ''oq\_%%'' and has_function_privilege(%L, p.oid, ''execute'')', r),
     format('values (%L)', regexp_replace(f, '\s', '', 'g')), r)
   from (values
-    ('oq_producer', 'oq_cancel,oq_enqueue,oq_enqueue_bulk,oq_enqueue_many,oq_enqueue_row,oq_next_runs,oq_publish,
+    ('oq_producer', 'oq_batch,oq_batch_seal,oq_cancel,oq_enqueue,oq_enqueue_bulk,oq_enqueue_many,oq_enqueue_row,oq_next_runs,oq_publish,
     oq_schedule,oq_subscribe,oq_unschedule,oq_unsubscribe,oq_unwatch,oq_update,oq_version,oq_watch,oq_watch_fire'),
     ('oq_worker',
     'oq_ack,oq_ack_many,oq_heartbeat,oq_heartbeat_many,oq_lease,oq_listen,oq_nack,oq_next,
-    oq_release,oq_throttle,oq_unlisten,oq_version'),
-    ('oq_observer', 'oq_attempts,oq_audit,oq_explain,oq_get,oq_next_runs,oq_result,oq_stats,oq_version'),
+    oq_parents,oq_release,oq_throttle,oq_unlisten,oq_version'),
+    ('oq_observer', 'oq_attempts,oq_audit,oq_explain,oq_get,oq_next_runs,oq_parents,oq_result,oq_stats,oq_version'),
     ('oq_daemon',
     'oq_advance,oq_compact,oq_expire,oq_lead,oq_promote,oq_reap,oq_rotate,oq_run_schedules,oq_stats,oq_tick,
     oq_version,oq_wake')) v(r, f);

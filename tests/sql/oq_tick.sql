@@ -2,7 +2,7 @@
 
 -- A tick does each once and says when the next is due.
 select is((select array_agg(duty) from oq_tick()),
-    '{advance,promote,reap,expire,schedules,groups,rotate,compact,wake,sleep_ms}', 'every duty, then sleep_ms');
+    '{advance,promote,reap,expire,schedules,links,groups,rotate,compact,wake,sleep_ms}', 'every duty, then sleep_ms');
 select oq_enqueue('q', run_at => now() + interval '1 h') as a, oq_enqueue('q') as b,
     oq_enqueue('q', options => '{"ttl": "1 h"}') as c \gset
 select count(*) from oq_lease('q') \g /dev/null

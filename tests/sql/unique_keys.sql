@@ -83,6 +83,15 @@ select ok((select run_at - created_at = interval '25 s' from oq_get(:d)), 'not b
 select throws_ok($$select oq_enqueue('b', unique_key => 'k', options => '{"unique_mode": "debounce"}')$$, 'OQ001',
     'options.delay%', 'debounce needs a delay');
 
+-- Two debounces in one call are bound by the same first enqueue.
+update oq.unique_key set taken_at = taken_at - interval '10 s';
+select results_eq($$select idx, job_id, inserted from oq_enqueue_many('[
+        {"queue_name": "b", "unique_key": "k", "unique_mode": "debounce", "delay": "1 hour", "debounce_max": "25 s"},
+        {"queue_name": "b", "unique_key": "k", "unique_mode": "debounce", "delay": "1 hour", "debounce_max": "25 s",
+            "payload": {"v": 5}}]')$$,
+    format('values (0, %s::bigint, false), (1, %1$s, false)', :d), 'twice in one call');
+select ok((select run_at - created_at = interval '15 s' and payload = '{"v": 5}' from oq_get(:d)), 'not beyond the first''s');
+
 -- What makes no sense.
 select throws_ok(format('select oq_enqueue(''x'', unique_key => %s, options => %L)', k, o), 'OQ001', m, o)
   from (values
@@ -114,6 +123,29 @@ select results_eq($$select m.idx, m.inserted, m.job_id = min(m.job_id) over (par
     $$select * from (values (0, true, true, '{"v": 1}'::jsonb), (1, true, true, '{"v": 2}'), (2, false, true, '{"v": 0}'),
         (3, false, true, '{"v": 1}'), (4, true, true, '{"v": 6}'), (5, false, true, '{"v": 6}')) v$$,
     'inserted, and whose id');
+-- A change behind another of its key finds what a call of its own would: here a worker with the job.
+select oq_enqueue('n', '{"v": 0}', unique_key => 'k') as n \gset
+select lease_token as token from oq_lease('n') \gset
+select results_eq(format($$select m.idx, m.inserted, m.job_id = %s, j.payload from oq_enqueue_many('[
+        {"queue_name": "n", "payload": {"v": 1}, "unique_key": "k"},
+        {"queue_name": "n", "payload": {"v": 2}, "unique_key": "k", "unique_mode": "replace"},
+        {"queue_name": "n", "payload": {"v": 3}, "unique_key": "k"},
+        {"queue_name": "n", "payload": {"v": 4}, "unique_key": "k", "unique_mode": "replace"},
+        {"queue_name": "n", "payload": {"v": 5}, "unique_key": "k"}]') m
+      join lateral oq_get(m.job_id) j on true order by m.idx$$, :n),
+    $$select * from (values (0, false, true, '{"v": 0}'::jsonb), (1, true, false, '{"v": 4}'), (2, false, false, '{"v": 4}'),
+        (3, false, false, '{"v": 4}'), (4, false, false, '{"v": 4}')) v$$, 'the change has a job of its own');
+select results_eq(format('select state, unique_key from oq_get(%s)', :n), $$values ('leased', null::text)$$,
+    'which took the key over');
+select ok(oq_nack(:n, :token, 'no') = 'scheduled', 'what comes back has no key any more');
+select is_empty('select law from oq_audit() where violations > 0', 'so one job has it');
+-- An element that waits for one before it, by its ref.
+select lease_token as token, job_id as n from oq_lease('n') \gset
+select oq_enqueue_many as r from oq_enqueue_many('[{"queue_name": "n", "ref": "a", "payload": {"v": 6}},
+    {"queue_name": "n", "unique_key": "k"},
+    {"queue_name": "n", "payload": {"v": 7}, "unique_key": "k", "unique_mode": "replace", "depends_on_refs": ["a"]}]') \g /dev/null
+select results_eq($$select c.state, p.payload from oq_jobs c, oq_parents(c.job_id) d, oq_get(d.parent_id) p
+    where c.payload = '{"v": 7}'$$, $$values ('waiting', '{"v": 6}'::jsonb)$$, 'refs hold in the job of its own');
 select throws_ok($$select * from oq_enqueue_many('[{"queue_name": "m", "unique_key": "c"},
     {"queue_name": "m", "unique_key": "c", "unique_mode": "reject"}]')$$, 'OQ005', 'jobs[1]%', 'reject within a call');
 select is_empty($$select from oq_jobs where unique_key = 'c'$$, 'which makes nothing');
@@ -123,6 +155,44 @@ select results_eq($$select count(*), count(distinct job_id), count(*) filter (wh
 select results_eq($$select count(*), count(*) filter (where inserted) from oq_enqueue_many((
     select jsonb_agg(jsonb_build_object('queue_name', 'bulk', 'unique_key', 'k' || i)) from generate_series(0, 3999) i))$$,
     'values (4000::bigint, 1000::bigint)', 'and again, a thousand of them new');
+
+-- Redriven: the newest of a key takes it back where it is free; else a job comes back without.
+select oq_enqueue('d', '{"v": 1}', max_retries => 0, unique_key => 'k') as a \gset
+select kill_job('d', 'x') as x \gset
+select oq_enqueue('d', '{"v": 2}', max_retries => 0, unique_key => 'k') as b \gset
+select kill_job('d', 'x') as x \gset
+select is((select array_agg(j order by j) from oq_redrive('d') j), array[:a, :b]::bigint[], 'both come back');
+select results_eq('select job_id, unique_key from oq_jobs where queue_name = ''d'' order by job_id',
+    format('values (%s::bigint, null), (%s, ''k'')', :a, :b), 'one with the key');
+select is(oq_enqueue('d', unique_key => 'k'), :b::bigint, 'which is taken');
+select oq_cancel(:b) as x, oq_rotate() as y \gset
+select oq_enqueue('d', unique_key => 'k') as c \gset
+select is((select array_agg(j) from oq_redrive('d', '{"state": "cancelled"}') j), array[:b]::bigint[], 'from cancelled');
+select results_eq('select job_id, unique_key from oq_jobs where queue_name = ''d'' order by job_id',
+    format('values (%s::bigint, null), (%s, null), (%s, ''k'')', :a, :b, :c), 'another has it by then');
+select oq_cancel(:c) as x \gset
+select count(oq_rotate()) as y from generate_series(1, 30) \gset
+select is_empty('select from oq.unique_key k join oq.queue q using (queue_id) where q.queue_name = ''d''', 'swept');
+select oq_redrive('d', '{"state": "cancelled"}') as x \gset
+select is(oq_enqueue('d', unique_key => 'k'), :c::bigint, 'and taken again');
+select oq_enqueue('e', max_retries => 0, unique_key => 'k', options => '{"unique_for": "1 hour"}') as e \gset
+select kill_job('e', 'x') as x, oq_redrive('e') as y \gset
+select results_eq('select until > now() + interval ''59 min'' from oq.unique_key u where u.job_id = ' || :e, 'values (true)',
+    'unique_for goes on');
+
+-- A full queue still gives the job that has the key, and takes a change.
+select oq_create_queue('full', '{"max_depth": 1}') as x \gset
+select oq_enqueue('full', unique_key => 'k') as f \gset
+select is(oq_enqueue('full', unique_key => 'k'), :f::bigint, 'a full queue: skip');
+select is(oq_enqueue('full', '{"v": 2}', unique_key => 'k', options => '{"unique_mode": "replace"}'), :f::bigint, 'replace');
+select throws_ok('select oq_enqueue(''full'', unique_key => ''l'')', 'OQ006', '%full%', 'a new key does not fit');
+select throws_ok($$select * from oq_enqueue_many('[{"queue_name": "full", "unique_key": "k"}, {"queue_name": "full"}]')$$,
+    'OQ006', '%full%', 'nor what stands beside it');
+
+-- A dropped queue takes its keys along.
+select oq_enqueue('dropped', unique_key => 'k', options => '{"unique_for": "1 day"}') as f \gset
+select oq_drop_queue('dropped', force => true) as x \gset
+select ok(oq_enqueue('dropped', unique_key => 'k') <> :f, 'a new queue, a new key');
 
 select is_empty('select law from oq_audit() where violations > 0', 'the laws hold');
 select finish();

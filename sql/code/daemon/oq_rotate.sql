@@ -61,21 +61,17 @@ begin
     -- Unique keys whose jobs are over, a few blocks a call. A key that was taken since is another job's, which
     -- this snapshot may not see: so only where it still is the job that was looked at.
     with stale as materialized (
-        select k.ctid, k.job_id
+        select k.ctid, k.version
           from unique_key k
          where k.ctid >= format('(%s,0)', v_block)::tid and k.ctid < format('(%s,0)', v_block + 16)::tid
            and coalesce(k.until <= v_now, true)
-           and coalesce(
-            (select true from finished f where f.job_id = k.job_id limit 1),
-            (select true from dead d where d.job_id = k.job_id limit 1),
-            (select false from job j where j.job_id = k.job_id limit 1),
-            true)
+           and {{template "internal/over.sql" dict "schema" .schema "id" "k.job_id"}} is not false
     )
     delete from unique_key d
      where d.ctid = any (array(
         select k.ctid
           from stale s
-          join unique_key k on k.ctid = s.ctid and k.job_id = s.job_id
+          join unique_key k on k.ctid = s.ctid and k.version = s.version
            for update of k skip locked));
     perform setval('key_sweep', case
         when (v_block + 16) * current_setting('block_size')::bigint < pg_relation_size('unique_key') then v_block + 16

@@ -1,6 +1,6 @@
 -- Every duty once. A duty that fails says so in a warning and does not keep the others from their work;
 -- each is bounded and goes on at the next tick.
--- Calls: oq_advance, oq_promote, oq_reap, oq_expire, oq_run_schedules, do_todo, sweep_groups, oq_rotate,
+-- Calls: oq_advance, oq_promote, oq_reap, oq_expire, oq_run_schedules, do_links, sweep_links, do_todo, sweep_groups, oq_rotate,
 -- oq_compact, oq_wake.
 create or replace function {{.api_schema}}.oq_tick(max_rows int default 1000)
 returns table (duty text, done bigint)
@@ -38,7 +38,7 @@ begin
 
     -- Advance first: its transaction is no member of an epoch yet.
     foreach v_duty in array array[
-        'advance', 'promote', 'reap', 'expire', 'schedules', 'groups', 'rotate', 'compact', 'wake']
+        'advance', 'promote', 'reap', 'expire', 'schedules', 'links', 'groups', 'rotate', 'compact', 'wake']
     loop
         -- Space is looked after once a second.
         continue when v_duty in ('rotate', 'compact') and v_ms / 1000 = v_beat / 1000;
@@ -64,8 +64,13 @@ begin
                      order by s.due_at
                      limit 1;
                 end if;
+            when 'links' then
+                v_done := do_links(max_rows, null, true);
+                if v_ms / 1000 > v_beat / 1000 then
+                    v_done := v_done + sweep_links(1000);
+                end if;
             when 'groups' then
-                v_done := do_todo(max_rows, null, 1000);
+                v_done := do_todo(least(max_rows, 1000), null, 200);
                 if v_ms / 1000 > v_beat / 1000 then
                     v_done := v_done + sweep_groups(1000);
                 end if;

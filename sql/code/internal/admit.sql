@@ -18,7 +18,7 @@ declare
     v_held    bigint[] := case when v_known ~ '^[0-9,]+$' then string_to_array(v_known, ',')::bigint[] end;
     v_limit   record;
     v_low     bigint;
-    v_running int;
+    v_busy    int[];
     v_free    int[];
     v_rate    int[];
     v_due     timestamptz;
@@ -75,11 +75,15 @@ begin
         continue when not exists (
             select from {{.schema}}.waiting w where w.group_id = v_group and w.position >= v_low);
         if v_due is null then
-            select count(*) filter (where s.busy),
-                array_agg(s.slot order by s.slot) filter (where not s.busy and s.slot < v_limit.max_running)
-              into v_running, v_free
-              from {{.schema}}.group_slots(v_group, v_limit.max_running) s;
-            v_free := v_free[1:least(v_limit.max_running - v_running, 1000)];
+            v_busy := array(
+                select s.slot from {{.schema}}.group_slots(v_group, v_limit.max_running) s where s.busy);
+            v_free := null;
+            if cardinality(v_busy) < v_limit.max_running then
+                v_free := array(
+                    select n.slot from generate_series(0, v_limit.max_running - 1) n(slot)
+                     where n.slot <> all (v_busy)
+                     limit least(v_limit.max_running - cardinality(v_busy), 1000));
+            end if;
             continue when coalesce(cardinality(v_free), 0) = 0;
             if v_limit.slots is not null then
                 v_rate := {{.schema}}.rate_slots(-1 - v_group, v_limit.slots, v_limit.time_window,
@@ -135,7 +139,14 @@ begin
                   from (select * from gone order by position) g
             ), replaced as (
                 delete from {{.schema}}.group_slot s
-                 where s.group_id = v_group and s.slot = any (v_free[1:(select count(*)::int from gone)])
+                 where s.version = any (array(
+                    select x.version
+                      from unnest(v_free[1:(select count(*)::int from gone)]) f(slot)
+                     cross join lateral (
+                        select x.version from {{.schema}}.group_slot x
+                         where x.group_id = v_group and x.slot = f.slot
+                         order by x.version desc
+                         limit 1) x))
             ), noted as (
                 insert into {{.schema}}.group_slot (group_id, slot, job_id, low, admitted_at)
                 select v_group, v_free[(row_number() over (order by g.position))::int], g.job_id,

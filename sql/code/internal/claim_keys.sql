@@ -1,16 +1,15 @@
 -- Takes the unique keys of jobs that are about to be made: a row for each job, with its own id and inserted,
 -- or the id of the job that has the key. A key is free when its job is over and the time that unique_for
--- asked for has passed; both are read from where the job stands, so an ack does nothing. One upsert takes
--- the keys: it waits for a transaction that is taking the same, and changes a row only where it still is
--- what was found free; else the next round looks again, in a new snapshot. The first of a key in one call
--- speaks for those behind it. Joins of as many as 100,000 elements must be hash joins, whatever the caller
--- has set.
--- Calls: fail, replace_job. Locks: unique_key rows, by queue and key. Index: unique_key_pk, job_N_pk,
--- finished_N_pk, dead_pk, leased_pk.
+-- asked for has passed; both are read from where the job stands, so an ack does nothing. One upsert locks the
+-- keys that are free or whose job is to be changed, in one order, and takes those that still are as they were
+-- found; the next round, in a new snapshot, sees what the locks have fixed. The first of a key in one call speaks
+-- for those behind it. Calls: fail, replace_job, truncated. Locks: unique_key rows, by queue and key; then as
+-- replace_job; job rows. Index: unique_key_pk, job_N_pk, finished_N_pk, dead_pk, leased_pk.
 create or replace function {{.schema}}.claim_keys(
     jobs {{.schema}}.new_job[], ids bigint[], elements jsonb, now timestamptz, single boolean)
 returns table (ord int, job_id bigint, inserted boolean)
 language plpgsql
+-- Joins of as many as 100,000 elements must be hash joins, whatever the caller has set.
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
@@ -20,12 +19,17 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-    v_bad   record;
-    v_first boolean[];
-    v_held  boolean[] := array_fill(false, array[cardinality(jobs)]);
-    v_found bigint[] := array_fill(0::bigint, array[cardinality(jobs)]);
-    v_left  int;
-    v_key   record;
+    v_bad    record;
+    v_first  boolean[];
+    -- What a worker holds, or is just taking, as the version of its key.
+    v_held   bigint[] := array_fill(0::bigint, array[cardinality(jobs)]);
+    v_found  bigint[] := array_fill(0::bigint, array[cardinality(jobs)]);
+    v_left   int;
+    v_reject int;
+    v_lost   boolean := false;
+    v_past   bigint[] := array[]::bigint[];
+    v_key    record;
+    v_same   boolean;
 begin
     select u.ord, case
             when u.unique_key is null then 'unique_key'
@@ -54,71 +58,83 @@ begin
                 else 'at most 100 years' end);
     end if;
 
-    v_first := array(
-        select u.unique_key is not null
-            and row_number() over (partition by u.queue_id, u.unique_key order by u.ord) = 1
-          from unnest(claim_keys.jobs) u
-         order by u.ord);
+    v_first := array[true];
+    if cardinality(jobs) > 1 then
+        v_first := array(
+            select u.unique_key is not null
+                and row_number() over (partition by u.queue_id, u.unique_key order by u.ord) = 1
+              from unnest(claim_keys.jobs) u
+             order by u.ord);
+    end if;
     for v_round in 1..100 loop
         v_left := 0;
         for v_key in
             with looked as materialized (
                 select u.ord, u.queue_id, u.unique_key, u.unique_mode, u.unique_for, u.debounce_max, h.key_hash,
-                    k.job_id as was, k.taken_at, case
+                    k.job_id as was, k.version, k.taken_at, s.is_over, case
                         when k.job_id is null then 'free'
-                        when s.is_over then case when k.until > claim_keys.now then 'taken' else 'free' end
+                        when s.is_over is not false then case when k.until > claim_keys.now then 'taken' else 'free' end
                         when coalesce(u.unique_mode not in ('replace', 'debounce'), true) then 'taken'
-                        when v_held[u.ord]
+                        when v_held[u.ord] = k.version
                             or (select true from {{.schema}}.leased l where l.job_id = k.job_id limit 1) then 'free'
                         else 'change' end as verdict
                   from unnest(claim_keys.jobs) u
                  cross join lateral (select sha256(convert_to(u.unique_key, 'UTF8')) as key_hash) h
                   left join lateral (
-                    select k.job_id, k.taken_at, k.until from {{.schema}}.unique_key k
+                    select k.job_id, k.version, k.taken_at, k.until from {{.schema}}.unique_key k
                      where k.queue_id = u.queue_id and k.key_hash = h.key_hash
                      limit 1) k on true
                  cross join lateral (
-                    select coalesce(
-                        (select true from {{.schema}}.finished f where f.job_id = k.job_id limit 1),
-                        (select true from {{.schema}}.dead d where d.job_id = k.job_id limit 1),
-                        (select false from {{.schema}}.job j where j.job_id = k.job_id limit 1),
-                        true) as is_over) s
+                    select {{template "internal/over.sql" dict "schema" .schema "id" "k.job_id"}} as is_over) s
                  where v_first[u.ord] and v_found[u.ord] = 0
             ), claimed as (
-                insert into {{.schema}}.unique_key (queue_id, key_hash, job_id, was, taken_at, until)
-                select l.queue_id, l.key_hash, claim_keys.ids[l.ord], l.was, claim_keys.now,
-                    claim_keys.now + l.unique_for
+                -- Where the job is to be changed, seen is null: the row is locked and stays as it is.
+                insert into {{.schema}}.unique_key (queue_id, key_hash, job_id, version, seen, taken_at, until)
+                select l.queue_id, l.key_hash, claim_keys.ids[l.ord], claim_keys.ids[l.ord],
+                    case when l.verdict = 'free' then l.version end, claim_keys.now, claim_keys.now + l.unique_for
                   from looked l
-                 where l.verdict = 'free'
+                 where l.verdict <> 'taken'
                  order by l.queue_id, l.key_hash
                 on conflict on constraint unique_key_pk do update
-                    set job_id = excluded.job_id, was = excluded.was, taken_at = excluded.taken_at,
-                        until = excluded.until
-                    where unique_key.job_id = excluded.was
+                    set job_id = excluded.job_id, version = excluded.version, seen = excluded.seen,
+                        taken_at = excluded.taken_at, until = excluded.until
+                    where unique_key.version = excluded.seen
                 returning job_id
             )
-            select l.ord, l.unique_key, l.unique_mode, l.was, l.verdict, l.taken_at + l.debounce_max as latest,
-                c.job_id as mine
+            select l.ord, l.queue_id, l.key_hash, l.unique_key, l.unique_mode, l.was, l.version, l.verdict, l.is_over,
+                l.taken_at + l.debounce_max as latest, c.job_id as mine
               from looked l
               left join claimed c on c.job_id = claim_keys.ids[l.ord]
-             order by l.ord
+             order by l.queue_id, l.key_hash
         loop
-            if v_key.verdict = 'taken' and v_key.unique_mode = 'reject' then
-                raise exception 'job % has the unique key %', v_key.was, quote_literal(v_key.unique_key)
-                    using errcode = 'OQ005', detail = case when single then '' else 'jobs[' || v_key.ord - 1 || ']' end,
-                    hint = 'unique_mode skip returns its id instead.';
-            elsif v_key.verdict = 'change' and not {{.schema}}.replace_job(v_key.was,
-                claim_keys.jobs[v_key.ord], claim_keys.elements -> v_key.ord - 1, v_key.latest)
-            then
-                -- Leased by now, or being leased: the change needs a job of its own.
-                v_held[v_key.ord] := true;
-                v_left := v_key.ord;
+            v_lost := v_lost or v_key.was is not null and v_key.is_over is null;
+            if v_key.mine is not null then
+                v_found[v_key.ord] := v_key.mine;
+                if v_key.verdict = 'free' and not v_key.is_over then
+                    v_past := v_past || v_key.was;
+                end if;
                 continue;
-            elsif v_key.verdict = 'free' and v_key.mine is null then
-                v_left := v_key.ord;
+            elsif v_key.verdict = 'taken' then
+                v_found[v_key.ord] := v_key.was;
+                if v_key.unique_mode = 'reject' then
+                    v_reject := least(v_reject, v_key.ord);
+                end if;
                 continue;
+            elsif v_key.verdict = 'change' then
+                select k.version = v_key.version into v_same
+                  from {{.schema}}.unique_key k
+                 where k.queue_id = v_key.queue_id and k.key_hash = v_key.key_hash;
+                if v_same and {{.schema}}.replace_job(
+                    v_key.was, claim_keys.jobs[v_key.ord], claim_keys.elements -> v_key.ord - 1, v_key.latest)
+                then
+                    v_found[v_key.ord] := v_key.was;
+                    continue;
+                elsif v_same then
+                    -- Leased by now, or being leased: the change needs a job of its own. Or over.
+                    v_held[v_key.ord] := v_key.version;
+                end if;
             end if;
-            v_found[v_key.ord] := case when v_key.mine is null then v_key.was else v_key.mine end;
+            v_left := v_key.ord;
         end loop;
         exit when v_left = 0;
     end loop;
@@ -126,7 +142,41 @@ begin
         raise exception 'the unique key % changed hands a hundred times while it was looked at',
             quote_literal(claim_keys.jobs[v_left].unique_key) using errcode = '40001';
     end if;
+    -- The snapshot may be older than the rotation that carried the job's row to where it can't be seen.
+    if v_lost and current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+        and {{.schema}}.truncated()
+    then
+        raise exception 'could not tell in this snapshot whether a unique key is free'
+            using errcode = '40001', hint = 'Try the transaction again.';
+    end if;
+    if v_reject is not null then
+        raise exception 'job % has the unique key %', v_found[v_reject],
+                quote_literal(claim_keys.jobs[v_reject].unique_key)
+            using errcode = 'OQ005', detail = case when single then '' else 'jobs[' || v_reject - 1 || ']' end,
+            hint = 'unique_mode skip returns its id instead.';
+    end if;
+    -- Whose key went to a newer job while a worker had it: if it comes back, it is none of the key's any more.
+    -- oq_rotate may be carrying a row to another generation: the next statement sees it there.
+    for v_round in 1..20 loop
+        exit when cardinality(v_past) = 0;
+        with past as (
+            update {{.schema}}.job j
+               set unique_key = null
+              from (select p.id from unnest(v_past) p(id) order by p.id) p
+             where j.job_id = p.id
+            returning j.job_id
+        )
+        select array(
+            select p.id from unnest(v_past) p(id)
+             where p.id not in (select j.job_id from past j)
+               and exists (select from {{.schema}}.job j where j.job_id = p.id))
+          into v_past;
+    end loop;
 
+    if cardinality(jobs) = 1 then
+        return query select 1, v_found[1], v_found[1] = claim_keys.ids[1];
+        return;
+    end if;
     -- In one call as in several: whoever comes later with a key finds it taken.
     select u.ord, u.unique_key into v_bad
       from (

@@ -23,7 +23,7 @@ begin
           from (
             select t.todo_id, t.id, t.queue_id, t.position
               from {{.schema}}.todo t
-             where t.due_at <= v_now and (do_todo.only_queue is null or t.queue_id = do_todo.only_queue)
+             where t.kind = 'group' and t.due_at <= v_now and (do_todo.only_queue is null or t.queue_id = do_todo.only_queue)
              order by t.due_at
              limit do_todo.max_rows
                for update skip locked) t

@@ -1,7 +1,8 @@
--- The whole of oq_enqueue: checks everything, creates what is missing. Keys, groups, parents and batches go
--- on to enqueue_jobs.
--- Calls: open_queue, enqueue_jobs, job_options, check_payload, check_depth, demand, enter, wake_sleepers.
--- Locks: epoch shared (memory). Index: queue_name_idx, mark_lane_idx.
+-- The whole of oq_enqueue: checks everything, creates what is missing. Parents and batches go on to
+-- enqueue_jobs.
+-- Calls: open_queue, enqueue_jobs, job_options, check_payload, check_depth, demand, enter, claim_keys, link_queue,
+-- wake_sleepers.
+-- Locks: epoch shared (memory), as claim_keys. Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.schema}}.enqueue_checked(
     queue_name  text,
     payload     jsonb,
@@ -23,6 +24,7 @@ declare
     v_max_depth  int;
     v_restricted boolean;
     v_dropped    boolean;
+    v_linked     boolean;
     v_lane       bigint;
     v_job_id     bigint;
     v_now        timestamptz;
@@ -31,9 +33,13 @@ declare
     v_expires_at timestamptz;
     v_retry      jsonb;
     v_tags       text[];
+    v_mode       text;
+    v_for        interval;
+    v_max        interval;
+    v_claim      record;
 begin
-    select q.queue_id, q.max_payload_bytes, q.max_depth, q.restricted, q.dropped_at is not null
-      into v_queue_id, v_max_bytes, v_max_depth, v_restricted, v_dropped
+    select q.queue_id, q.max_payload_bytes, q.max_depth, q.restricted, q.dropped_at is not null, q.linked
+      into v_queue_id, v_max_bytes, v_max_depth, v_restricted, v_dropped, v_linked
       from {{.schema}}.queue q
      where q.queue_name = enqueue_checked.queue_name
      order by q.version desc, q.row_id
@@ -69,8 +75,8 @@ begin
     if run_at = 'infinity' then
         perform {{.schema}}.fail('run_at', 'infinity', 'a finite timestamp');
     end if;
-    if unique_key is not null or group_key is not null
-        or options ?| '{unique_mode,unique_for,debounce_max,depends_on,on_parent_failure,batch_id}'
+    if options ?| '{depends_on,on_parent_failure,batch_id}'
+        or unique_key is null and options ?| '{unique_mode,unique_for,debounce_max}'
     then
         return (
             select e.job_id
@@ -78,7 +84,7 @@ begin
                 'payload', payload, 'priority', priority, 'run_at', run_at, 'max_retries', max_retries,
                 'unique_key', unique_key, 'group_key', group_key, 'headers', headers, 'options', options)), true) e);
     end if;
-    if v_max_depth is not null then
+    if v_max_depth is not null and unique_key is null then
         perform {{.schema}}.check_depth(v_queue_id, enqueue_checked.queue_name, v_max_depth, 1);
     end if;
 
@@ -93,6 +99,9 @@ begin
         v_expires_at := v_options.expires_at;
         v_retry := v_options.retry;
         v_tags := v_options.tags;
+        v_mode := v_options.unique_mode;
+        v_for := v_options.unique_for;
+        v_max := v_options.debounce_max;
     end if;
     v_lane := (v_queue_id << 16) + 32767 - priority;
     if priority <> 0 then
@@ -100,10 +109,26 @@ begin
     end if;
 
     v_job_id := nextval('{{.schema}}.position');
+    if unique_key is not null then
+        select c.job_id, c.inserted into v_claim
+          from {{.schema}}.claim_keys(array[row(1, null, v_queue_id, v_lane, v_run_at, max_retries, null, null, null,
+                group_key, unique_key, v_mode, v_for, v_max, null, null, null)::{{.schema}}.new_job], array[v_job_id],
+            jsonb_build_array(jsonb_build_object('payload', payload, 'headers', headers)), v_now, true) c;
+        if not v_claim.inserted then
+            return v_claim.job_id;
+        end if;
+        if v_max_depth is not null then
+            perform {{.schema}}.check_depth(v_queue_id, enqueue_checked.queue_name, v_max_depth, 1);
+        end if;
+    end if;
     insert into {{.schema}}.job (gen, job_id, queue_id, priority, created_at, run_at, max_retries, expires_at,
-        payload, headers, retry, tags)
+        payload, headers, retry, tags, group_key, unique_key)
     values (pg_sequence_last_value('{{.schema}}.generation'::regclass)::smallint, v_job_id, v_queue_id,
-        priority::smallint, v_now, v_run_at, max_retries, v_expires_at, payload, headers, v_retry, v_tags);
+        priority::smallint, v_now, v_run_at, max_retries, v_expires_at, payload, headers, v_retry, v_tags,
+        group_key, unique_key);
+    if group_key is not null and v_linked is not true then
+        perform {{.schema}}.link_queue(v_queue_id);
+    end if;
 
     if v_expires_at is not null then
         -- A timer in the past would stand below the mark, where nobody looks.
@@ -115,6 +140,13 @@ begin
         return v_job_id;
     end if;
 
+    if group_key is not null then
+        -- line_up lets it in, before the commit.
+        insert into {{.schema}}.waiting (job_id, lane, holder, group_id, position, expires_at, xact, first)
+        values (v_job_id, v_lane, 'group', hashtextextended(group_key, v_queue_id) & 9223372036854775807,
+            v_job_id, v_expires_at, pg_current_xact_id()::text::bigint, true);
+        return v_job_id;
+    end if;
     insert into {{.schema}}.ready (lane, position, job_id, expires_at)
     values (v_lane, v_job_id, v_job_id, v_expires_at);
     perform {{.schema}}.wake_sleepers(v_queue_id);

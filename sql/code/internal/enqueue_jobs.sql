@@ -3,8 +3,9 @@
 -- has checked its arguments, and whose options are not named as an element's.
 -- Then, step by step: unique keys, parents, run_at, group, ready.
 -- What stands in line is let in by line_up, before the commit.
--- Calls: claim_keys, replace_job, open_queue, link_queue, open_lane, job_options, check_payload, check_depth, demand, enter,
--- wake_sleepers. Locks: epoch shared (memory). Index: queue_name_idx, mark_lane_idx.
+-- Calls: claim_keys, enqueue_jobs (once), check_refs, place_children, settle_parents,
+-- open_queue, link_queue, open_lane, job_options, check_payload, check_depth, demand, enter,
+-- wake_sleepers. Locks: epoch shared (memory), as claim_keys. Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.schema}}.enqueue_jobs(jobs jsonb, single boolean)
 returns table (idx int, job_id bigint, inserted boolean)
 language plpgsql
@@ -27,12 +28,18 @@ declare
     v_ids       bigint[];
     v_found     bigint[];
     v_new       boolean[];
-    v_later     new_job[] := array[]::new_job[];
+    v_turns     int[];
+    v_firsts    int[];
+    v_lasts     int[];
+    v_later     jsonb;
     v_all       jsonb;
+    v_held      boolean[];
+    v_over      bigint[];
     v_jobs      new_job[];
     v_gen       smallint := pg_sequence_last_value('generation'::regclass);
     v_queue_ids bigint[] := array[]::bigint[];
     v_max_bytes int[] := array[]::int[];
+    v_depths    int[] := array[]::int[];
     v_name      text;
 begin
     if jobs is null or jsonb_typeof(jobs) <> 'array' then
@@ -131,17 +138,17 @@ begin
             perform demand(v_queue.queue_id, v_name, 'produce');
         end if;
         v_max_bytes := v_max_bytes || v_queue.max_payload_bytes;
-        if v_queue.max_depth is not null then
-            perform check_depth(v_queue.queue_id, v_name, v_queue.max_depth, (
-                select count(*)::int from jsonb_array_elements(jobs) e(job)
-                 where e.job ->> 'queue_name' = v_name));
-        end if;
+        v_depths := v_depths || v_queue.max_depth;
     end loop;
     perform check_payload(e.job -> 'payload', n.max_bytes,
             case when single then 'payload' else 'jobs[' || e.ord - 1 || '].payload' end)
        from jsonb_array_elements(jobs) with ordinality e(job, ord)
        join unnest(v_names, v_max_bytes) n(name, max_bytes) on n.name = e.job ->> 'queue_name'
       where octet_length((e.job -> 'payload')::text) > n.max_bytes;
+
+    if exists (select from jsonb_array_elements(jobs) e(job) where e.job ?| '{ref,depends_on_refs}') then
+        perform check_refs(jobs);
+    end if;
 
     perform enter();
     v_now := clock_timestamp();
@@ -180,18 +187,20 @@ begin
     then
         select array_agg(c.job_id order by c.ord), array_agg(c.inserted order by c.ord) into v_found, v_new
           from claim_keys(v_jobs, v_ids, enqueue_jobs.jobs, v_now, single) c;
-        -- Of several in this call the last that replaces or debounces says what the job is.
-        v_later := array(
-            select row(l.*)::new_job
+        -- Behind the first of a key, what replaces or debounces waits for a second call: the last one is enough.
+        select array_agg(u.ord order by u.ord), array_agg(u.first_change order by u.ord),
+            array_agg(u.last_change order by u.ord)
+          into v_turns, v_firsts, v_lasts
+          from (
+            select t.ord, min(t.ord) filter (where t.changes) over w as first_change,
+                max(t.ord) filter (where t.changes) over w as last_change
               from (
-                select distinct on (u.queue_id, u.unique_key) u.*
+                select u.queue_id, u.unique_key, u.ord, u.unique_mode in ('replace', 'debounce')
+                        and row_number() over (partition by u.queue_id, u.unique_key order by u.ord) > 1 as changes
                   from unnest(v_jobs) u
-                 where u.unique_mode in ('replace', 'debounce')
-                 order by u.queue_id, u.unique_key, u.ord desc) l
-             where not v_new[l.ord]
-               and exists (
-                select from unnest(v_jobs) f
-                 where f.queue_id = l.queue_id and f.unique_key = l.unique_key and f.ord < l.ord));
+                 where u.unique_key is not null) t
+            window w as (partition by t.queue_id, t.unique_key)) u
+         where u.ord >= u.first_change;
         v_all := jobs;
         v_ids := array(select i.id from unnest(v_ids) with ordinality i(id, ord) where v_new[i.ord] order by i.ord);
         jobs := (
@@ -200,13 +209,19 @@ begin
              where v_new[e.ord]);
         v_jobs := array(select row(u.*)::new_job from unnest(v_jobs) u where v_new[u.ord] order by u.ord);
     end if;
-    -- PARENTS, BATCHES: refs become ids once these are drawn; what waits for a parent is placed here.
+    perform check_depth(n.queue_id, n.name, n.max_depth, c.adds)
+       from unnest(v_names, v_queue_ids, v_depths) n(name, queue_id, max_depth)
+      cross join lateral (
+        select count(*)::int as adds from unnest(v_jobs) j where j.queue_id = n.queue_id) c
+      where n.max_depth is not null and c.adds > 0;
+    -- PARENTS, BATCHES: what waits for a parent, or ends with one, is placed there.
     if exists (
         select from unnest(v_jobs) j
          where j.depends_on is not null or j.on_parent_failure is not null or j.batch_id is not null)
-        or exists (select from jsonb_array_elements(jobs) e(job) where e.job ?| '{ref,depends_on_refs}')
+        or exists (select from jsonb_array_elements(jobs) e(job) where e.job ? 'depends_on_refs')
     then
-        raise exception 'dependencies and batches are not supported yet' using errcode = '0A000';
+        select p.news, p.held, p.over into v_jobs, v_held, v_over
+          from place_children(coalesce(v_all, enqueue_jobs.jobs), v_jobs, v_ids, v_found, v_new, v_now, single) p;
     end if;
     perform link_queue(l.queue_id)
        from (select distinct j.queue_id from unnest(v_jobs) j where j.group_key is not null order by 1) l;
@@ -214,10 +229,10 @@ begin
     perform open_lane(l.lane) from (select distinct u.lane from unnest(v_jobs) u order by 1) l;
     with asked as materialized (
         select e.job_id, e.lane, e.job, e.run_at, e.max_retries, e.expires_at, e.retry, e.tags, e.group_key,
-            e.unique_key, e.batch_id, e.depends_on, e.on_parent_failure
-          from rows from (unnest(v_ids), unnest(v_jobs), jsonb_array_elements(enqueue_jobs.jobs))
+            e.unique_key, e.batch_id, e.depends_on, e.on_parent_failure, e.held is true as held
+          from rows from (unnest(v_ids), unnest(v_jobs), jsonb_array_elements(enqueue_jobs.jobs), unnest(v_held))
             e(job_id, ord, no_id, queue_id, lane, run_at, max_retries, expires_at, retry, tags, group_key,
-                unique_key, unique_mode, unique_for, debounce_max, depends_on, on_parent_failure, batch_id, job)
+                unique_key, unique_mode, unique_for, debounce_max, depends_on, on_parent_failure, batch_id, job, held)
     ), jobs as (
         insert into job (gen, job_id, queue_id, priority, created_at, run_at, max_retries, expires_at,
             payload, headers, retry, tags, group_key, unique_key, batch_id, depends_on, on_parent_failure)
@@ -232,7 +247,7 @@ begin
         select greatest(a.expires_at, v_now), a.job_id from asked a where a.expires_at is not null
     ), later as (
         insert into scheduled (due_at, job_id, lane, expires_at)
-        select a.run_at, a.job_id, a.lane, a.expires_at from asked a where a.run_at > v_now
+        select a.run_at, a.job_id, a.lane, a.expires_at from asked a where a.run_at > v_now and not a.held
     ), in_line as (
         insert into waiting (job_id, lane, holder, group_id, position, expires_at, xact, first)
         select l.job_id, l.lane, 'group', l.group_id, l.job_id, l.expires_at,
@@ -242,16 +257,43 @@ begin
             select a.job_id, a.lane, a.expires_at,
                 hashtextextended(a.group_key, a.lane >> 16) & 9223372036854775807 as group_id
               from asked a
-             where a.group_key is not null and (a.run_at is null or a.run_at <= v_now)) l
+             where a.group_key is not null and not a.held and (a.run_at is null or a.run_at <= v_now)) l
     )
     insert into ready (lane, position, job_id, expires_at)
     select a.lane, a.job_id, a.job_id, a.expires_at
       from asked a
-     where a.group_key is null and (a.run_at is null or a.run_at <= v_now);
+     where a.group_key is null and not a.held and (a.run_at is null or a.run_at <= v_now);
+    if v_over is not null then
+        perform settle_parents(v_over);
+    end if;
 
     perform wake_sleepers(u.queue_id) from unnest(v_queue_ids) u(queue_id);
-    perform replace_job(v_found[l.ord], row(l.*)::new_job, v_all -> l.ord - 1, v_now + l.debounce_max)
-       from unnest(v_later) l;
+    if v_turns is not null then
+        -- Its refs, which only this call knows, as ids.
+        v_later := (
+            select jsonb_agg(e.job - '{ref,depends_on_refs}'::text[] || case when e.job ? 'depends_on_refs' then
+                    jsonb_build_object('depends_on', coalesce(nullif(e.job -> 'depends_on', 'null'),
+                        nullif(e.job -> 'options' -> 'depends_on', 'null'), '[]') || (
+                        select coalesce(jsonb_agg(v_found[r.ord]), '[]')
+                          from jsonb_array_elements(v_all) with ordinality r(job, ord)
+                         where e.job -> 'depends_on_refs' ? (r.job ->> 'ref')))
+                    else '{}' end order by l.ord)
+              from (select distinct u.ord from unnest(v_lasts) u(ord)) l
+             cross join lateral (select v_all -> l.ord - 1 as job) e);
+        select array_agg(coalesce(a.job_id, f.job_id) order by f.ord),
+            array_agg(case when a.job_id is null then f.is_new else a.inserted and f.ord = t.first_change end order by f.ord)
+          into v_found, v_new
+          from unnest(v_found, v_new) with ordinality f(job_id, is_new, ord)
+          left join unnest(v_turns, v_firsts, v_lasts) t(ord, first_change, last_change)
+            on t.ord = f.ord
+          left join (
+            select l.ord, a.job_id, a.inserted
+              from enqueue_jobs(v_later, enqueue_jobs.single) a
+              join (
+                select u.ord, row_number() over (order by u.ord) - 1 as idx
+                  from (select distinct u.ord from unnest(v_lasts) u(ord)) u) l on l.idx = a.idx) a
+            on a.ord = t.last_change;
+    end if;
     return query
     select (u.ord - 1)::int, u.job_id, coalesce(v_new[u.ord], true)
       from unnest(v_found) with ordinality u(job_id, ord)

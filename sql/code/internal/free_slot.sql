@@ -19,10 +19,17 @@ begin
     -- as leave room for what runs in all the others.
     v_most := free_slot.max_running;
     v_last := (
-        select x.slot from {{.schema}}.limit_slot x
-         where x.holder = free_slot.holder
-         order by x.slot desc
-         limit 1);
+        with recursive s as (
+            select free_slot.max_running - 1 as slot
+            union all
+            select n.slot
+              from s
+             cross join lateral (
+                select x.slot from {{.schema}}.limit_slot x
+                 where x.holder = free_slot.holder and x.slot > s.slot
+                 order by x.slot, x.version desc
+                 limit 1) n)
+        select max(s.slot) from s);
     if v_last >= v_most then
         v_busy := array(
             select n.slot
@@ -52,9 +59,9 @@ begin
              limit 1) s on true
          where n.slot <> all (v_tried)
            -- Only what looks free is locked.
-           and case when exists (
-                select from {{.schema}}.leased l where l.job_id = s.job_id and l.token = s.token)
-            then false
+           and case (
+                select true from {{.schema}}.leased l where l.job_id = s.job_id and l.token = s.token limit 1)
+            when true then false
             else pg_try_advisory_xact_lock(
                 hashtext('{{.schema}}:limit'), hashint8((free_slot.holder << 12) # n.slot)) end
          limit 1;

@@ -1,21 +1,51 @@
 -- Makes a job that nobody holds what another enqueue of its unique key says: payload, headers, priority,
 -- max_retries, run_at. latest bounds a debounced run_at. False where the job is leased or over, or an
--- open transaction is leasing it.
--- Calls: oq_update. Locks: as oq_update.
+-- open transaction has it for longer than a tick would. The caller holds the key, so no other enqueue has it.
+-- A short wait by trying again, not by a lock_timeout: to catch that would take a subtransaction.
+-- Calls: oq_update. Locks: as oq_update. Index: job_N_pk, ready_pk, ready_returned_idx, scheduled_pk,
+-- waiting_pk, leased_pk, dead_pk, finished_N_pk.
 create or replace function {{.schema}}.replace_job(
     job_id bigint, said {{.schema}}.new_job, element jsonb, latest timestamptz)
 returns boolean
 language plpgsql
+{{template "internal/pinned.sql" .}}
 as $$
+#variable_conflict use_column
 begin
-    return {{.api_schema}}.oq_update(job_id, jsonb_build_object(
+    for v_round in 1..20 loop
+        -- The row of its place, whichever that is, is ours.
+        exit when exists (
+            with r as materialized (
+                select from ready r
+                 where r.lane = (
+                        select (j.queue_id << 16) + 32767 - j.priority from job j
+                         where j.job_id = replace_job.job_id limit 1)
+                   and r.position = replace_job.job_id
+                   for update skip locked
+            ), b as materialized (
+                select from ready r
+                 where r.job_id = replace_job.job_id and r.position <> r.job_id
+                   for update skip locked
+            ), s as materialized (
+                select from scheduled s where s.job_id = replace_job.job_id for update skip locked
+            ), w as materialized (
+                select from waiting w where w.job_id = replace_job.job_id for update skip locked
+            )
+            select from r union all select from b union all select from s union all select from w);
+        if v_round = 20
+            or exists (select from leased l where l.job_id = replace_job.job_id)
+            or {{template "internal/over.sql" dict "schema" .schema "id" "replace_job.job_id"}} is not false
+        then
+            return false;
+        end if;
+        perform pg_sleep(0.005);
+    end loop;
+    return {{.api_schema}}.oq_update(replace_job.job_id, jsonb_build_object(
         'payload', coalesce(element -> 'payload', '{}'),
         'headers', nullif(element -> 'headers', 'null'),
         'priority', 32767 - (said.lane & 65535),
         'max_retries', said.max_retries,
         'run_at', least(said.run_at, latest)));
-exception when lock_not_available then
-    return false;
 end
 $$;
 comment on function {{.schema}}.replace_job(bigint, {{.schema}}.new_job, jsonb, timestamptz) is

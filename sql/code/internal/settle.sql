@@ -1,6 +1,6 @@
 -- Jobs of linked or limited queues that are over for now: completed, dead, cancelled, expired or deleted.
 -- What they held is given on. Their place is gone already, their job rows are still there.
--- Calls: admit, wake_sleepers. Locks: as admit. Index: job_N_pk, queue_id_idx.
+-- Calls: admit, wake_sleepers, settle_parents. Locks: as admit. Index: job_N_pk, queue_id_idx.
 create or replace function {{.schema}}.settle(job_ids bigint[])
 returns void
 language plpgsql
@@ -36,7 +36,7 @@ begin
             perform {{.schema}}.wake_sleepers(u.queue_id) from unnest(v_limited) u(queue_id);
         end if;
     end if;
-    -- SETTLE DEPENDENTS: what dependents and batches do when a job ends.
+    perform {{.schema}}.settle_parents(settle.job_ids);
 end
 $$;
 comment on function {{.schema}}.settle(bigint[]) is 'Gives on what jobs held that are over.';

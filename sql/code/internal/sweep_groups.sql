@@ -65,6 +65,8 @@ begin
             or not exists (
                 select from {{.schema}}.throttled o
                  where o.queue_id = t.queue_id and o.group_id = t.group_id and o.throttle_id < t.throttle_id))
+         order by t.throttle_id
+         limit 1000
            for update skip locked));
     return v_count + v_last;
 end

@@ -6,7 +6,15 @@ language plpgsql
 as $$
 #variable_conflict use_column
 begin
-    delete from {{.schema}}.limit_slot x where x.holder = use_slots.holder and x.slot = any (use_slots.slots);
+    delete from {{.schema}}.limit_slot d
+     where d.version = any (array(
+        select x.version
+          from unnest(use_slots.slots) u(slot)
+         cross join lateral (
+            select x.version from {{.schema}}.limit_slot x
+             where x.holder = use_slots.holder and x.slot = u.slot
+             order by x.version desc
+             limit 1) x));
     insert into {{.schema}}.limit_slot (holder, slot, job_id, token, taken_at)
     select use_slots.holder, u.slot, coalesce(u.job_id, 0), coalesce(u.token, 0), clock_timestamp()
       from unnest(use_slots.slots, use_slots.job_ids, use_slots.tokens) u(slot, job_id, token)

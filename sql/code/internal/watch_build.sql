@@ -38,7 +38,7 @@ begin
                  where p.proname = v_name || '_check' and p.pronamespace = (plan ->> 'schema_id')::oid
                    and p.prosqlbody::text ~ '\{(SUBLINK|AGGREF|WINDOWFUNC) ')
             then
-                raise exception 'it has a subquery' using errcode = '0A000';
+                raise exception 'it has a subquery' using errcode = 'OQ001';
             end if;
         exception when others then
             raise exception 'condition must not be %: %', quote_literal(left(v_condition, 200)), sqlerrm

@@ -66,5 +66,7 @@ comment on function {{.api_schema}}.oq_enqueue(text, jsonb, int, timestamptz, in
 The job exists exactly if the caller''s transaction commits. The queue is created at first use.
 priority: -32768 to 32767, higher first. run_at: when it may run (null or past: now).
 max_retries: null takes the queue''s. headers: a JSON object for the worker.
-options: delay, ttl, expires_at, retry, tags. Errors: OQ001, OQ006, 42501; 0A000 for unique_key,
-group_key and the options that are not supported yet.';
+unique_key: where a job of this queue has the key, options.unique_mode says what happens; by default its
+id is returned. group_key: jobs of one key run in order, one at a time.
+options: delay, ttl, expires_at, retry, tags, unique_mode, unique_for, debounce_max, depends_on,
+on_parent_failure, batch_id. Errors: OQ001, OQ005, OQ006, 42501.';

@@ -13,5 +13,6 @@ $$;
 comment on function {{.api_schema}}.oq_enqueue_many(jsonb) is
 'Enqueues many jobs, each with its own arguments; one row per element.
 jobs: a JSON array of at most 100000 objects with queue_name and any other argument or option of
-oq_enqueue by its name. idx counts from 0, in the order of jobs. All of them or, with an error that
-names the element, none. Errors as oq_enqueue.';
+oq_enqueue by its name; ref names an element, and depends_on_refs those that must end before it.
+idx counts from 0, in the order of jobs; inserted is false where a unique key gave the job that has it. All
+of them or, with an error that names the element, none. Errors as oq_enqueue.';

@@ -7,11 +7,13 @@ declare
         'oq_producer', 'oq_worker', 'oq_observer', 'oq_operator', 'oq_daemon'];
     v_rights constant jsonb := '{
         "oq_producer": ["oq_enqueue", "oq_enqueue_bulk", "oq_enqueue_many", "oq_update",
-            "oq_cancel", "oq_version", "oq_schedule", "oq_unschedule", "oq_next_runs", "oq_publish",
+            "oq_cancel", "oq_batch", "oq_batch_seal", "oq_version", "oq_schedule", "oq_unschedule",
+            "oq_next_runs", "oq_publish",
             "oq_subscribe", "oq_unsubscribe", "oq_watch", "oq_unwatch", "oq_watch_fire", "oq_enqueue_row"],
         "oq_worker": ["oq_lease", "oq_ack", "oq_ack_many", "oq_next", "oq_nack", "oq_release",
-            "oq_heartbeat", "oq_heartbeat_many", "oq_listen", "oq_unlisten", "oq_throttle", "oq_version"],
-        "oq_observer": ["oq_get", "oq_explain", "oq_attempts", "oq_result", "oq_stats", "oq_audit", "oq_version",
+            "oq_heartbeat", "oq_heartbeat_many", "oq_listen", "oq_unlisten", "oq_parents", "oq_throttle", "oq_version"],
+        "oq_observer": ["oq_get", "oq_explain", "oq_attempts", "oq_result", "oq_parents", "oq_stats", "oq_audit",
+            "oq_version",
             "oq_next_runs"],
         "oq_operator": ["oq_create_queue", "oq_drop_queue", "oq_pause", "oq_resume", "oq_limit", "oq_grant",
             "oq_revoke", "oq_adopt", "oq_repair", "oq_redrive", "oq_purge", "oq_tick", "oq_promote",

@@ -38,7 +38,13 @@
 {{template "internal/admit.sql" .}}
 {{template "internal/line_up.sql" .}}
 {{template "internal/place_jobs.sql" .}}
+{{template "internal/job_ends.sql" .}}
+{{template "internal/fire_batch.sql" .}}
+{{template "internal/free_children.sql" .}}
+{{template "internal/settle_parents.sql" .}}
 {{template "internal/settle.sql" .}}
+{{template "internal/do_links.sql" .}}
+{{template "internal/sweep_links.sql" .}}
 {{template "internal/do_todo.sql" .}}
 {{template "internal/sweep_groups.sql" .}}
 {{template "internal/put_back.sql" .}}
@@ -62,9 +68,14 @@
 {{template "internal/hold_place.sql" .}}
 {{template "internal/delete_jobs.sql" .}}
 {{template "internal/recent.sql" .}}
+{{template "internal/truncated.sql" .}}
 {{template "internal/replace_job.sql" .}}
 {{template "internal/claim_keys.sql" .}}
+{{template "internal/reclaim_keys.sql" .}}
+{{template "internal/check_refs.sql" .}}
+{{template "internal/place_children.sql" .}}
 {{template "internal/enqueue_jobs.sql" .}}
+{{template "internal/enqueue_for.sql" .}}
 {{template "internal/enqueue_checked.sql" .}}
 {{template "internal/role_may.sql" .}}
 {{template "internal/cron_parse.sql" .}}
@@ -95,6 +106,8 @@
 {{template "producer/oq_enqueue_many.sql" .}}
 {{template "producer/oq_update.sql" .}}
 {{template "producer/oq_cancel.sql" .}}
+{{template "producer/oq_batch.sql" .}}
+{{template "producer/oq_batch_seal.sql" .}}
 {{template "producer/oq_schedule.sql" .}}
 {{template "producer/oq_unschedule.sql" .}}
 {{template "producer/oq_next_runs.sql" .}}
@@ -150,6 +163,7 @@
 {{template "operator/oq_attempts.sql" .}}
 {{template "operator/oq_result.sql" .}}
 {{template "operator/oq_explain.sql" .}}
+{{template "operator/oq_parents.sql" .}}
 {{template "operator/oq_stats.sql" .}}
 {{template "operator/oq_purge.sql" .}}
 {{template "operator/oq_redrive.sql" .}}

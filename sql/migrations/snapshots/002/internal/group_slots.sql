@@ -9,24 +9,30 @@ as $$
 #variable_conflict use_column
 begin
     return query
-    select n.slot, s.job_id, s.low, s.version,
-        s.job_id is not null
-            and row_number() over (partition by s.job_id order by s.version desc) = 1
-            and (exists (select from {{.schema}}.leased l where l.job_id = s.job_id)
-                or exists (
-                    select from {{.schema}}.ready r where r.job_id = s.job_id and r.position <> r.job_id)
-                or group_slots.max_running = 1
-                    and exists (select from {{.schema}}.scheduled d where d.job_id = s.job_id))
-      from generate_series(0, greatest(group_slots.max_running - 1, (
-        select x.slot from {{.schema}}.group_slot x
-         where x.group_id = group_slots.group_id
-         order by x.slot desc
-         limit 1))) n(slot)
-      left join lateral (
-        select x.job_id, x.low, x.version from {{.schema}}.group_slot x
-         where x.group_id = group_slots.group_id and x.slot = n.slot
-         order by x.version desc
-         limit 1) s on true;
+    with recursive s as (
+        -- From slot to slot, each entered at its newest row: backwards would walk those that are gone.
+        (select x.slot, x.job_id, x.low, x.version from {{.schema}}.group_slot x
+          where x.group_id = group_slots.group_id
+          order by x.slot, x.version desc
+          limit 1)
+        union all
+        select n.slot, n.job_id, n.low, n.version
+          from s
+         cross join lateral (
+            select x.slot, x.job_id, x.low, x.version from {{.schema}}.group_slot x
+             where x.group_id = group_slots.group_id and x.slot > s.slot
+             order by x.slot, x.version desc
+             limit 1) n)
+    select s.slot, s.job_id, s.low, s.version,
+        row_number() over (partition by s.job_id order by s.version desc) = 1
+            and coalesce(
+                -- Not by exists, which may become a hash of a whole table.
+                (select true from {{.schema}}.leased l where l.job_id = s.job_id limit 1),
+                (select true from {{.schema}}.ready r
+                  where r.job_id = s.job_id and r.position <> r.job_id limit 1),
+                (select group_slots.max_running = 1 from {{.schema}}.scheduled d
+                  where d.job_id = s.job_id limit 1), false)
+      from s;
 end
 $$;
 comment on function {{.schema}}.group_slots(bigint, int) is 'The slots of a group and who holds them.';

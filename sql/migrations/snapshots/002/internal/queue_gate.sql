@@ -29,16 +29,21 @@ begin
          where v_limit.until is not null
         union all
         select 2, 'max_running', array_agg(l.job_id order by l.job_id), min(l.expires_at)
-          from generate_series(0, greatest(v_limit.max_running - 1, (
-            select x.slot from {{.schema}}.limit_slot x
-             where x.holder = queue_gate.queue_id * 4
-             order by x.slot desc
-             limit 1))) n(slot)
-         cross join lateral (
-            select x.job_id, x.token from {{.schema}}.limit_slot x
-             where x.holder = queue_gate.queue_id * 4 and x.slot = n.slot
-             order by x.version desc
-             limit 1) s
+          from (
+            with recursive s as (
+                (select x.slot, x.job_id, x.token from {{.schema}}.limit_slot x
+                  where x.holder = queue_gate.queue_id * 4
+                  order by x.slot, x.version desc
+                  limit 1)
+                union all
+                select n.slot, n.job_id, n.token
+                  from s
+                 cross join lateral (
+                    select x.slot, x.job_id, x.token from {{.schema}}.limit_slot x
+                     where x.holder = queue_gate.queue_id * 4 and x.slot > s.slot
+                     order by x.slot, x.version desc
+                     limit 1) n)
+            select s.job_id, s.token from s) s
           join {{.schema}}.leased l on l.job_id = s.job_id and l.token = s.token
          where v_limit.max_running is not null
         having count(*) >= v_limit.max_running

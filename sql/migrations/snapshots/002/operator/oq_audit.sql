@@ -17,7 +17,8 @@ declare
     v_epoch bigint := pg_sequence_last_value('epoch_low'::regclass);
 begin
     lock table job, ready, scheduled, waiting, leased, dead, finished, attempt, ttl, mark, epoch_open,
-        passed, queue, schedule, group_slot, limit_rule, throttled, todo in access share mode;
+        passed, queue, schedule, group_slot, limit_rule, throttled, todo, dependency,
+        batch in access share mode;
 
     return query
     select 'one_place'::text, count(*),
@@ -203,6 +204,21 @@ begin
       from schedule s
      where s.due_at < (
         select timestamptz 'epoch' + max(m.low) * interval '1 microsecond' from mark m where m.lane = -10);
+    -- One unfinished job a key: the one that the key names. A row has one job, so there are never two.
+    return query
+    select 'unique_key'::text, count(*),
+        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+      from (
+        select j.job_id
+          from (
+            select r.job_id from ready r
+            union all select s.job_id from scheduled s
+            union all select w.job_id from waiting w
+            union all select l.job_id from leased l) p
+          join job j on j.job_id = p.job_id and j.unique_key is not null
+          left join unique_key k on k.job_id = j.job_id and k.queue_id = j.queue_id
+           and k.key_hash = sha256(convert_to(j.unique_key, 'UTF8'))
+         where k.job_id is null) v;
     -- One job a slot: what may run of a group has the slot that it took last.
     return query
     select 'group_slot'::text, count(*),
@@ -245,6 +261,32 @@ begin
              group by s.group_id) s on s.group_id = w.group_id
           left join (select distinct t.id from todo t where t.kind = 'group') t on t.id = w.group_id
          where t.id is null and (s.busy is not true or s.low > w.position)) v;
+
+    -- Who waits for a parent waits for somebody, or is on the list of things to do; so is who has ended.
+    return query
+    select 'child_stuck'::text, count(*),
+        array_to_string((array_agg(v.child_id order by v.child_id))[1:5], ', ')
+      from (
+        select c.child_id
+          from (
+            select w.job_id as child_id from waiting w where w.holder = 'parent'
+            union all select -b.batch_id from batch b) c
+          left join (select distinct d.child_id from dependency d) d on d.child_id = c.child_id
+          left join (select distinct t.id from todo t where t.kind = 'child') t on t.id = c.child_id
+         where d.child_id is null and t.id is null) v;
+
+    return query
+    select 'parent_over'::text, count(*),
+        array_to_string((array_agg(v.parent_id order by v.parent_id))[1:5], ', ')
+      from (
+        select distinct d.parent_id
+          from dependency d
+          join finished f on f.job_id = d.parent_id and f.linked
+          join (
+            select w.job_id as child_id from waiting w where w.holder = 'parent'
+            union all select -b.batch_id from batch b) c on c.child_id = d.child_id
+          left join (select distinct t.id from todo t where t.kind = 'parent') t on t.id = d.parent_id
+         where t.id is null) v;
 end
 $$;
 comment on function {{.api_schema}}.oq_audit() is
@@ -253,5 +295,6 @@ sample: a few of the ids. one_place: a job stands in one state. place_without_jo
 job_without_place, job_twice, lane_of_job, queue_without_row: the tables agree. lane_without_mark,
 below_mark: leases see every ready job. token_rises: no lease has an older token than one before.
 attempts_recorded: every attempt has its record. ttl_timer: what can expire will. schedule_below_mark:
-every schedule is seen when it is due. group_slot: what may run of a group has a slot of it. group_stuck:
-no group that is free is forgotten. Reads everything; changes nothing. See oq_repair.';
+every schedule is seen when it is due. unique_key: an unfinished job has the key that it shows.
+child_stuck, parent_over: who waits for a parent waits for one that is open. group_slot: what may run
+of a group has a slot of it. group_stuck: no group that is free is forgotten. Reads everything; changes nothing. See oq_repair.';

@@ -93,6 +93,14 @@ begin
            retry = default, limited = default, created_at = v_now, dropped_at = v_now
      where q.row_id = v_row_id;
     delete from limit_rule r where r.queue_id = v_queue_id;
+    -- Keys of its jobs, which are over: those of an open transaction stay with what it enqueues.
+    delete from unique_key k
+     where k.ctid = any (array(
+        select x.ctid from unique_key x
+         where x.queue_id = v_queue_id
+           and {{template "internal/over.sql" dict "schema" .schema "id" "x.job_id"}} is not false
+         order by x.key_hash
+           for update skip locked));
     delete from throttled t where t.queue_id = v_queue_id;
     delete from queue_grant g where g.queue_id = v_queue_id;
     delete from subscription s where s.queue_id = v_queue_id;

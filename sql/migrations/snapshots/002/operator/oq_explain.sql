@@ -186,9 +186,9 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_explain(bigint) is
-'Why is my job not running? A row for each gate, in the order in which they bind.
-step: finished, leased, paused, scheduled, parent, group, group_throttled, group_rate, limit, throttled,
-rate, line, worker, and last verdict. verdict: open, closed or unknown; in the last row
-finished, dead, running, held (detail: by the first closed gate), due or ready. retry_at: when a gate opens; in
-the last row when the job can run, where that is known. No rows for a job that is unknown, or not for the
-caller.';
+'Says why a job is not running.
+A row for each gate, in the order in which they bind. step: finished, leased, paused, scheduled, parent,
+group, group_throttled, group_rate, limit, throttled, rate, line, worker, and last verdict. verdict: open,
+closed or unknown; in the last row finished, dead, running, held (detail: by the first closed gate), due or
+ready. retry_at: when a gate opens; in the last row when the job can run, where that is known. No rows for a
+job that is unknown, or not for the caller.';

@@ -1,9 +1,9 @@
 -- Dead or cancelled jobs back to ready, set-based, ids ascending. Failures and lost leases begin
 -- again at 0; attempts go on counting and the token is kept. A cancelled job's rows move to the
 -- current generation: theirs may be on its way to TRUNCATE.
--- Calls: check_queue_name, check_patch, check_payload, demand, enter, open_lane, place_jobs, leave_slots,
+-- Calls: check_queue_name, check_patch, check_payload, demand, enter, open_lane, place_jobs, leave_slots, reclaim_keys,
 -- wake_sleepers.
--- Locks: dead or finished rows with their job rows by job id (skip locked), epoch shared (memory).
+-- Locks: dead or finished rows with their job rows by job id (skip locked), epoch shared (memory), as reclaim_keys.
 -- Index: dead_queue_idx, dead_pk, finished_N_pk, job_N_pk; finished is scanned without job_ids.
 create or replace function {{.api_schema}}.oq_redrive(
     queue_name text,
@@ -217,6 +217,9 @@ begin
            expires_at = case when j.expires_at > v_now then j.expires_at end
      where j.job_id = any (v_ids)
        and (patch <> '{}' or j.expires_at <= v_now);
+    if exists (select from job j where j.job_id = any (v_ids) and j.unique_key is not null) then
+        perform reclaim_keys(v_ids);
+    end if;
     insert into ttl (expires_at, job_id)
     select j.expires_at, j.job_id from job j
      where j.job_id = any (v_ids) and j.expires_at is not null
@@ -288,5 +291,5 @@ filter: state (dead, or cancelled), job_ids, reason (as in oq_dead), error (a pa
 counts), since and until (died or cancelled in that time), payload (contains this). patch: as in
 oq_update. per_second: how many become ready each second; null: all at once. max_jobs: 1 to 10000;
 null: as many as 100000, so call it until nothing comes. dry_run => true only says which. A
-cancelled job comes back while its payload is kept, a time to live that has passed is dropped. An
-unknown queue gives no rows. Errors: OQ001.';
+cancelled job comes back while its payload is kept, a time to live that has passed is dropped. It takes
+its unique key back where that is free, else it comes back without one. An unknown queue gives no rows. Errors: OQ001.';

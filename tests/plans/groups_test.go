@@ -1,0 +1,130 @@
+package plans
+
+import (
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/openqueue/openqueue/tests/testdb"
+)
+
+// touched runs a statement in a transaction and adds up the buffers of all that is explained, what happens
+// before the commit included. Statements in functions count more than once, each time alike.
+func touched(t testing.TB, s *session, sql string, args ...any) (buffers int) {
+	t.Helper()
+	s.do(t, "set auto_explain.log_min_duration = 0")
+	s.plans = nil
+	s.do(t, "begin")
+	s.do(t, sql, args...)
+	s.do(t, "commit")
+	s.do(t, "set auto_explain.log_min_duration = -1")
+	if os.Getenv("OQ_TEST_SHOW_PLANS") != "" {
+		for _, p := range s.plans {
+			if n := p.Plan.Hit + p.Plan.Read; n > 40 {
+				t.Logf("%d buffers: %.400s", n, p.Query)
+			}
+		}
+	}
+	for _, p := range s.plans {
+		buffers += p.Plan.Hit + p.Plan.Read
+		for _, table := range p.Plan.seqScans() {
+			t.Errorf("scans all of %s in: %s", table, p.Query)
+		}
+	}
+	return buffers
+}
+
+// turns of a grouped job, and what its enqueue, lease and ack touch.
+func groupTurn(t testing.TB, s *session, key string) (enqueue, lease, ack int) {
+	t.Helper()
+	enqueue = touched(t, s, "select oq_enqueue('q', group_key => $1)", key)
+	lease = touched(t, s, "create temp table l on commit preserve rows as select job_id, lease_token from oq_lease('q')")
+	id, token := get[int64](t, s, "select job_id from l"), get[int64](t, s, "select lease_token from l")
+	ack = touched(t, s, "select oq_ack($1, $2)", id, token)
+	s.do(t, "drop table l")
+	return
+}
+
+// A hot group stays flat while a snapshot is held, with a line and without one: what was let in is never walked.
+func TestHotGroupIsFlat(t *testing.T) {
+	for _, line := range []int{0, 50} {
+		db := testdb.New(t)
+		s, holder, loader := open(t, db), open(t, db), open(t, db)
+		s.do(t, "select count(oq_enqueue('q', group_key => 'hot')) from generate_series(0, $1::int)", line)
+		if line == 0 {
+			s.do(t, "select oq_ack(job_id, lease_token) from oq_lease('q')")
+		}
+		holder.do(t, "begin isolation level repeatable read")
+		holder.do(t, "select 1")
+		for range 6 {
+			groupTurn(t, s, "hot")
+		}
+		e1, l1, a1 := groupTurn(t, s, "hot")
+		for turn := range 1500 {
+			loader.do(t, "select oq_enqueue('q', group_key => 'hot')")
+			loader.do(t, "select oq_ack(job_id, lease_token) from oq_lease('q')")
+			if turn%100 == 0 {
+				loader.do(t, "update oq.mark set raised_at = raised_at - interval '2 s' where lane >= 0")
+				loader.do(t, "select from oq_tick()")
+			}
+		}
+		groupTurn(t, s, "hot")
+		e2, l2, a2 := groupTurn(t, s, "hot")
+		t.Logf("line of %d: enqueue %d -> %d, lease %d -> %d, ack %d -> %d buffers after 1500 jobs", line, e1, e2, l1, l2, a1, a2)
+		for name, n := range map[string][2]int{"enqueue": {e1, e2}, "lease": {l1, l2}, "ack": {a1, a2}} {
+			if n[1] > n[0]*3/2+150 {
+				t.Errorf("line of %d: %s touched %d buffers, %d after 1500 jobs", line, name, n[0], n[1])
+			}
+		}
+	}
+}
+
+// Many groups cost no more than one, each with two in line behind the one that may run. OQ_TEST_GROUPS=100000
+// asks for more than there is time for otherwise.
+func TestManyGroups(t *testing.T) {
+	groups := 20000
+	if text := os.Getenv("OQ_TEST_GROUPS"); text != "" {
+		var err error
+		if groups, err = strconv.Atoi(text); err != nil || groups%10000 != 0 {
+			t.Fatalf("OQ_TEST_GROUPS=%s is not a multiple of 10000", text)
+		}
+	}
+	db := testdb.New(t)
+	s, loader := open(t, db), open(t, db)
+	s.do(t, "select count(oq_enqueue('q', group_key => 'one')) from generate_series(1, 10)")
+	for range 6 {
+		groupTurn(t, s, "one")
+	}
+	e1, l1, a1 := groupTurn(t, s, "one")
+	for part := range groups / 10000 {
+		began := time.Now()
+		loader.do(t, `select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'q',
+			'group_key', 'g' || (10000 * $1::int + i % 10000))) from generate_series(1, 30000) i))`, part)
+		for range 400 {
+			if get[int64](t, loader, "select count(*) from oq.todo") == 0 {
+				break
+			}
+			loader.do(t, "select from oq_tick()")
+		}
+		t.Logf("30000 jobs of 10000 groups: %s", time.Since(began).Round(time.Millisecond))
+	}
+	if n := get[int64](t, loader, "select ready from oq_stats('q')"); n != int64(groups)+1 {
+		t.Fatalf("%d of %d groups have a ready job", n, groups+1)
+	}
+	for range 3 {
+		groupTurn(t, s, "one")
+	}
+	e2, l2, a2 := groupTurn(t, s, "one")
+	t.Logf("enqueue %d -> %d, lease %d -> %d, ack %d -> %d buffers with %d groups", e1, e2, l1, l2, a1, a2, groups)
+	for name, n := range map[string][2]int{"enqueue": {e1, e2}, "lease": {l1, l2}, "ack": {a1, a2}} {
+		if n[1] > n[0]*2+100 {
+			t.Errorf("%s touched %d buffers, %d with %d groups", name, n[0], n[1], groups)
+		}
+	}
+	// The sweep goes round them a thousand at a time, and finds none forgotten.
+	loader.do(t, "select oq.sweep_groups(100000)")
+	if n := get[int64](t, loader, "select count(*) from oq.todo"); n != 0 {
+		t.Errorf("%d groups look forgotten", n)
+	}
+}
