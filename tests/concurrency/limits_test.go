@@ -279,7 +279,7 @@ func TestRate(t *testing.T) {
 	runs := limitSeconds(t)
 	taken := crowd(t, db, "q", runs, false)
 	worst := get[int](t, w, `select max(n)::int from (
-		select count(*) over (order by at range between '199 ms' preceding and current row) as n from history) x`)
+		select count(*) over (order by at range between '199.999 ms' preceding and current row) as n from history) x`)
 	if worst > 8 {
 		t.Errorf("%d jobs began within 200 ms", worst)
 	}
@@ -289,6 +289,27 @@ func TestRate(t *testing.T) {
 	}
 	t.Logf("%d leases, %d committed, at most %d within 200 ms", taken, began, worst)
 	audit(t, w)
+}
+
+// A job never begins a microsecond before its slot is free, however long its worker was held up on the way.
+func TestRateIsExact(t *testing.T) {
+	t.Parallel()
+	c := testdb.New(t).Conn(t)
+	exec(t, c, "select count(*) from oq_enqueue_bulk('q', array_fill('{}'::jsonb, array[1000]))")
+	exec(t, c, "select oq_limit('q', rate => 4, per => '20 ms')")
+	exec(t, c, `alter function oq.rate_slots(bigint, int, interval, int) set schema public`)
+	exec(t, c, `create function oq.rate_slots(bigint, int, interval, int) returns int[] language plpgsql as $$
+		begin perform pg_sleep(random() * 0.004); return public.rate_slots($1, $2, $3, $4); end $$`)
+	exec(t, c, `do $$ declare v_until timestamptz := clock_timestamp() + interval '1 second'; begin
+		while clock_timestamp() < v_until loop perform oq_lease('q', 'w'); end loop; end $$`)
+	began := get[int](t, c, "select count(*)::int from oq.leased")
+	early := get[int](t, c, `select count(*)::int from (
+		select leased_at - lag(leased_at, 4) over (order by leased_at) as apart from oq.leased) x
+		where apart < interval '20 ms'`)
+	if began < 40 || early != 0 {
+		t.Errorf("%d of %d jobs began within 20 ms of the fourth before them", early, began)
+	}
+	audit(t, c)
 }
 
 // A group widened to three, and all others by '*' to two: as many run, never more, and in the end all have.

@@ -67,6 +67,8 @@ begin
                 if cardinality(v_rate) = 0 then
                     return;
                 end if;
+                -- The job begins after the moment at which its slot was seen free, or it would be too early.
+                v_now := clock_timestamp();
             end if;
             delete from {{.schema}}.ready r
              where r.ctid = (
