@@ -46,12 +46,17 @@ func started(t *testing.T, cfg Config) (*clock, func() error) {
 	return startedWith(t, cfg, zerolog.New(zerolog.NewTestWriter(t)))
 }
 
-func startedWith(t *testing.T, cfg Config, log zerolog.Logger) (c *clock, stop func() error) {
+func startedWith(t *testing.T, cfg Config, log zerolog.Logger) (*clock, func() error) {
 	t.Helper()
 	c, err := newClock(cfg, log)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c, begin(t, c)
+}
+
+func begin(t *testing.T, c *clock) (stop func() error) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- c.run(ctx) }()
@@ -72,7 +77,7 @@ func startedWith(t *testing.T, cfg Config, log zerolog.Logger) (c *clock, stop f
 			_ = stop()
 		}
 	})
-	return c, stop
+	return stop
 }
 
 func isReady(c *clock) bool {
