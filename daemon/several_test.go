@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -418,9 +419,10 @@ func TestOneGoesAway(t *testing.T) {
 	shut(false)
 	exec(t, good, `select pg_terminate_backend(pid) from pg_stat_activity where datname = '`+name+`'`)
 	way.frozen.Store(true)
-	for c.databases[1].unready() == "" || c.databases[2].unready() == "" {
+	until(t, "the two are not ready, and the good one is served meanwhile", func() bool {
 		servedInTime(t, good)
-	}
+		return c.databases[1].unready() != "" && c.databases[2].unready() != ""
+	})
 	servedInTime(t, good)
 	code, body := page(c, "/readyz")
 	lines := strings.Split(body, "\n")
@@ -487,6 +489,8 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	if sessions(t, a)+sessions(t, b) != 0 {
 		t.Fatal("somebody is here already")
 	}
+	// Else the collector would close what was forgotten.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	before := runtime.NumGoroutine()
 	for range 3 {
 		cfg := several(a.URL, b.URL, hole.through(t, a.URL))
