@@ -1,13 +1,18 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/kelseyhightower/envconfig"
@@ -20,15 +25,17 @@ const Version = "0.1.0"
 // Config is all that can be set, by the environment only.
 type Config struct {
 	// OQ_DATABASE_URL, else DATABASE_URL, else libpq's PG* variables.
-	DatabaseURL string        `envconfig:"DATABASE_URL"`
-	Schema      string        `split_words:"true" default:"oq"`
-	APISchema   string        `envconfig:"API_SCHEMA" default:"public"`
-	HTTPAddr    string        `envconfig:"HTTP_ADDR" default:"127.0.0.1:7310"`
-	LogLevel    string        `split_words:"true" default:"info"`
-	LogFormat   string        `split_words:"true" default:"json"`
-	TickMaxRows int           `split_words:"true" default:"1000"`
-	StatsEvery  time.Duration `split_words:"true" default:"15s"`
-	DataDir     string        `split_words:"true" default:".openqueue"`
+	DatabaseURL string `envconfig:"DATABASE_URL"`
+	// OQ_DATABASE_URLS only: spelled so, envconfig does not fall back to a name without the prefix.
+	DatabaseUrls string        `split_words:"true"`
+	Schema       string        `split_words:"true" default:"oq"`
+	APISchema    string        `envconfig:"API_SCHEMA" default:"public"`
+	HTTPAddr     string        `envconfig:"HTTP_ADDR" default:"127.0.0.1:7310"`
+	LogLevel     string        `split_words:"true" default:"info"`
+	LogFormat    string        `split_words:"true" default:"json"`
+	TickMaxRows  int           `split_words:"true" default:"1000"`
+	StatsEvery   time.Duration `split_words:"true" default:"15s"`
+	DataDir      string        `split_words:"true" default:".openqueue"`
 }
 
 var plainName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,40}$`)
@@ -41,8 +48,12 @@ func loadConfig() (Config, error) {
 	bad := func(name, value, want string) (Config, error) {
 		return c, fmt.Errorf("%w: OQ_%s=%s: want %s", errConfig, name, value, want)
 	}
-	if _, err := pgx.ParseConfig(c.DatabaseURL); err != nil {
-		return c, fmt.Errorf("%w: OQ_DATABASE_URL or DATABASE_URL: not a connection string", errConfig)
+	sources, err := c.sources()
+	if err != nil {
+		return c, err
+	}
+	if len(sources) == 1 {
+		c.DatabaseURL, c.DatabaseUrls = sources[0].url, ""
 	}
 	if !plainName.MatchString(c.Schema) {
 		return bad("SCHEMA", c.Schema, "a plain lower-case name")
@@ -72,7 +83,19 @@ func loadConfig() (Config, error) {
 
 func (c Config) print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "OQ_DATABASE_URL\t%s\n", redact(c.DatabaseURL))
+	if c.DatabaseUrls == "" {
+		fmt.Fprintf(t, "OQ_DATABASE_URL\t%s\n", redact(c.DatabaseURL))
+	} else {
+		sources, err := c.sources()
+		if err != nil {
+			return err
+		}
+		var urls []string
+		for _, s := range sources {
+			urls = append(urls, redact(s.url))
+		}
+		fmt.Fprintf(t, "OQ_DATABASE_URLS\t%s\n", strings.Join(urls, ","))
+	}
 	fmt.Fprintf(t, "OQ_SCHEMA\t%s\n", c.Schema)
 	fmt.Fprintf(t, "OQ_API_SCHEMA\t%s\n", c.APISchema)
 	fmt.Fprintf(t, "OQ_HTTP_ADDR\t%s\n", c.HTTPAddr)
@@ -84,19 +107,121 @@ func (c Config) print(w io.Writer) error {
 	return t.Flush()
 }
 
-var passwordPair = regexp.MustCompile(`(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)`)
+// A source is a database to serve. Its label, host:port/name, is unique and holds no password.
+type source struct{ url, label string }
 
-// redact takes the password out of a connection string of either form.
-func redact(s string) string {
-	if u, err := url.Parse(s); err == nil && u.Scheme != "" {
-		q := u.Query()
-		for _, key := range []string{"password", "sslpassword"} {
-			if q.Has(key) {
-				q.Set(key, "xxxxx")
-			}
+// sources are the databases of OQ_DATABASE_URLS, else the one of OQ_DATABASE_URL. No error shows a URL.
+func (c Config) sources() ([]source, error) {
+	if c.DatabaseUrls == "" {
+		label, err := labelOf(c.DatabaseURL)
+		if err != nil {
+			return nil, fmt.Errorf("%w: OQ_DATABASE_URL or DATABASE_URL: not a connection string", errConfig)
 		}
-		u.RawQuery = q.Encode()
-		return u.Redacted()
+		return []source{{c.DatabaseURL, label}}, nil
+	}
+	bad := func(format string, args ...any) ([]source, error) {
+		return nil, fmt.Errorf("%w: OQ_DATABASE_URLS: %s", errConfig, fmt.Sprintf(format, args...))
+	}
+	if c.DatabaseURL != "" {
+		return bad("OQ_DATABASE_URL or DATABASE_URL is set as well: unset one of them")
+	}
+	urls, err := splitURLs(c.DatabaseUrls)
+	if err != nil {
+		return bad("%v", err)
+	}
+	var all []source
+	for i, url := range urls {
+		if strings.ContainsAny(url, " \t\r\n") {
+			return bad("entry %d: a blank inside a URL is written %%20", i+1)
+		}
+		if commaInside(url) {
+			return bad("entry %d: a comma inside a URL, except between hosts, is written %%2C", i+1)
+		}
+		label, err := labelOf(url)
+		if err != nil {
+			return bad("entry %d is not a connection string", i+1)
+		}
+		if j := slices.IndexFunc(all, func(s source) bool { return s.label == label }); j >= 0 {
+			return bad("entries %d and %d are the same database, %s", j+1, i+1, label)
+		}
+		all = append(all, source{url, label})
+	}
+	return all, nil
+}
+
+var urlStart = regexp.MustCompile(`(?:^|[\s,])postgres(?:ql)?://`)
+
+// splitURLs cuts where a URL begins and not at each comma: h1,h2 is one URL's list of hosts.
+func splitURLs(list string) ([]string, error) {
+	starts := urlStart.FindAllStringIndex(list, -1)
+	if len(starts) == 0 || strings.Trim(list[:starts[0][0]], ", \t\r\n") != "" {
+		return nil, errors.New("want URLs, postgres://…, with commas or blanks between them")
+	}
+	var urls []string
+	for i, at := range starts {
+		end := len(list)
+		if i+1 < len(starts) {
+			end = starts[i+1][0]
+		}
+		urls = append(urls, strings.Trim(list[at[0]:end], ", \t\r\n"))
+	}
+	return urls, nil
+}
+
+// commaInside finds a forgotten scheme (postgres://a/x,b/y) and a comma in a password alike.
+func commaInside(url string) bool {
+	_, rest, _ := strings.Cut(url, "://")
+	authority, path := rest, ""
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority, path = rest[:i], rest[i:]
+	}
+	user := authority[:strings.LastIndex(authority, "@")+1]
+	return strings.Contains(user, ",") || strings.Contains(path, ",")
+}
+
+func labelOf(url string) (string, error) {
+	pg, err := pgx.ParseConfig(url)
+	if err != nil {
+		return "", err
+	}
+	var hosts []string
+	add := func(host string, port uint16) {
+		at := net.JoinHostPort(strings.ToLower(host), strconv.Itoa(int(port)))
+		if strings.HasPrefix(host, "/") {
+			at = fmt.Sprintf("%s:%d", host, port)
+		}
+		// A host is there twice when TLS is only preferred.
+		if !slices.Contains(hosts, at) {
+			hosts = append(hosts, at)
+		}
+	}
+	add(pg.Host, pg.Port)
+	for _, f := range pg.Fallbacks {
+		add(f.Host, f.Port)
+	}
+	name := pg.Database
+	if name == "" {
+		name = pg.User
+	}
+	label := strings.Join(hosts, ",") + "/" + name
+	if !utf8.ValidString(label) || strings.ContainsFunc(label, unicode.IsControl) {
+		return "", errors.New("control characters")
+	}
+	return label, nil
+}
+
+var (
+	passwordPair  = regexp.MustCompile(`(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)`)
+	passwordUser  = regexp.MustCompile(`(?s)^([a-z]+://[^:/?#@]*:).*@`)
+	passwordQuery = regexp.MustCompile(`([?&](?:ssl)?password=)[^&]*`)
+)
+
+// redact takes the password out of a connection string of either form. It does not parse a URL: pgx
+// accepts passwords that net/url does not.
+func redact(s string) string {
+	if strings.Contains(s, "://") {
+		s = passwordUser.ReplaceAllString(s, "${1}xxxxx@")
+		return passwordQuery.ReplaceAllString(s, "${1}xxxxx")
 	}
 	return passwordPair.ReplaceAllString(s, "${1}xxxxx")
 }

@@ -41,9 +41,22 @@ func until(t *testing.T, what string, ok func() bool) {
 }
 
 // started runs a clock in the background; stop ends it and returns what run returned.
-func started(t *testing.T, cfg Config) (c *clock, stop func() error) {
+func started(t *testing.T, cfg Config) (*clock, func() error) {
 	t.Helper()
-	c = newClock(cfg, zerolog.New(zerolog.NewTestWriter(t)))
+	return startedWith(t, cfg, zerolog.New(zerolog.NewTestWriter(t)))
+}
+
+func startedWith(t *testing.T, cfg Config, log zerolog.Logger) (*clock, func() error) {
+	t.Helper()
+	c, err := newClock(cfg, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, begin(t, c)
+}
+
+func begin(t *testing.T, c *clock) (stop func() error) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- c.run(ctx) }()
@@ -64,7 +77,12 @@ func started(t *testing.T, cfg Config) (c *clock, stop func() error) {
 			_ = stop()
 		}
 	})
-	return c, stop
+	return stop
+}
+
+func isReady(c *clock) bool {
+	ready, _ := c.readiness()
+	return ready
 }
 
 func exec(t *testing.T, db *testdb.DB, sql string) {
@@ -124,12 +142,14 @@ func TestRedact(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
 		"postgres://u:secret@h/db":                "postgres://u:xxxxx@h/db",
-		"postgres://h/db?password=secret&a=b":     "postgres://h/db?a=b&password=xxxxx",
+		"postgres://h/db?password=secret&a=b":     "postgres://h/db?password=xxxxx&a=b",
 		"host=h password=secret dbname=d":         "host=h password=xxxxx dbname=d",
 		`host=h password='se\' cret' dbname=d`:    "host=h password=xxxxx dbname=d",
 		"":                                        "",
 		"postgres://postgres@127.0.0.1:1/x?a=b":   "postgres://postgres@127.0.0.1:1/x?a=b",
 		"host=h user=u":                           "host=h user=u",
+		"postgres://u:12#34@h/db":                 "postgres://u:xxxxx@h/db",
+		"postgres://u:p@ss@h:1,[::1]:2/db":        "postgres://u:xxxxx@h:1,[::1]:2/db",
 		"postgresql://u:secret@h:5432/d?x=y&z=zz": "postgresql://u:xxxxx@h:5432/d?x=y&z=zz",
 	} {
 		if got := redact(in); got != want {
@@ -176,7 +196,7 @@ func TestDutiesAreDoneInTime(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
 	c, stop := started(t, config(db.URL))
-	until(t, "ready", func() bool { return c.unready() == "" })
+	until(t, "ready", func() bool { return isReady(c) })
 	exec(t, db, "select oq_enqueue('q', options => '{\"delay\": \"300 ms\"}')")
 	exec(t, db, "select oq_enqueue('lost')")
 	exec(t, db, "select oq_lease('lost', lease_seconds => 1)")
@@ -205,14 +225,17 @@ func TestDutiesAreDoneInTime(t *testing.T) {
 			t.Errorf("%s: %d %s", path, code, body)
 		}
 	}
+	database := `database="` + c.databases[0].label + `"`
 	until(t, "the gauges know the queues", func() bool {
 		_, body := page("/metrics")
-		return strings.Contains(body, `openqueue_queue_jobs{queue="lost",state="ready"} 1`)
+		return strings.Contains(body, `openqueue_queue_jobs{`+database+`,queue="lost",state="ready"} 1`)
 	})
 	_, body := page("/metrics")
 	for _, want := range []string{
-		"openqueue_leader 1", `openqueue_duty_done_total{duty="promote"}`, `openqueue_duty_done_total{duty="reap"}`,
-		"openqueue_tick_duration_seconds_bucket", `openqueue_loop_last_success_timestamp_seconds{loop="tick"}`,
+		"openqueue_leader{" + database + "} 1", "openqueue_database_up{" + database + "} 1",
+		`openqueue_duty_done_total{` + database + `,duty="promote"}`, `openqueue_duty_done_total{` + database + `,duty="reap"}`,
+		"openqueue_tick_duration_seconds_bucket{" + database,
+		`openqueue_loop_last_success_timestamp_seconds{` + database + `,loop="tick"}`,
 		"openqueue_queue_oldest_ready_seconds", `openqueue_build_info{`,
 	} {
 		if !strings.Contains(body, want) {
@@ -228,9 +251,9 @@ func TestOneLeaderOfTwo(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
 	a, _ := started(t, config(db.URL))
-	until(t, "the first is ready", func() bool { return a.unready() == "" })
+	until(t, "the first is ready", func() bool { return isReady(a) })
 	b, _ := started(t, config(db.URL))
-	until(t, "the second is ready", func() bool { return b.unready() == "" })
+	until(t, "the second is ready", func() bool { return isReady(b) })
 	leaders := `select count(*) from pg_locks where locktype = 'advisory'
 		and database = (select oid from pg_database where datname = current_database())
 		and classid = (hashtext('oq:leader')::bigint & 4294967295)::oid`
@@ -247,14 +270,18 @@ func TestOneLeaderOfTwo(t *testing.T) {
 			return number(t, db, "select count(*) from oq_jobs where state = 'scheduled'") == 0
 		})
 	}
-	until(t, "both are ready", func() bool { return a.unready() == "" && b.unready() == "" })
+	until(t, "both are ready", func() bool { return isReady(a) && isReady(b) })
 }
 
 // A tick that hangs makes the process unready, and is cut short by its own time-out.
 func TestStuckTickIsUnready(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
-	c := newClock(config(db.URL), zerolog.New(zerolog.NewTestWriter(t)))
+	all, err := newClock(config(db.URL), zerolog.New(zerolog.NewTestWriter(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := all.databases[0]
 	if why := c.unready(); !strings.Contains(why, "tick has not run yet") {
 		t.Errorf("before the first tick: %q", why)
 	}
@@ -286,9 +313,9 @@ func TestFailingDutyIsCounted(t *testing.T) {
 		}
 		defer resp.Body.Close()
 		body, _ := io.ReadAll(resp.Body)
-		return strings.Contains(string(body), `openqueue_loop_failures_total{loop="warning"}`)
+		return strings.Contains(string(body), `,loop="warning"}`)
 	})
-	until(t, "ready all the same", func() bool { return c.unready() == "" })
+	until(t, "ready all the same", func() bool { return isReady(c) })
 }
 
 func TestLoopBacksOffAndComesBack(t *testing.T) {
@@ -298,7 +325,7 @@ func TestLoopBacksOffAndComesBack(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	l := &loop{
-		log: zerolog.Nop(), failed: func(string) { failures++ },
+		log: zerolog.Nop(), failed: func(string) { failures++ }, limit: patience,
 		connect: func(ctx context.Context) (*pgx.Conn, error) {
 			if tries++; tries <= 2 {
 				return nil, errors.New("no server")

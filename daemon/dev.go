@@ -20,6 +20,9 @@ const devDatabase = "openqueue"
 
 // dev is the main job from nothing: a server where none is given, the queue, the daemon.
 func dev(ctx context.Context, cfg Config, log zerolog.Logger, out io.Writer) error {
+	if cfg.DatabaseUrls != "" {
+		return fmt.Errorf("%w: dev is for one database: use migrate and run with OQ_DATABASE_URLS", errConfig)
+	}
 	if cfg.DatabaseURL == "" {
 		lock, holder, err := lockDir(cfg.DataDir)
 		if err != nil {

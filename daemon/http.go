@@ -18,32 +18,32 @@ func (c *clock) handler() http.Handler {
 		fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if why := c.unready(); why != "" {
-			http.Error(w, why, http.StatusServiceUnavailable)
+		ready, body := c.readiness()
+		if !ready {
+			http.Error(w, body, http.StatusServiceUnavailable)
 			return
 		}
-		fmt.Fprintln(w, "ready")
+		fmt.Fprintln(w, body)
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(c.metrics.registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(c.registry, promhttp.HandlerOpts{}))
 	return mux
 }
 
-// unready says which loop is stuck; a standby's tick loop beats as well.
-func (c *clock) unready() string {
-	var stuck []string
-	for _, l := range c.loops {
-		limit := staleAfter
-		if l.duty.name == "stats" {
-			limit += 2 * c.cfg.StatsEvery
+// readiness is ready only when every database is; of several it has a line each.
+func (c *clock) readiness() (ready bool, body string) {
+	ready = true
+	var lines []string
+	for _, d := range c.databases {
+		line := "ready"
+		if why := d.unready(); why != "" {
+			ready, line = false, why
 		}
-		switch age := l.age(); {
-		case age < 0:
-			stuck = append(stuck, l.duty.name+" has not run yet")
-		case age > limit:
-			stuck = append(stuck, fmt.Sprintf("%s last ran %s ago", l.duty.name, age.Round(time.Second)))
+		if len(c.databases) > 1 {
+			line = d.label + ": " + line
 		}
+		lines = append(lines, line)
 	}
-	return strings.Join(stuck, "; ")
+	return ready, strings.Join(lines, "\n")
 }
 
 // health asks a running daemon.
@@ -69,7 +69,7 @@ func health(ctx context.Context, cfg Config, out io.Writer) error {
 		return err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
 		return err
 	}

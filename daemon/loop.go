@@ -21,16 +21,24 @@ type duty struct {
 const (
 	backoffMin = 100 * time.Millisecond
 	backoffMax = 10 * time.Second
+
+	connectTimeout = 10 * time.Second
+
+	// Longer than the sessions' statement_timeout: it is for a server that does not answer at all.
+	dutyTimeout = 35 * time.Second
 )
 
 // loop runs a duty for ever: it connects, again with backoff when the session is lost, and ends with
-// its context or when the schema does not fit.
+// its context or, unless it is to stay, when the schema does not fit.
 type loop struct {
 	duty    duty
 	connect func(ctx context.Context) (*pgx.Conn, error)
 	log     zerolog.Logger
-	beat    atomic.Int64 // when the duty last succeeded, Unix nanoseconds
 	failed  func(duty string)
+	limit   time.Duration // of one run of the duty
+	stay    bool
+	beat    atomic.Int64           // when the duty last succeeded, Unix nanoseconds
+	unfit   atomic.Pointer[string] // why the schema does not fit, while it does not
 }
 
 func (l *loop) run(ctx context.Context) error {
@@ -51,11 +59,18 @@ func (l *loop) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		event := l.log.Warn()
+		l.unfit.Store(nil)
 		if errors.Is(err, errSchema) {
-			return err
+			if !l.stay {
+				return err
+			}
+			why := err.Error()
+			l.unfit.Store(&why)
+			event = l.log.Error()
 		}
 		l.failed(l.duty.name)
-		l.log.Warn().Err(err).Str("duty", l.duty.name).Dur("again_in", pause).Msg("lost the session")
+		event.Err(err).Str("duty", l.duty.name).Dur("again_in", pause).Msg("lost the session")
 		sleep(ctx, pause/2+rand.N(pause/2+1))
 		pause = min(2*pause, backoffMax)
 	}
@@ -66,8 +81,9 @@ func (l *loop) run(ctx context.Context) error {
 func (l *loop) serve(ctx context.Context, conn *pgx.Conn) (worked bool, err error) {
 	pause := backoffMin
 	for {
-		next, err := l.duty.run(ctx, conn)
+		next, err := l.once(ctx, conn)
 		if err == nil {
+			l.unfit.Store(nil)
 			l.beat.Store(time.Now().UnixNano())
 			worked, pause = true, backoffMin
 			if !sleep(ctx, next) {
@@ -89,6 +105,12 @@ func (l *loop) serve(ctx context.Context, conn *pgx.Conn) (worked bool, err erro
 		}
 		pause = min(2*pause, backoffMax)
 	}
+}
+
+func (l *loop) once(ctx context.Context, conn *pgx.Conn) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.limit)
+	defer cancel()
+	return l.duty.run(ctx, conn)
 }
 
 func (l *loop) age() time.Duration {

@@ -120,7 +120,7 @@ func command(ctx context.Context, args []string, out, errOut io.Writer) error {
 	case "run":
 		return run(ctx, cfg, log)
 	case "migrate":
-		return Migrate(ctx, cfg, to, out)
+		return migrateAll(ctx, cfg, to, out)
 	case "dev":
 		return dev(ctx, cfg, log, out)
 	case "health":

@@ -8,8 +8,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
+// metrics are those of one database.
 type metrics struct {
-	registry *prometheus.Registry
+	register prometheus.Registerer // puts the database's label on all
 	doneRows *prometheus.CounterVec
 	failures *prometheus.CounterVec
 	tickTime prometheus.Histogram
@@ -18,9 +19,22 @@ type metrics struct {
 	oldest   *prometheus.GaugeVec
 }
 
-func newMetrics() *metrics {
+// newRegistry has what is the process's own.
+func newRegistry() *prometheus.Registry {
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "openqueue_build_info", Help: "1, with the version.",
+		ConstLabels: prometheus.Labels{"version": Version, "go": runtime.Version()},
+	})
+	build.Set(1)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(build, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return registry
+}
+
+func newMetrics(register prometheus.Registerer) *metrics {
 	m := &metrics{
-		registry: prometheus.NewRegistry(),
+		register: register,
 		doneRows: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "openqueue_duty_done_total", Help: "What each duty of oq_tick has done.",
 		}, []string{"duty"}),
@@ -41,21 +55,26 @@ func newMetrics() *metrics {
 			Name: "openqueue_queue_oldest_ready_seconds", Help: "Age of the oldest ready job.",
 		}, []string{"queue"}),
 	}
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "openqueue_build_info", Help: "1, with the version.",
-		ConstLabels: prometheus.Labels{"version": Version, "go": runtime.Version()},
-	})
-	build.Set(1)
-	m.registry.MustRegister(m.doneRows, m.failures, m.tickTime, m.leading, m.jobs, m.oldest, build,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.register.MustRegister(m.doneRows, m.failures, m.tickTime, m.leading, m.jobs, m.oldest)
 	return m
 }
 
 func (m *metrics) watch(l *loop) {
-	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	m.register.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "openqueue_loop_last_success_timestamp_seconds", Help: "When a loop last succeeded; 0: never.",
 		ConstLabels: prometheus.Labels{"loop": l.duty.name},
 	}, func() float64 { return float64(l.beat.Load()) / 1e9 }))
+}
+
+func (m *metrics) ready(is func() bool) {
+	m.register.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "openqueue_database_up", Help: "1 where all loops of the database ran in time.",
+	}, func() float64 {
+		if is() {
+			return 1
+		}
+		return 0
+	}))
 }
 
 func (m *metrics) failed(loop string)        { m.failures.WithLabelValues(loop).Inc() }

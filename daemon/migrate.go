@@ -15,9 +15,38 @@ import (
 	"github.com/openqueue/openqueue/sql"
 )
 
+// migrateAll does it in each database. One that fails does not keep the others from theirs. It is one
+// after the other: the roles belong to the server, which several databases may share.
+func migrateAll(ctx context.Context, cfg Config, to int, out io.Writer) error {
+	sources, err := cfg.sources()
+	if err != nil {
+		return err
+	}
+	if len(sources) == 1 {
+		return Migrate(ctx, cfg, to, out)
+	}
+	if to >= 0 {
+		return fmt.Errorf("%w: --to is for one database, and OQ_DATABASE_URLS names %d", errConfig, len(sources))
+	}
+	var failed []error
+	for _, s := range sources {
+		one := cfg
+		one.DatabaseURL, one.DatabaseUrls = s.url, ""
+		var said strings.Builder
+		if err := Migrate(ctx, one, to, &said); err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", s.label, err))
+			continue
+		}
+		fmt.Fprintf(out, "%s: %s", s.label, said.String())
+	}
+	return errors.Join(failed...)
+}
+
 // Migrate installs the queue or brings it to a version; to < 0 is the newest, 0 removes it.
 func Migrate(ctx context.Context, cfg Config, to int, out io.Writer) error {
-	conn, err := pgx.Connect(ctx, cfg.DatabaseURL)
+	connectCtx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := pgx.Connect(connectCtx, cfg.DatabaseURL)
 	if err != nil {
 		return hideURL(err)
 	}

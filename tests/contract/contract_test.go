@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
@@ -424,12 +425,17 @@ func (st *stage) work(c *client, s step) error {
 }
 
 func (st *stage) enqueue(c *client, s step) error {
-	jobs := s.Raw["jobs"].([]any)
-	for _, j := range jobs {
-		if j := j.(map[string]any); j["queue_name"] == nil {
+	// Copies: the next language plays the same steps.
+	var jobs []any
+	for _, j := range s.Raw["jobs"].([]any) {
+		j := maps.Clone(j.(map[string]any))
+		if j["queue_name"] == nil {
 			j["queue_name"] = st.queue
 		}
+		jobs = append(jobs, j)
 	}
+	s.Raw = maps.Clone(s.Raw)
+	s.Raw["jobs"] = jobs
 	var ids []string
 	if c == nil {
 		var all []any

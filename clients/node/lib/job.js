@@ -1,0 +1,118 @@
+// A leased job, in the hands of its handler.
+import { ackStrictly, encode, run, throttle } from './calls.js';
+import { Stopped, sqlstate, translated } from './errors.js';
+
+export class Job {
+  #row;
+  #decode;
+  #payload;
+  #decoded = false;
+  #headers;
+  #controller;
+  #worker;
+  /** What the worker knows of it. */
+  _since = 0; // of the lease, or the last heartbeat
+  _over = false; // finished, or nobody's any more
+  _acked = false; // in a transaction of the handler
+  _result = undefined;
+  _failed = false;
+  _error = undefined;
+
+  constructor(row, queue, decode, worker) {
+    this.#row = row;
+    this.#decode = decode;
+    this.#worker = worker;
+    this.id = BigInt(row[0]);
+    this.token = BigInt(row[1]);
+    this.attempt = Number(row[2]);
+    this.queue = queue;
+    this.why = undefined;
+    this.took = 0;
+  }
+
+  get payloadText() {
+    return this.#row[3];
+  }
+
+  get payload() {
+    if (!this.#decoded) {
+      const value = JSON.parse(this.#row[3]);
+      this.#payload = this.#decode === undefined ? value : this.#decode(value);
+      this.#decoded = true;
+    }
+    return this.#payload;
+  }
+
+  get headers() {
+    this.#headers ??= this.#row[4] === null ? {} : JSON.parse(this.#row[4]);
+    return this.#headers;
+  }
+
+  get priority() {
+    return Number(this.#row[5]);
+  }
+
+  get maxRetries() {
+    return Number(this.#row[6]);
+  }
+
+  get groupKey() {
+    return this.#row[7] ?? undefined;
+  }
+
+  get createdAt() {
+    return new Date(Number(this.#row[8]) * 1000);
+  }
+
+  /** Aborted when the handler has to end; the reason is a Stopped. */
+  get signal() {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController();
+      if (this.why !== undefined) this.#controller.abort(new Stopped(this.why));
+    }
+    return this.#controller.signal;
+  }
+
+  _stop(why) {
+    this.why = why;
+    this.#controller?.abort(new Stopped(why));
+  }
+
+  async progress(value) {
+    await this.#worker?._progress(this, value);
+  }
+
+  async throttle(db, until) {
+    await throttle(db, this.queue, until, this.groupKey);
+  }
+
+  async ack(client, value) {
+    this._acked = true;
+    await ackStrictly(client, this.id, this.token, value === undefined ? undefined : encode(value));
+  }
+
+  async transact(pool, work) {
+    for (let tries = 1; ; tries++) {
+      const client = await pool.connect();
+      let broken;
+      try {
+        await run(client, 'begin', []);
+        const value = await work(client);
+        await this.ack(client, value);
+        await run(client, 'commit', []);
+        return;
+      } catch (error) {
+        await client.query('rollback').catch((e) => {
+          broken = e;
+        });
+        if (tries === 5 || !['40001', '40P01'].includes(sqlstate(error))) throw translated(error);
+      } finally {
+        client.release(broken);
+      }
+    }
+  }
+
+  [Symbol.for('nodejs.util.inspect.custom')]() {
+    return `Job ${this.id} of ${this.queue}, attempt ${this.attempt}`;
+  }
+}

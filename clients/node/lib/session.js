@@ -1,0 +1,126 @@
+// A connection of the worker's own, made again when it fails.
+import pg from 'pg';
+import { refused, translated } from './errors.js';
+
+const asText = { getTypeParser: () => (value) => value };
+
+/** How to make a client as db does: a Pool, a Client, a connection string, a config, or a function. */
+export function connector(db, timeout) {
+  if (typeof db === 'function') return db;
+  let Client = pg.Client;
+  let given = db;
+  if (typeof db === 'string') {
+    given = { connectionString: db };
+  } else if (typeof db?.connect === 'function' && db.options !== undefined && db.totalCount !== undefined) {
+    given = db.options;
+    Client = db.Client ?? Client;
+  } else if (db?.connectionParameters !== undefined) {
+    given = db.connectionParameters;
+    Client = db.constructor;
+  } else if (db === null || typeof db !== 'object') {
+    throw new TypeError('no pool, client, connection string, config or function that makes a client');
+  }
+  // Passwords are hidden from enumeration.
+  const config = { ...given, connectionTimeoutMillis: timeout };
+  if (given.password !== undefined) config.password = given.password;
+  return () => new Client(config);
+}
+
+/** Milliseconds to wait after so many failures: 100 to 5000, with jitter. */
+export function backoff(failures) {
+  return Math.min(5000, 100 * 2 ** Math.min(failures, 10)) * (0.5 + Math.random() / 2);
+}
+
+export class ConnectionFailed extends Error {}
+
+export class Session {
+  #connect;
+  #name;
+  #timeout;
+  #prepares;
+  #client;
+  #names = new Map();
+  #turn = Promise.resolve();
+  #closed = false;
+  /** Called for a notification, and when the connection is gone. */
+  onWake = () => {};
+  onLost = () => {};
+
+  constructor(connect, name, timeout, prepares) {
+    this.#connect = connect;
+    this.#name = name;
+    this.#timeout = timeout;
+    this.#prepares = prepares;
+  }
+
+  get open() {
+    return this.#client !== undefined;
+  }
+
+  /** Runs one statement, in a transaction of its own, and gives its rows as arrays of text. */
+  call(text, values) {
+    const answer = this.#turn.then(() => this.#call(text, values));
+    this.#turn = answer.catch(() => {});
+    return answer;
+  }
+
+  async #call(text, values) {
+    let timer;
+    const late = new Promise((_, reject) => {
+      timer = setTimeout(() => {
+        reject(new ConnectionFailed(`${this.#name}: no answer within ${this.#timeout} ms`));
+      }, this.#timeout);
+    });
+    try {
+      return await Promise.race([this.#query(text, values), late]);
+    } catch (error) {
+      if (!refused(error)) this.drop(); // A call half done is nobody's.
+      throw translated(error);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #query(text, values) {
+    if (this.#client === undefined) await this.#open();
+    const query = { text, values, rowMode: 'array', types: asText };
+    if (this.#prepares) {
+      query.name = this.#names.get(text) ?? `openqueue_${this.#names.size}`;
+      this.#names.set(text, query.name);
+    }
+    return (await this.#client.query(query)).rows;
+  }
+
+  async #open() {
+    if (this.#closed) throw new ConnectionFailed(`${this.#name}: the worker has ended`);
+    const client = await this.#connect();
+    const lost = () => {
+      if (this.#client !== client) return;
+      this.#client = undefined;
+      this.onLost();
+    };
+    client.on('error', lost);
+    client.on('end', lost);
+    client.on('notification', () => this.onWake());
+    this.#client = client;
+    await client.connect();
+    if (this.#client !== client) throw new ConnectionFailed(`${this.#name}: given up`);
+  }
+
+  close() {
+    this.#closed = true;
+    this.drop();
+  }
+
+  /** Closes the connection, without waiting for a server that may be mute. */
+  drop() {
+    const client = this.#client;
+    if (client === undefined) return;
+    this.#client = undefined;
+    this.#names.clear();
+    client.end().catch(() => {}); // Says goodbye, where somebody listens.
+    client.connection?.stream?.destroySoon?.();
+    setTimeout(() => client.connection?.stream?.destroy?.(), 100).unref();
+    this.onLost();
+  }
+}

@@ -1,0 +1,679 @@
+// The worker: one connection acks and leases in one call, one listens while there is nothing to do, and
+// one, made when it is needed, sends heartbeats and reports what failed.
+import { randomBytes } from 'node:crypto';
+import { hostname } from 'node:os';
+import { COLUMNS, encode, interval } from './calls.js';
+import { Abandoned, ArgumentError, describe, Discard, refused, RetryAfter, Snooze } from './errors.js';
+import { Job } from './job.js';
+import { backoff, connector, Session } from './session.js';
+import { traceOf, withTrace } from './trace.js';
+
+const NEXT = `select ${COLUMNS}
+  from oq_next($1::text, $2::text, $3::int, $4::int, $5::bigint[], $6::bigint[])`;
+// Results go by oq_ack_many; lateral on its count makes it come first, in the same transaction.
+const RESULTS_NEXT = `select j.*
+  from (select count(*) as n from oq_ack_many($5::bigint[], $6::bigint[], $7::jsonb[])) a
+ cross join lateral (select ${COLUMNS}
+  from oq_next($1::text, $2::text, $3::int, $4::int + least(a.n, 0)::int)) j`;
+// Nothing but a lease: should its commit be lost in a crash, the jobs are only done again.
+const LEASE = `select ${COLUMNS} from set_config('synchronous_commit', 'off', true) c,
+  oq_lease($1::text, $2::text, $3::int, $4::int)`;
+const ACK = 'select oq_ack_many($1::bigint[], $2::bigint[])';
+const ACK_RESULTS = 'select oq_ack_many($1::bigint[], $2::bigint[], $3::jsonb[])';
+const NACK = `select u.n, oq_nack(u.id, u.token, u.error, u.retry, u.after)
+  from unnest($1::bigint[], $2::bigint[], $3::text[], $4::boolean[], $5::interval[])
+    with ordinality u(id, token, error, retry, after, n)`;
+const RELEASE = `select u.n, oq_release(u.id, u.token, u.delay)
+  from unnest($1::bigint[], $2::bigint[], $3::interval[]) with ordinality u(id, token, delay, n)`;
+const BEATS = 'select job_id, status from oq_heartbeat_many($1::bigint[], $2::bigint[], $3::int)';
+const PROGRESS = 'select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb)';
+const LISTEN = 'select oq_listen($1::text)';
+const UNLISTEN = 'select oq_unlisten($1::text)';
+
+// Milliseconds.
+const PROBE = 15_000; // a listening session is tried, and made again where it died without a word
+const LINGER_IDLE = 1; // while some still run, a call waits so long for more of them to end
+const LINGER_ACK = 5;
+const GRACE = 5_000; // for handlers to return once they were told to
+const MANY = 500; // reports in one call
+
+const now = () => performance.now();
+const ids = (jobs) => `{${jobs.map((j) => j.id).join(',')}}`;
+const tokens = (jobs) => `{${jobs.map((j) => j.token).join(',')}}`;
+
+function positive(name, value, least, most) {
+  if (typeof value !== 'number' || !(value >= least && value <= most)) {
+    throw new ArgumentError(`${name} ${String(value)} is not between ${least} and ${most}`);
+  }
+  return value;
+}
+
+const MOST = 2 ** 31 - 1; // What a timer takes.
+
+export class Worker {
+  #db;
+  #handler;
+  #observe;
+  #log;
+  #decode;
+  #most;
+  #lasts; // of a lease, in ms; 0 while nobody knows
+  #stopping = false;
+  #run;
+
+  #queue = []; // leased, and not begun; those before #head were begun
+  #head = 0;
+  #running = 0;
+  #held = new Set(); // what is not over
+  #acks = [];
+  #reports = [];
+  #ackAt = 0;
+  #idleAt = 0;
+  #lookedAt = 0;
+  #asleep = false; // the last lease was empty
+  #woken = false;
+  #again = false; // the lease before this one gave something as well
+  #closed = false;
+  #answered = false;
+
+  #signalled = false;
+  #sleeper;
+
+  #lane;
+  #side;
+  #ear;
+  #over = false; // the side loops end
+  #wantsWakes = false;
+  #listening = false;
+  #earWake = () => {};
+  #reportWake = () => {};
+  #beatTimer;
+
+  constructor({
+    db,
+    queue,
+    handler,
+    workerId,
+    concurrency = 10,
+    batch,
+    leaseSeconds,
+    pollMs,
+    drainMs = 30_000,
+    timeoutMs = 30_000,
+    pooler = false,
+    decode,
+    middleware = [],
+    observe,
+    logger,
+    ...unknown
+  }) {
+    const [name] = Object.keys(unknown);
+    if (name !== undefined) throw new ArgumentError(`no such option of a Worker: ${name}`);
+    if (typeof queue !== 'string' || queue === '') throw new ArgumentError('queue is no name');
+    if (typeof handler !== 'function') throw new ArgumentError('handler is no function');
+    this.queue = queue;
+    this.workerId = workerId ?? `${hostname()}-${process.pid}-${randomBytes(3).toString('hex')}`;
+    this.concurrency = positive('concurrency', concurrency, 1, 100_000);
+    this.batch = positive('batch', batch ?? Math.min(concurrency, 10_000), 1, 10_000);
+    this.leaseSeconds = leaseSeconds === undefined ? null : positive('leaseSeconds', leaseSeconds, 1, 604_800);
+    this.pollMs = positive('pollMs', pollMs ?? (pooler ? 1000 : 5000), 1, MOST);
+    this.drainMs = positive('drainMs', drainMs, 0, MOST);
+    this.timeoutMs = positive('timeoutMs', timeoutMs, 1, MOST);
+    this.pooler = pooler;
+    this.#db = connector(db, this.timeoutMs);
+    this.#handler = middleware.reduceRight((next, wrap) => wrap(next), handler);
+    this.#decode = decode;
+    this.#observe = observe;
+    this.#log = logger;
+    this.#most = Math.max(this.concurrency, this.batch);
+    this.#lasts = (this.leaseSeconds ?? 0) * 1000;
+  }
+
+  /** Works until it is stopped, and drains. */
+  run({ signal, signals = signal === undefined ? ['SIGTERM', 'SIGINT'] : [] } = {}) {
+    if (this.#run !== undefined) throw new Error('a worker runs once');
+    const stop = () => void this.stop().catch(() => {});
+    const caught = [];
+    for (const name of signals) {
+      // The first drains; the second does what it would have done without a worker.
+      process.once(name, stop);
+      caught.push(name);
+    }
+    signal?.addEventListener('abort', stop, { once: true });
+    if (signal?.aborted) this.#stopping = true;
+    this.#run = this.#work().finally(() => {
+      for (const name of caught) process.removeListener(name, stop);
+      signal?.removeEventListener('abort', stop);
+    });
+    return this.#run;
+  }
+
+  /** Drains: no job is begun any more. The promise is that of run(). */
+  stop() {
+    this.#stopping = true;
+    this.#wake();
+    return this.#run ?? Promise.resolve();
+  }
+
+  get stopping() {
+    return this.#stopping;
+  }
+
+  async #work() {
+    this.#lane = new Session(this.#db, 'leasing', this.timeoutMs, !this.pooler);
+    this.#side = new Session(this.#db, 'heartbeats', this.timeoutMs, !this.pooler);
+    this.#ear = new Session(this.#db, 'listening', this.timeoutMs, !this.pooler);
+    this.#ear.onWake = () => this.#nudge();
+    this.#ear.onLost = () => this.#earWake();
+    this.#log?.info?.(`worker ${this.workerId} works on ${this.queue}`);
+    const sides = [this.#report(), this.pooler ? undefined : this.#listen()];
+    this.#beat();
+    try {
+      await this.#fetch();
+    } finally {
+      this.#over = true;
+      clearTimeout(this.#beatTimer);
+      this.#reportWake();
+      this.#earWake();
+      for (const session of [this.#lane, this.#side, this.#ear]) session.close();
+      await Promise.all(sides);
+    }
+  }
+
+  #wake() {
+    this.#signalled = true;
+    this.#sleeper?.();
+  }
+
+  /** A notification: there may be work. */
+  #nudge() {
+    this.#woken = true;
+    this.#asleep = false;
+    this.#wake();
+  }
+
+  /** Until #wake, which may have been already, or for so long. */
+  async #pause(ms) {
+    if (this.#signalled) return;
+    await new Promise((resolve) => {
+      const timer = setTimeout(resolve, Math.min(Math.max(ms, 0), MOST));
+      this.#sleeper = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+    this.#sleeper = undefined;
+  }
+
+  /** Whether to lease and to ack now, or else when to look again. */
+  #plan(at) {
+    const unstarted = this.#queue.length - this.#head;
+    const active = unstarted + this.#running;
+    const acks = this.#acks.length;
+    let wait = 3_600_000;
+    const hungry = unstarted === 0 && this.#running < this.concurrency && !this.#closed;
+    if (hungry) {
+      const since = at - this.#idleAt;
+      if (this.#asleep) {
+        const poll = this.pooler || this.#listening ? this.pollMs : Math.min(this.pollMs, 1000);
+        wait = poll - (at - this.#lookedAt);
+        if (wait <= 0) return { lease: true, ack: true, wait: 0 };
+      } else if (
+        this.#running === 0 ||
+        (acks > 0 && this.#most - active >= (this.batch + 1) >> 1) ||
+        since >= LINGER_IDLE
+      ) {
+        return { lease: true, ack: true, wait: 0 };
+      } else {
+        wait = LINGER_IDLE - since;
+      }
+    }
+    if (acks > 0) {
+      const since = at - this.#ackAt;
+      if (active === 0 || acks >= this.batch || since >= LINGER_ACK) {
+        return { lease: hungry, ack: true, wait: 0 };
+      }
+      wait = Math.min(wait, LINGER_ACK - since);
+    }
+    return { lease: false, ack: false, wait };
+  }
+
+  async #fetch() {
+    let failures = 0;
+    while (!this.#stopping) {
+      this.#signalled = false;
+      const { lease, ack, wait } = this.#plan(now());
+      if (!lease && !ack) {
+        await this.#pause(wait);
+        continue;
+      }
+      try {
+        await this.#turn(lease);
+        failures = 0;
+      } catch (error) {
+        if (!this.#answered && refused(error)) {
+          await this.#end();
+          throw error;
+        }
+        this.#log?.warn?.(`worker ${this.workerId}: a call failed: ${error.message}`);
+        const until = now() + backoff(failures++);
+        while (!this.#stopping && now() < until) {
+          this.#signalled = false;
+          await this.#pause(until - now());
+        }
+      }
+    }
+    this.#log?.info?.(`worker ${this.workerId} drains`);
+    await this.#end();
+  }
+
+  /** Acks what is done and leases what there is room for: one round trip, one commit. */
+  async #turn(lease) {
+    const acks = this.#acks;
+    this.#acks = [];
+    const active = this.#queue.length - this.#head + this.#running;
+    const want = lease ? Math.min(this.batch, this.#most - active) : 0;
+    this.#woken = false;
+    const sent = now();
+    let rows;
+    try {
+      rows = await this.#exchange(acks, want);
+    } catch (error) {
+      if (acks.length > 0 && refused(error)) {
+        // One of them is at fault, most likely by its result: each for itself.
+        await this.#ackSingly(acks);
+        return;
+      }
+      this.#keep(acks);
+      throw error;
+    }
+    this.#answered = true;
+    for (const job of acks) this.#done(job, 'acked');
+    if (!lease) return;
+    this.#lookedAt = this.#idleAt = now();
+    if (rows.length > 0 && this.leaseSeconds === null) this.#lasts = Number(rows[0][9]) * 1000;
+    const before = this.#queue.length - this.#head;
+    this.#queue = this.#queue.slice(this.#head);
+    this.#head = 0;
+    for (const row of rows) {
+      const job = new Job(row, this.queue, this.#decode, this);
+      job._since = sent;
+      this.#held.add(job);
+      this.#queue.push(job);
+    }
+    const some = rows.length > 0;
+    const full = before + rows.length + this.#running >= this.#most;
+    this.#asleep = !some && !this.#woken;
+    // Listening is for the idle. One job now and then is taken without leaving off.
+    if (this.#wantsWakes && some && (this.#again || full)) {
+      this.#wantsWakes = false;
+      this.#earWake();
+    } else if (!some && !this.#wantsWakes) {
+      this.#wantsWakes = true;
+      this.#earWake();
+    }
+    this.#again = some;
+    this.#start();
+  }
+
+  async #exchange(acks, want) {
+    const lease = [this.queue, this.workerId, this.leaseSeconds, want];
+    if (acks.length === 0) return this.#lane.call(LEASE, lease);
+    const leases = [ids(acks), tokens(acks)];
+    const results = acks.some((j) => j._result !== undefined)
+      ? [acks.map((j) => j._result ?? null)]
+      : undefined;
+    if (want === 0) {
+      if (results === undefined) await this.#lane.call(ACK, leases);
+      else await this.#lane.call(ACK_RESULTS, [...leases, ...results]);
+      return [];
+    }
+    if (results === undefined) return this.#lane.call(NEXT, [...lease, ...leases]);
+    return this.#lane.call(RESULTS_NEXT, [...lease, ...leases, ...results]);
+  }
+
+  /** Acks that the server did not answer wait for the next call, as long as there is hope. */
+  #keep(acks) {
+    for (const job of acks) {
+      // An ack is accepted after the lease's end too, while nobody has the job.
+      if (now() - job._since > this.#lasts + 60_000) this.#done(job, 'lost');
+      else this.#pushAck(job);
+    }
+  }
+
+  #pushAck(job) {
+    if (this.#acks.length === 0) this.#ackAt = now();
+    this.#acks.push(job);
+  }
+
+  async #ackSingly(acks) {
+    for (const job of acks) {
+      try {
+        await this.#exchange([job], 0);
+        this.#done(job, 'acked');
+      } catch (error) {
+        if (refused(error)) this.#fail(job, error);
+        else this.#keep([job]);
+      }
+    }
+  }
+
+  /** The end of a job in this worker. */
+  #done(job, state, error) {
+    job._over = true;
+    this.#held.delete(job);
+    if (this.#log !== undefined) {
+      let level = 'debug';
+      if (state === 'dead') level = 'error';
+      else if (state === 'lost' || (error !== undefined && state !== 'released')) level = 'warn';
+      const why = error === undefined ? '' : `: ${describe(error).split('\n', 1)[0]}`;
+      this.#log[level]?.(`job ${job.id} of ${job.queue}, attempt ${job.attempt}: ${state}${why}`);
+    }
+    if (this.#observe !== undefined) {
+      try {
+        this.#observe({ job, state, error });
+      } catch (e) {
+        this.#log?.error?.(`observe failed: ${e?.stack ?? e}`);
+      }
+    }
+  }
+
+  #start() {
+    while (this.#head < this.#queue.length && this.#running < this.concurrency && !this.#closed) {
+      const job = this.#queue[this.#head];
+      this.#queue[this.#head++] = undefined;
+      if (job.why !== undefined) {
+        this.#done(job, job.why);
+        continue;
+      }
+      this.#running++;
+      this.#handle(job);
+    }
+  }
+
+  async #handle(job) {
+    const began = now();
+    try {
+      const trace = traceOf(job.headers);
+      const value = await (trace === undefined
+        ? this.#handler(job)
+        : withTrace(trace, () => this.#handler(job)));
+      if (value !== undefined) job._result = encode(value);
+    } catch (error) {
+      job._failed = true;
+      job._error = error ?? new Error('no reason given');
+    }
+    job.took = now() - began;
+    this.#running--;
+    this.#settle(job);
+    this.#start();
+    // As few wake-ups as there can be: to lease, to start the time of the acks, or for a full batch.
+    const n = this.#acks.length;
+    if (this.#closed || this.#head === this.#queue.length || n === 1 || n === this.batch) this.#wake();
+  }
+
+  /** A handler has ended: its outcome goes to the server. */
+  #settle(job) {
+    this.#idleAt = now();
+    job._over = true;
+    const error = job._error;
+    if (job.why === 'lost' || job.why === 'cancelled') this.#done(job, job.why, error);
+    else if (!job._failed && job._acked) this.#done(job, 'acked');
+    else if (!job._failed) this.#pushAck(job);
+    else if (job.why === 'drain') this.#putReport({ job, release: true, pause: null, raised: error });
+    else this.#fail(job, error);
+  }
+
+  #fail(job, error) {
+    let report;
+    try {
+      if (error instanceof Snooze) {
+        report = { job, release: true, pause: interval(error.pause), raised: error };
+      } else {
+        const pause = error instanceof RetryAfter ? interval(error.pause) : null;
+        const retry = !(error instanceof Discard);
+        report = { job, release: false, error: describe(error), retry, pause, raised: error };
+      }
+    } catch (e) {
+      // A pause that is none.
+      report = { job, release: false, error: describe(e), retry: true, pause: null, raised: e };
+    }
+    this.#putReport(report);
+  }
+
+  #putReport(report) {
+    report.tries = 0;
+    this.#reports.push(report);
+    this.#reportWake();
+  }
+
+  /** Tells the server of failures and of what is given back, many in a call. */
+  async #report() {
+    let failures = 0;
+    while (!this.#over) {
+      if (this.#reports.length === 0) {
+        await new Promise((resolve) => {
+          this.#reportWake = resolve;
+        });
+        continue;
+      }
+      const { release } = this.#reports[0];
+      const reports = this.#reports.filter((r) => r.release === release).slice(0, MANY);
+      const chosen = new Set(reports);
+      this.#reports = this.#reports.filter((r) => !chosen.has(r));
+      try {
+        await this.#send(reports, release);
+        failures = 0;
+      } catch (error) {
+        if (refused(error) && reports.length > 1) {
+          for (const report of reports) await this.#sendOne(report);
+        } else if (refused(error)) {
+          this.#giveUp(reports[0], error);
+        } else {
+          this.#log?.warn?.(`worker ${this.workerId}: a report failed: ${error.message}`);
+          this.#hope(reports, error);
+          await this.#sleep(backoff(failures++));
+        }
+      }
+      this.#wake();
+    }
+  }
+
+  async #sendOne(report) {
+    try {
+      await this.#send([report], report.release);
+    } catch (error) {
+      if (refused(error)) this.#giveUp(report, error);
+      else this.#hope([report], error);
+    }
+  }
+
+  /** Reports that found no server are tried again while the lease lasts. */
+  #hope(reports, error) {
+    for (const report of reports) {
+      const age = now() - report.job._since;
+      if (age > this.#lasts || (this.#closed && report.tries >= 8)) this.#giveUp(report, error);
+      else {
+        report.tries++;
+        this.#reports.push(report);
+      }
+    }
+  }
+
+  #giveUp(report, error) {
+    this.#log?.error?.(`job ${report.job.id}: its end could not be reported: ${error.message}`);
+    this.#done(report.job, 'lost', report.raised);
+  }
+
+  async #send(reports, release) {
+    reports.sort((a, b) => (a.job.id < b.job.id ? -1 : 1));
+    const jobs = reports.map((r) => r.job);
+    const pauses = reports.map((r) => r.pause ?? null);
+    const rows = release
+      ? await this.#side.call(RELEASE, [ids(jobs), tokens(jobs), pauses])
+      : await this.#side.call(NACK, [
+          ids(jobs),
+          tokens(jobs),
+          reports.map((r) => r.error),
+          reports.map((r) => r.retry),
+          pauses,
+        ]);
+    for (const [n, answer] of rows) {
+      const report = reports[Number(n) - 1];
+      let state = answer ?? 'lost';
+      if (release) state = answer === 't' ? 'released' : 'lost';
+      this.#done(report.job, state, report.raised);
+    }
+  }
+
+  /** Keeps the leases of all that is held, begun or not: each once a third of it is over. */
+  #beat() {
+    const next = this.#lasts > 0 ? this.#lasts / 6 : 50;
+    this.#beatTimer = setTimeout(async () => {
+      const at = now();
+      const lasts = this.#lasts;
+      const due = [];
+      for (const job of this.#held) {
+        const age = at - job._since;
+        if (job._over || job._acked || lasts === 0 || age < lasts / 3) continue;
+        if (age > lasts) this.#lose(job, 'lost'); // Not even a heartbeat went through.
+        else due.push(job);
+      }
+      try {
+        for (let i = 0; i < due.length; i += 1000) await this.#beatMany(due.slice(i, i + 1000));
+      } catch (error) {
+        this.#log?.warn?.(`worker ${this.workerId}: a heartbeat failed: ${error.message}`);
+      }
+      if (!this.#over) this.#beat();
+    }, Math.min(next, MOST));
+  }
+
+  async #beatMany(jobs) {
+    const sent = now();
+    const rows = await this.#side.call(BEATS, [ids(jobs), tokens(jobs), this.leaseSeconds]);
+    // The rows come in the order of the arguments.
+    jobs.forEach((job, i) => this.#told(job, rows[i]?.[1], sent));
+  }
+
+  #told(job, status, sent) {
+    if (status === 'ok') job._since = sent;
+    else if (!job._over && !job._acked) this.#lose(job, status === 'cancelled' ? 'cancelled' : 'lost');
+  }
+
+  /** The job is not the worker's any more. */
+  #lose(job, why) {
+    if (!job._over && job.why === undefined) job._stop(why);
+  }
+
+  /** Shows value in oq_jobs; aborts the job's signal where the job is not the worker's any more. */
+  async _progress(job, value) {
+    const sent = now();
+    const rows = await this.#side.call(PROGRESS, [
+      job.id.toString(),
+      job.token.toString(),
+      this.leaseSeconds,
+      encode(value),
+    ]);
+    this.#told(job, rows[0][0], sent);
+    job.signal.throwIfAborted();
+  }
+
+  /** Listens while there is nothing to do. Where that fails there is polling. */
+  async #listen() {
+    let failures = 0;
+    while (!this.#over) {
+      try {
+        if (this.#wantsWakes) {
+          await this.#ear.call(LISTEN, [this.queue]);
+          if (!this.#listening) {
+            this.#listening = true;
+            this.#nudge(); // For what came in between.
+          }
+          failures = 0;
+          await this.#earUntil(PROBE, () => this.#wantsWakes && this.#ear.open);
+          if (!this.#ear.open && !this.#over) throw new Error('the connection was lost');
+        } else if (this.#listening) {
+          this.#listening = false;
+          await this.#ear.call(UNLISTEN, [this.queue]);
+        } else {
+          await this.#earUntil(MOST, () => !this.#wantsWakes);
+        }
+      } catch (error) {
+        this.#listening = false;
+        if (this.#over) return;
+        this.#log?.warn?.(`worker ${this.workerId} listens no more, and polls: ${error.message}`);
+        this.#wake();
+        await this.#sleep(backoff(failures++));
+      }
+    }
+  }
+
+  /** While that stays so, and no longer than that. */
+  async #earUntil(ms, still) {
+    const until = now() + ms;
+    while (still() && !this.#over && now() < until) {
+      await new Promise((resolve) => {
+        const timer = setTimeout(resolve, Math.min(until - now(), MOST));
+        this.#earWake = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+      this.#earWake = () => {};
+    }
+  }
+
+  /** A pause of a side loop, which ends with the worker. */
+  async #sleep(ms) {
+    const until = now() + ms;
+    while (!this.#over && now() < until) {
+      await new Promise((resolve) => setTimeout(resolve, Math.min(100, until - now())));
+    }
+  }
+
+  /** Releases what was not begun, waits for what runs, acks and reports it. */
+  async #end() {
+    this.#closed = true;
+    this.#wantsWakes = false;
+    this.#earWake();
+    for (const job of this.#queue.slice(this.#head)) {
+      if (job.why !== undefined) {
+        this.#done(job, job.why);
+        continue;
+      }
+      job._over = true;
+      this.#putReport({ job, release: true, pause: null, raised: undefined });
+    }
+    this.#queue = [];
+    this.#head = 0;
+    let late = now() + this.drainMs;
+    let told = false;
+    let failures = 0;
+    while (this.#held.size > 0) {
+      this.#signalled = false;
+      const at = now();
+      if (at >= late && this.#running > 0) {
+        if (told) throw new Abandoned(`${this.#running} handlers did not return`);
+        told = true;
+        late = at + GRACE;
+        for (const job of this.#held) this.#lose(job, 'drain');
+        continue;
+      }
+      let wait = this.#running > 0 ? Math.max(late - at, 1) : 1000;
+      if (this.#acks.length > 0) {
+        if (this.#running === 0 || at - this.#ackAt >= LINGER_ACK) {
+          try {
+            await this.#turn(false);
+          } catch (error) {
+            this.#log?.warn?.(`worker ${this.workerId}: the last acks: ${error.message}`);
+            if (++failures > 8) return; // Their leases run out.
+            await this.#sleep(backoff(failures));
+          }
+          continue;
+        }
+        wait = Math.min(wait, LINGER_ACK);
+      }
+      await this.#pause(wait);
+    }
+  }
+}

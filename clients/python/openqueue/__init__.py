@@ -1,0 +1,346 @@
+"""OpenQueue: a job queue inside PostgreSQL. For asyncio see :mod:`openqueue.aio`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue as queues
+import signal as _signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+import psycopg
+
+from . import _calls as calls
+from ._calls import Enqueued, JobOptions, JobPatch, JobResult, NewJob, Retry, encode
+from ._errors import (
+    TRY_AGAIN,
+    Abandoned,
+    ArgumentError,
+    Discard,
+    DuplicateJob,
+    Failed,
+    LeaseLost,
+    NoSuchQueue,
+    OpenQueueError,
+    QueueFull,
+    RetryAfter,
+    Snooze,
+    Stopped,
+    sqlstate,
+)
+from ._job import BaseJob
+from ._run import DB, Pool, run
+from ._trace import Trace, current_trace, trace_of, use_trace
+from ._worker import BaseWorker, Outcome
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = [
+    "DB",
+    "TRY_AGAIN",
+    "Abandoned",
+    "ArgumentError",
+    "Discard",
+    "DuplicateJob",
+    "Enqueued",
+    "Failed",
+    "Handler",
+    "Job",
+    "JobOptions",
+    "JobPatch",
+    "JobResult",
+    "LeaseLost",
+    "Middleware",
+    "NewJob",
+    "NoSuchQueue",
+    "OpenQueueError",
+    "Outcome",
+    "QueueFull",
+    "Retry",
+    "RetryAfter",
+    "Snooze",
+    "Stopped",
+    "Trace",
+    "Worker",
+    "cancel",
+    "current_trace",
+    "enqueue",
+    "enqueue_bulk",
+    "enqueue_many",
+    "get",
+    "result",
+    "sqlstate",
+    "update",
+    "use_trace",
+]
+
+_EMPTY: dict[str, Any] = {}
+
+
+def enqueue(db: DB, queue: str, payload: Any = _EMPTY, **options: Unpack[JobOptions]) -> int:
+    """Enqueues one job, in the transaction of db, and returns its id."""
+    return run(db, calls.enqueue(queue, payload, options))
+
+
+def enqueue_bulk(
+    db: DB,
+    queue: str,
+    payloads: Iterable[Any],
+    *,
+    priority: int = 0,
+    run_at: Optional[datetime] = None,
+    max_retries: Optional[int] = None,
+) -> list[int]:
+    """Enqueues many plain jobs of one queue, the fast way. The ids come in the payloads' order."""
+    return run(db, calls.enqueue_bulk(queue, payloads, priority, run_at, max_retries))
+
+
+def enqueue_many(db: DB, jobs: Iterable[Union[NewJob, Mapping[str, Any]]]) -> list[Enqueued]:
+    """Enqueues jobs of their own queues and options, all or none, in one call."""
+    return run(db, calls.enqueue_many(jobs))
+
+
+def cancel(db: DB, job_id: int, reason: Optional[str] = None) -> bool:
+    """Cancels a job in any unfinished state. False where it is finished or unknown."""
+    return run(db, calls.cancel(job_id, reason))
+
+
+def update(db: DB, job_id: int, **patch: Unpack[JobPatch]) -> bool:
+    """Changes a job that nobody holds. False where it is held or over."""
+    return run(db, calls.update(job_id, patch))
+
+
+def get(db: DB, job_id: int) -> Optional[dict[str, Any]]:
+    """The job's row of oq_jobs, or None."""
+    return run(db, calls.get(job_id))
+
+
+def result(db: DB, job_id: int) -> Optional[JobResult]:
+    """The job's state, result and error, or None."""
+    return run(db, calls.result(job_id))
+
+
+class Job(BaseJob):
+    """A leased job, in the hands of a function, which asks now and then whether it has to end."""
+
+    __slots__ = ("_told",)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._told: Optional[threading.Event] = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the handler has to end; ``why`` says why."""
+        return self.why is not None
+
+    def check(self) -> None:
+        """Raises Stopped where the handler has to end."""
+        if self.why is not None:
+            raise Stopped(self.why)
+
+    def sleep(self, seconds: Optional[float] = None) -> None:
+        """Sleeps, for ever without seconds; raises Stopped as soon as the handler has to end."""
+        if self._told is None:
+            self._told = threading.Event()
+        # Whoever sets why looks for the event afterwards, and this the other way round.
+        if self.why is None:
+            self._told.wait(seconds)
+        self.check()
+
+    def ack(
+        self, db: Union[psycopg.Connection[Any], psycopg.Cursor[Any]], result: Any = None
+    ) -> None:
+        """Acks in the caller's transaction, so that what it did there takes effect once, or not.
+
+        LeaseLost fails the transaction. The caller commits; its failure has to leave the handler.
+        """
+        self._acked = True
+        value = None if result is None else encode(result)
+        run(db, calls.ack_strictly(self.id, self.token, value))
+
+    def progress(self, value: Any) -> None:
+        """Shows value in oq_jobs, is a heartbeat, and raises Stopped where the lease is gone."""
+        worker = self._worker
+        if worker is not None and worker._loop is not None:
+            done = asyncio.run_coroutine_threadsafe(worker._progress(self, value), worker._loop)
+            done.result()
+            self.check()
+
+    def throttle(self, db: DB, until: datetime) -> None:
+        """Keeps the job's queue, or its group where it has one, from everybody until then."""
+        run(db, calls.throttle(self.queue, until, self.group_key))
+
+
+Handler = Callable[[Job], Any]
+Middleware = Callable[[Handler], Handler]
+
+
+def _handle(handler: Handler, job: Job) -> None:
+    """Runs the handler, and leaves its result or error in the job."""
+    began = monotonic()
+    try:
+        trace = trace_of(job.headers)
+        if trace is None:
+            value = handler(job)
+        else:
+            with use_trace(trace):
+                value = handler(job)
+        if value is not None:
+            job._result = encode(value)
+    except BaseException as e:  # SystemExit as well: it would end no more than this thread.
+        job._error = e
+    finally:
+        job.seconds = monotonic() - began
+
+
+class Worker(BaseWorker[Job]):
+    """Does the jobs of one queue, in ``concurrency`` threads. Times are in seconds; see README.md.
+
+    ``run()`` works until stop(), SIGTERM or SIGINT, and drains. As a context manager it works in a
+    thread of its own, and drains at the end of the block.
+    """
+
+    _job_class = Job
+
+    def __init__(
+        self,
+        db: Union[str, Pool, psycopg.Connection[Any], Callable[[], Any]],
+        queue: str,
+        handler: Handler,
+        *,
+        worker_id: Optional[str] = None,
+        concurrency: int = 10,
+        batch: Optional[int] = None,
+        lease_seconds: Optional[int] = None,
+        poll: Optional[float] = None,
+        drain: float = 30.0,
+        timeout: float = 30.0,
+        pooler: bool = False,
+        decode: Optional[Callable[[Any], Any]] = None,
+        middleware: Sequence[Middleware] = (),
+        observe: Optional[Callable[[Outcome[Job]], None]] = None,
+        logger: Optional[logging.Logger] = None,
+    ) -> None:
+        super().__init__(
+            db,
+            queue,
+            worker_id=worker_id,
+            concurrency=concurrency,
+            batch=batch,
+            lease_seconds=lease_seconds,
+            poll=poll,
+            drain=drain,
+            timeout=timeout,
+            pooler=pooler,
+            decode=decode,
+            observe=observe,
+            logger=logger,
+        )
+        for wrap in reversed(middleware):
+            handler = wrap(handler)
+        self._handler = handler
+        self._queue: queues.SimpleQueue[Optional[Job]] = queues.SimpleQueue()
+        self._finished: deque[Job] = deque()
+        self._waking = False
+        self._thread: Optional[threading.Thread] = None
+        self._failure: Optional[BaseException] = None
+
+    def run(self, *, signals: Sequence[int] = (_signal.SIGTERM, _signal.SIGINT)) -> None:
+        """Works until it is stopped. ``signals`` are caught (in the main thread): the first drains."""
+        asyncio.run(self._run(signals))
+
+    def start(self) -> None:
+        """Works in a thread of its own, until stop() and join()."""
+
+        def work() -> None:
+            try:
+                self.run(signals=())
+            except BaseException as e:
+                self._failure = e
+
+        self._thread = threading.Thread(target=work, name="openqueue", daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Waits for the end of what start() began, and raises what it raised."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def __enter__(self) -> Worker:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self.join()
+
+    def _open(self) -> None:
+        for i in range(self.concurrency):
+            # Daemons: one that never returns must not keep the process from ending.
+            threading.Thread(target=self._work, name=f"openqueue-{i}", daemon=True).start()
+
+    def _work(self) -> None:
+        """One handler's loop."""
+        take, handler = self._queue.get, self._handler
+        while True:
+            job = take()
+            if job is None:
+                return
+            if job.why is None:
+                _handle(handler, job)
+            self._finished.append(job)
+            # As few wake-ups as there can be: when there is something to lease or to report, for the
+            # first to be acked, whose time starts, and for a full batch.
+            if not self._waking and (
+                not self._acks
+                or self._closed
+                or job._error is not None
+                or self._queue.empty()
+                or len(self._finished) >= self.batch
+            ):
+                self._waking = True
+                try:
+                    assert self._loop is not None
+                    self._loop.call_soon_threadsafe(self._wake)
+                except RuntimeError:  # The worker has ended without this thread.
+                    return
+            job = None
+
+    def _collect(self) -> None:
+        self._waking = False
+        while self._finished:
+            self._settle(self._finished.popleft())
+
+    def _give(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            self._queue.put(job)
+
+    def _unstarted(self) -> int:
+        return self._queue.qsize()
+
+    def _take_back(self) -> list[Job]:
+        jobs: list[Job] = []
+        try:
+            while True:
+                job = self._queue.get_nowait()
+                if job is not None:
+                    jobs.append(job)
+        except queues.Empty:
+            return jobs
+
+    def _tell(self, job: Job) -> None:
+        if job._told is not None:
+            job._told.set()
+
+    def _shut(self) -> None:
+        for _ in range(self.concurrency):
+            self._queue.put(None)

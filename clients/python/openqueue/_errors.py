@@ -1,0 +1,191 @@
+"""What the server refuses, what a handler may raise, and how a failure reads."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Optional, Union
+
+import psycopg
+from psycopg import errors as pg
+
+Duration = Union[float, timedelta, str]
+"""Seconds, a timedelta, or text that PostgreSQL reads as an interval."""
+
+
+class OpenQueueError(psycopg.DatabaseError):
+    """The server's refusal; ``diag`` has its message, detail and hint.
+
+    Standard SQLSTATEs keep psycopg's own classes: ``InsufficientPrivilege`` (42501),
+    ``FeatureNotSupported`` (0A000) and those of :data:`TRY_AGAIN`.
+    """
+
+    @property
+    def diag(self) -> pg.Diagnostic:
+        cause = self.__cause__
+        return cause.diag if isinstance(cause, psycopg.Error) else super().diag
+
+    @property
+    def hint(self) -> Optional[str]:
+        """What is allowed."""
+        return self.diag.message_hint
+
+
+class ArgumentError(OpenQueueError, ValueError):
+    """OQ001: an argument that makes no sense. The message names it and its value."""
+
+    sqlstate = "OQ001"
+
+
+class LeaseLost(OpenQueueError):
+    """OQ002: a strict ack of a lease that is lost. The transaction has to roll back."""
+
+    sqlstate = "OQ002"
+
+
+class NoSuchQueue(OpenQueueError):
+    """OQ003: no such queue, where one must exist."""
+
+    sqlstate = "OQ003"
+
+
+class DuplicateJob(OpenQueueError):
+    """OQ005: the unique key is taken, under ``unique_mode`` reject."""
+
+    sqlstate = "OQ005"
+
+
+class QueueFull(OpenQueueError):
+    """OQ006: the queue has its ``max_depth`` of jobs."""
+
+    sqlstate = "OQ006"
+
+
+TRY_AGAIN = (pg.SerializationFailure, pg.DeadlockDetected)
+"""Errors after which the same transaction may succeed: 40001 and 40P01."""
+
+_BY_STATE: dict[str, type[OpenQueueError]] = {
+    c.sqlstate: c
+    for c in (ArgumentError, LeaseLost, NoSuchQueue, DuplicateJob, QueueFull)
+    if c.sqlstate
+}
+
+
+def sqlstate(error: BaseException) -> str:
+    """The SQLSTATE of an error of the server, or ''."""
+    if not isinstance(error, psycopg.Error):
+        return ""
+    return error.sqlstate or error.diag.sqlstate or ""
+
+
+def translated(error: psycopg.Error) -> psycopg.Error:
+    """The error as one of the classes above, where it is one."""
+    kind = _BY_STATE.get(sqlstate(error))
+    if kind is None or isinstance(error, OpenQueueError):
+        return error
+    text = error.diag.message_primary or str(error)
+    if error.diag.message_hint:
+        text += f" ({error.diag.message_hint})"
+    new = kind(text)
+    new.__cause__ = error
+    return new
+
+
+@contextmanager
+def translating() -> Iterator[None]:
+    """Raises the server's refusals as the classes above."""
+    try:
+        yield
+    except psycopg.Error as e:
+        new = translated(e)
+        if new is e:
+            raise
+        raise new from e
+
+
+def refused(error: BaseException) -> bool:
+    """Whether the server answered; else the connection failed, and the call may be repeated.
+
+    Class 57 is the server going away, 08 a pooler that lost it, 53 a server without room, 40 a
+    transaction that can be run again.
+    """
+    state = sqlstate(error)
+    return bool(state) and state[:2] not in ("57", "08", "53", "40")
+
+
+class Failed(Exception):
+    """A failure that was to be expected: its text is the job's error, without a traceback."""
+
+
+class _Verdict(Exception):
+    def __init__(self, reason: Union[str, BaseException]) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def text(self) -> str:
+        return describe(self.reason) if isinstance(self.reason, BaseException) else self.reason
+
+
+class Discard(_Verdict):
+    """Fails the job for good: it is dead, whatever retries it has left."""
+
+
+class RetryAfter(_Verdict):
+    """Fails the attempt; the next one comes after this pause, not after the backoff."""
+
+    def __init__(self, pause: Duration, reason: Union[str, BaseException] = "") -> None:
+        super().__init__(reason)
+        self.pause = pause
+
+
+class Snooze(Exception):
+    """Gives the job back for a while. No attempt is counted."""
+
+    def __init__(self, pause: Duration = 0) -> None:
+        super().__init__(f"snoozed for {pause}")
+        self.pause = pause
+
+
+class Stopped(Exception):
+    """The handler was told to end; ``why`` is ``lost``, ``cancelled`` or ``drain``."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class Abandoned(Exception):
+    """Handlers did not return though they were told to. Their leases run out by themselves."""
+
+
+LIMIT = 10_000
+
+
+def legible(text: str) -> str:
+    """Text that PostgreSQL takes."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def describe(error: BaseException) -> str:
+    """What the job's error says: one line, then the traceback, at most 10,000 characters."""
+    if isinstance(error, _Verdict):
+        return legible(error.text() or type(error).__name__)[:LIMIT]
+    try:
+        text = str(error)
+    except Exception as e:  # A __str__ that raises.
+        text = f"(no text: {type(e).__name__})"
+    if isinstance(error, Failed):
+        return legible(text or "Failed")[:LIMIT]
+    head = legible(f"{type(error).__qualname__}: {text}" if text else type(error).__qualname__)
+    head = head[: LIMIT // 2]
+    try:
+        lines = traceback.TracebackException.from_exception(error, limit=-15).format()
+        trace = legible("".join(lines)).rstrip()
+    except Exception:
+        return head
+    room = LIMIT - len(head) - 5
+    if len(trace) > room:
+        trace = "..." + trace[-room:]  # The innermost frames are at its end.
+    return f"{head}\n\n{trace}"

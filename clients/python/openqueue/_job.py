@@ -1,0 +1,119 @@
+"""A leased job, in the hands of its handler."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Literal, Optional
+
+if TYPE_CHECKING:
+    from ._worker import BaseWorker
+
+Why = Literal["lost", "cancelled", "drain"]
+_UNSET: Any = object()
+
+
+class BaseJob:
+    """What both kinds of job have in common."""
+
+    __slots__ = (
+        "id",
+        "token",
+        "attempt",
+        "queue",
+        "why",
+        "seconds",
+        "_row",
+        "_decode",
+        "_payload",
+        "_headers",
+        "_worker",
+        "_since",
+        "_over",
+        "_acked",
+        "_result",
+        "_error",
+        "_handle",
+    )
+
+    id: int
+    token: int
+    """Rises with each lease of the job: pass it on to what must not be done twice."""
+    attempt: int
+    """Counts from 1."""
+    queue: str
+    why: Optional[Why]
+    """Why the handler was told to end: its lease is lost, the job cancelled, the worker drained."""
+    seconds: float
+    """How long the handler took."""
+
+    def __init__(
+        self,
+        row: list[Any],
+        queue: str,
+        decode: Optional[Callable[[Any], Any]] = None,
+        worker: Optional[BaseWorker[Any]] = None,
+    ) -> None:
+        self.id, self.token, self.attempt = int(row[0]), int(row[1]), int(row[2])
+        self.queue = queue
+        self.why = None
+        self.seconds = 0.0
+        self._row = row
+        self._decode = decode
+        self._payload: Any = _UNSET
+        self._headers: Any = _UNSET
+        self._worker = worker
+        self._since = 0.0  # of the lease, or the last heartbeat
+        self._over = False  # finished, or nobody's any more
+        self._acked = False  # in a transaction of the handler
+        self._result: Optional[str] = None
+        self._error: Optional[BaseException] = None
+        self._handle: Any = None  # the task
+
+    def _text(self, column: int) -> str:
+        value = self._row[column]
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    @property
+    def payload_text(self) -> str:
+        """The payload as it stands in the database, for a JSON reader of your own."""
+        return self._text(3)
+
+    @property
+    def payload(self) -> Any:
+        """The payload, read by json.loads and then by the worker's ``decode``."""
+        if self._payload is _UNSET:
+            value = json.loads(self._row[3])
+            self._payload = value if self._decode is None else self._decode(value)
+        return self._payload
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        if self._headers is _UNSET:
+            self._headers = {} if self._row[4] is None else json.loads(self._row[4])
+        headers: dict[str, Any] = self._headers
+        return headers
+
+    @property
+    def priority(self) -> int:
+        return int(self._row[5])
+
+    @property
+    def max_retries(self) -> int:
+        return int(self._row[6])
+
+    @property
+    def group_key(self) -> Optional[str]:
+        return None if self._row[7] is None else self._text(7)
+
+    @property
+    def created_at(self) -> datetime:
+        return datetime.fromtimestamp(float(self._row[8]), timezone.utc)
+
+    def __repr__(self) -> str:
+        return f"<job {self.id} of {self.queue}, attempt {self.attempt}>"
+
+    def _clock(self) -> float:
+        return time.monotonic() - self._since

@@ -1,0 +1,706 @@
+"""The worker's engine, on asyncio; openqueue.Worker runs its handlers in threads, openqueue.aio.Worker
+in tasks.
+
+One connection acks and leases in one call, one listens while there is nothing to do, and one, made
+when it is needed, sends heartbeats and reports what failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Literal, Optional, TypeVar
+
+import psycopg
+
+from ._calls import COLUMNS, encode, interval
+from ._errors import (
+    Abandoned,
+    ArgumentError,
+    Discard,
+    RetryAfter,
+    Snooze,
+    describe,
+    refused,
+)
+from ._job import BaseJob, Why
+from ._session import Connect, Row, Session, backoff, connector
+
+J = TypeVar("J", bound=BaseJob)
+
+_NEXT = (
+    f"select {COLUMNS} from oq_next($1::text, $2::text, $3::int, $4::int, $5::bigint[], $6::bigint[])"
+)
+# Results go by oq_ack_many; lateral on its count makes it come first, in the same transaction.
+_RESULTS_NEXT = (
+    "select j.* from (select count(*) as n from oq_ack_many($5::bigint[], $6::bigint[], $7::jsonb[])) a"
+    f" cross join lateral (select {COLUMNS} from oq_next($1::text, $2::text, $3::int,"
+    " $4::int + least(a.n, 0)::int)) j"
+)
+# Nothing but a lease: should its commit be lost in a crash, the jobs are only done again.
+_LEASE = (
+    f"select {COLUMNS} from set_config('synchronous_commit', 'off', true) c,"
+    " oq_lease($1::text, $2::text, $3::int, $4::int)"
+)
+_ACK = "select oq_ack_many($1::bigint[], $2::bigint[])"
+_ACK_RESULTS = "select oq_ack_many($1::bigint[], $2::bigint[], $3::jsonb[])"
+_NACK = (
+    "select u.n, oq_nack(u.id, u.token, u.error, u.retry, u.after)"
+    " from unnest($1::bigint[], $2::bigint[], $3::text[], $4::boolean[], $5::interval[])"
+    " with ordinality u(id, token, error, retry, after, n)"
+)
+_RELEASE = (
+    "select u.n, oq_release(u.id, u.token, u.delay)"
+    " from unnest($1::bigint[], $2::bigint[], $3::interval[]) with ordinality u(id, token, delay, n)"
+)
+_BEATS = "select job_id, status from oq_heartbeat_many($1::bigint[], $2::bigint[], $3::int)"
+_PROGRESS = "select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb)"
+_LISTEN = "select oq_listen($1::text)"
+_UNLISTEN = "select oq_unlisten($1::text)"
+
+PROBE = 15.0  # seconds: a listening session is tried, and made again where it died without a word
+LINGER_IDLE = 0.001  # while some still run, a call waits so long for more of them to end
+LINGER_ACK = 0.005
+GRACE = 5.0  # for handlers to return once they were told to
+MANY = 500  # reports in one call
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[J]):
+    """What became of a job in a worker, for ``observe``."""
+
+    job: J
+    state: Literal["acked", "scheduled", "ready", "dead", "released", "lost", "cancelled"]
+    error: Optional[BaseException]
+
+
+@dataclass
+class _Report(Generic[J]):
+    job: J
+    release: bool
+    error: str = ""
+    retry: bool = True
+    pause: Optional[str] = None
+    raised: Optional[BaseException] = None
+    tries: int = 0
+
+
+def numbers(values: Iterable[int]) -> str:
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def texts(values: Iterable[Optional[str]]) -> str:
+    return (
+        "{"
+        + ",".join(
+            "NULL"
+            if v is None
+            else '"' + v.replace("\\", "\\\\").replace('"', '\\"').replace("\0", "") + '"'
+            for v in values
+        )
+        + "}"
+    )
+
+
+class BaseWorker(Generic[J]):
+    """What both workers have in common. Times are in seconds."""
+
+    _job_class: ClassVar[Any]
+
+    def __init__(
+        self,
+        db: Any,
+        queue: str,
+        *,
+        worker_id: Optional[str],
+        concurrency: int,
+        batch: Optional[int],
+        lease_seconds: Optional[int],
+        poll: Optional[float],
+        drain: float,
+        timeout: float,
+        pooler: bool,
+        decode: Optional[Callable[[Any], Any]],
+        observe: Optional[Callable[[Outcome[J]], None]],
+        logger: Optional[logging.Logger],
+    ) -> None:
+        if not queue or not isinstance(queue, str):
+            raise ArgumentError(f"queue {queue!r} is no name")
+        if concurrency < 1:
+            raise ArgumentError(f"concurrency {concurrency} is not 1 or more")
+        if batch is not None and not 1 <= batch <= 10_000:
+            raise ArgumentError(f"batch {batch} is not between 1 and 10000")
+        if lease_seconds is not None and not 1 <= lease_seconds <= 604_800:
+            raise ArgumentError(f"lease_seconds {lease_seconds} is not between 1 and 604800")
+        if (poll is not None and poll <= 0) or drain < 0 or timeout <= 0:
+            raise ArgumentError("poll and timeout are more than 0, drain is 0 or more")
+        self.queue = queue
+        self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.concurrency = concurrency
+        self.batch = batch or min(concurrency, 10_000)
+        self.lease_seconds = lease_seconds
+        self.poll = poll or (1.0 if pooler else 5.0)
+        self.drain = drain
+        self.timeout = timeout
+        self.pooler = pooler
+        self._connect: Connect = connector(db, timeout)
+        self._decode = decode
+        self._observe = observe
+        self._log = logger or logging.getLogger("openqueue")
+        self._most = max(self.concurrency, self.batch)
+        self._lasts = float(lease_seconds or 0)  # of a lease; 0 while nobody knows
+        self._stopping = threading.Event()
+        self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._ran = False
+
+    # What the two kinds do differently.
+
+    def _open(self) -> None:
+        """The loop runs: get ready to handle jobs."""
+
+    def _give(self, jobs: list[J]) -> None:
+        """Jobs for handlers, in order."""
+        raise NotImplementedError
+
+    def _unstarted(self) -> int:
+        raise NotImplementedError
+
+    def _take_back(self) -> list[J]:
+        """All jobs that no handler has begun."""
+        raise NotImplementedError
+
+    def _tell(self, job: J) -> None:
+        """Its handler has to end; job.why says why."""
+        raise NotImplementedError
+
+    def _collect(self) -> None:
+        """Settle what has ended, where that is not done at once."""
+
+    def _shut(self) -> None:
+        """No job will come any more."""
+
+    # From outside.
+
+    def stop(self) -> None:
+        """Drains: no job is begun any more, and run() returns when those that run have ended.
+
+        From any thread, and as often as you like.
+        """
+        self._stopping.set()
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            try:
+                loop.call_soon_threadsafe(self._wake)
+            except RuntimeError:  # It was closed this moment.
+                pass
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    # The engine.
+
+    async def _run(self, signals: Sequence[int]) -> None:
+        if self._ran:
+            raise RuntimeError("a worker runs once")
+        self._ran = True
+        self._loop = loop = asyncio.get_running_loop()
+        self._sleeper: Optional[asyncio.Future[None]] = None
+        self._signalled = False
+        self._active = 0  # given to handlers, and not settled
+        self._more_reports = asyncio.Event()
+        self._held: dict[tuple[int, int], J] = {}  # by id and token: what is not over
+        self._acks: list[J] = []
+        self._reports: list[_Report[J]] = []
+        self._ack_at = self._idle_at = self._looked_at = 0.0
+        self._asleep = self._woken = self._again = self._closed = False
+        self._answered = False
+        self._wants_wakes = False
+        self._listening = False
+        self._change = asyncio.Event()
+        prepares = not self.pooler
+        self._lane = Session(self._connect, "leasing", self.timeout, prepares)
+        self._side = Session(self._connect, "heartbeats", self.timeout, prepares)
+        self._ear = Session(self._connect, "listening", self.timeout, prepares, self._nudge)
+
+        caught = self._catch(loop, signals)
+        self._open()
+        tasks = [loop.create_task(self._beat()), loop.create_task(self._report())]
+        if not self.pooler:
+            tasks.append(loop.create_task(self._listen()))
+        self._log.info("worker %s works on %s", self.worker_id, self.queue)
+        try:
+            await self._fetch()
+        finally:
+            self._shut()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for session in (self._lane, self._side, self._ear):
+                session.drop()
+            for number in caught:
+                loop.remove_signal_handler(number)
+
+    def _catch(self, loop: asyncio.AbstractEventLoop, signals: Sequence[int]) -> list[int]:
+        """The first signal drains; the second does what it would have done without a worker."""
+        if threading.current_thread() is not threading.main_thread():
+            return []
+
+        def drain(number: int) -> None:
+            self._log.info("worker %s drains on %s", self.worker_id, signal.Signals(number).name)
+            loop.remove_signal_handler(number)
+            self.stop()
+
+        for number in signals:
+            loop.add_signal_handler(number, drain, number)
+        return list(signals)
+
+    def _wake(self) -> None:
+        self._signalled = True
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
+
+    def _nudge(self) -> None:
+        """A notification: there may be work."""
+        self._woken, self._asleep = True, False
+        self._wake()
+
+    def _plan(self, now: float) -> tuple[bool, bool, float]:
+        """Whether to lease and to ack now, or else when to look again."""
+        unstarted = self._unstarted()
+        running = self._active - unstarted
+        wait = 3600.0
+        hungry = unstarted == 0 and running < self.concurrency and not self._closed
+        if hungry:
+            since = now - self._idle_at
+            if self._asleep:
+                poll = self.poll if self.pooler or self._listening else min(self.poll, 1.0)
+                wait = poll - (now - self._looked_at)
+                if wait <= 0:
+                    return True, True, 0
+            elif (
+                running == 0
+                or (self._acks and self._most - self._active >= (self.batch + 1) // 2)
+                or since >= LINGER_IDLE
+            ):
+                return True, True, 0
+            else:
+                wait = LINGER_IDLE - since
+        if self._acks:
+            since = now - self._ack_at
+            if self._active == 0 or len(self._acks) >= self.batch or since >= LINGER_ACK:
+                return hungry, True, 0
+            wait = min(wait, LINGER_ACK - since)
+        return False, False, wait
+
+    async def _pause(self, seconds: float) -> None:
+        """Until _wake, which may have been already, or for so long."""
+        if self._signalled:
+            return
+        loop = asyncio.get_running_loop()
+        self._sleeper = loop.create_future()
+        timer = loop.call_later(seconds, self._wake)
+        try:
+            await self._sleeper
+        finally:
+            self._sleeper = None
+            timer.cancel()
+
+    async def _fetch(self) -> None:
+        failures = 0
+        while not self.stopping:
+            self._signalled = False
+            self._collect()
+            lease, ack, wait = self._plan(time.monotonic())
+            if not lease and not ack:
+                await self._pause(wait)
+                continue
+            try:
+                await self._turn(lease)
+                failures = 0
+            except (psycopg.Error, OSError) as e:
+                if not self._answered and refused(e):
+                    await self._end()
+                    raise
+                self._log.warning("worker %s: a call failed: %s", self.worker_id, e)
+                deadline = time.monotonic() + backoff(failures)
+                failures += 1
+                while not self.stopping and (left := deadline - time.monotonic()) > 0:
+                    self._signalled = False
+                    await self._pause(left)
+                    self._collect()
+        self._log.info("worker %s drains", self.worker_id)
+        await self._end()
+
+    async def _turn(self, lease: bool) -> None:
+        """Acks what is done and leases what there is room for: one round trip, one commit."""
+        acks, self._acks = self._acks, []
+        want = min(self.batch, self._most - self._active)
+        self._woken = False
+        sent = time.monotonic()
+        try:
+            rows = await self._exchange(acks, want if lease else 0)
+        except BaseException as e:
+            if acks and isinstance(e, psycopg.Error) and refused(e):
+                # One of them is at fault, most likely by its result: each for itself.
+                await self._ack_singly(acks)
+                return
+            self._keep(acks)
+            raise
+        self._answered = True
+        for job in acks:
+            self._done(job, "acked")
+        if not lease:
+            return
+        self._looked_at = self._idle_at = time.monotonic()
+        if rows and not self.lease_seconds:
+            self._lasts = float(rows[0][9] or 0)
+        jobs: list[J] = []
+        for row in rows:
+            new: J = self._job_class(row, self.queue, self._decode, self)
+            new._since = sent
+            self._held[new.id, new.token] = new
+            jobs.append(new)
+        if jobs:
+            self._active += len(jobs)
+            self._give(jobs)
+        self._asleep = not jobs and not self._woken
+        # Listening is for the idle. One job now and then is taken without leaving off.
+        full = self._active >= self._most
+        if self._wants_wakes and jobs and (self._again or full):
+            self._wants_wakes = False
+            self._change.set()
+        elif not jobs and not self._wants_wakes:
+            self._wants_wakes = True
+            self._change.set()
+        self._again = bool(jobs)
+
+    async def _exchange(self, acks: list[J], want: int) -> list[Row]:
+        lease = [self.queue, self.worker_id, self.lease_seconds, want]
+        if not acks:
+            return await self._lane.call(_LEASE, lease)
+        leases = [numbers(j.id for j in acks), numbers(j.token for j in acks)]
+        results = None
+        if any(j._result is not None for j in acks):
+            results = texts(j._result for j in acks)
+        if not want:
+            if results is None:
+                await self._lane.call(_ACK, leases)
+            else:
+                await self._lane.call(_ACK_RESULTS, [*leases, results])
+            return []
+        if results is None:
+            return await self._lane.call(_NEXT, [*lease, *leases])
+        return await self._lane.call(_RESULTS_NEXT, [*lease, *leases, results])
+
+    def _keep(self, acks: list[J]) -> None:
+        """Acks that the server did not answer wait for the next call, as long as there is hope."""
+        for job in acks:
+            # An ack is accepted after the lease's end too, while nobody has the job.
+            if job._clock() > self._lasts + 60:
+                self._done(job, "lost")
+            else:
+                self._push_ack(job)
+
+    def _push_ack(self, job: J) -> None:
+        if not self._acks:
+            self._ack_at = time.monotonic()
+        self._acks.append(job)
+
+    async def _ack_singly(self, acks: list[J]) -> None:
+        for job in acks:
+            try:
+                await self._exchange([job], 0)
+                self._done(job, "acked")
+            except psycopg.Error as e:
+                if refused(e):
+                    self._fail(job, e)
+                else:
+                    self._keep([job])
+
+    def _done(
+        self,
+        job: J,
+        state: Any,
+        error: Optional[BaseException] = None,
+    ) -> None:
+        """The end of a job in this worker."""
+        job._over = True
+        self._held.pop((job.id, job.token), None)
+        level = logging.DEBUG
+        if state == "dead":
+            level = logging.ERROR
+        elif state == "lost" or (error is not None and state != "released"):
+            level = logging.WARNING
+        if self._log.isEnabledFor(level):
+            why = "" if error is None else f": {type(error).__name__}: {error}"
+            self._log.log(
+                level,
+                "job %d of %s, attempt %d: %s%s",
+                job.id,
+                job.queue,
+                job.attempt,
+                state,
+                why,
+                extra={"job_id": job.id, "state": state, "seconds": job.seconds},
+            )
+        if self._observe is not None:
+            try:
+                self._observe(Outcome(job, state, error))
+            except Exception:
+                self._log.exception("observe failed")
+
+    def _settle(self, job: J) -> None:
+        """A handler has ended: its outcome goes to the server."""
+        self._idle_at = time.monotonic()
+        self._active -= 1
+        job._over = True
+        error = job._error
+        if job.why in ("lost", "cancelled"):
+            self._done(job, job.why, error)
+        elif error is None and job._acked:
+            self._done(job, "acked")
+        elif error is None:
+            self._push_ack(job)
+        elif job.why == "drain":
+            self._put_report(_Report(job, release=True, raised=error))
+        else:
+            self._fail(job, error)
+
+    def _fail(self, job: J, error: BaseException) -> None:
+        try:
+            if isinstance(error, Snooze):
+                report = _Report(job, True, pause=interval(error.pause), raised=error)
+            elif isinstance(error, RetryAfter):
+                pause = interval(error.pause)
+                report = _Report(job, False, describe(error), pause=pause, raised=error)
+            else:
+                retry = not isinstance(error, Discard)
+                report = _Report(job, False, describe(error), retry, raised=error)
+        except ArgumentError as e:  # A pause that is none.
+            report = _Report(job, False, describe(e), raised=e)
+        self._put_report(report)
+
+    def _put_report(self, report: _Report[J]) -> None:
+        self._reports.append(report)
+        self._more_reports.set()
+
+    async def _report(self) -> None:
+        """Tells the server of failures and of what is given back, many in a call."""
+        failures = 0
+        while True:
+            await self._more_reports.wait()
+            self._more_reports.clear()
+            while self._reports:
+                release = self._reports[0].release
+                reports = [r for r in self._reports if r.release == release][:MANY]
+                chosen = {id(r) for r in reports}
+                self._reports = [r for r in self._reports if id(r) not in chosen]
+                try:
+                    await self._send(reports, release)
+                    failures = 0
+                except psycopg.Error as e:
+                    if refused(e) and len(reports) > 1:
+                        for report in reports:
+                            await self._send_one(report)
+                    elif refused(e):
+                        self._give_up(reports[0], e)
+                    else:
+                        self._log.warning("worker %s: a report failed: %s", self.worker_id, e)
+                        self._hope(reports, e)
+                        await asyncio.sleep(backoff(failures))
+                        failures += 1
+                finally:
+                    self._wake()
+
+    async def _send_one(self, report: _Report[J]) -> None:
+        try:
+            await self._send([report], report.release)
+        except psycopg.Error as e:
+            if refused(e):
+                self._give_up(report, e)
+            else:
+                self._hope([report], e)
+
+    def _hope(self, reports: list[_Report[J]], error: BaseException) -> None:
+        """Reports that found no server are tried again while the lease lasts."""
+        for report in reports:
+            if report.job._clock() > self._lasts or (self._closed and report.tries >= 8):
+                self._give_up(report, error)
+            else:
+                report.tries += 1
+                self._reports.append(report)
+
+    def _give_up(self, report: _Report[J], error: BaseException) -> None:
+        self._log.error("job %d: its end could not be reported: %s", report.job.id, error)
+        self._done(report.job, "lost", report.raised)
+
+    async def _send(self, reports: list[_Report[J]], release: bool) -> None:
+        reports.sort(key=lambda r: r.job.id)
+        args = [
+            numbers(r.job.id for r in reports),
+            numbers(r.job.token for r in reports),
+        ]
+        pauses = texts(r.pause for r in reports)
+        if release:
+            rows = await self._side.call(_RELEASE, [*args, pauses])
+        else:
+            errors = texts(r.error for r in reports)
+            retries = "{" + ",".join("t" if r.retry else "f" for r in reports) + "}"
+            rows = await self._side.call(_NACK, [*args, errors, retries, pauses])
+        for n, answer in rows:
+            report = reports[int(n or 0) - 1]
+            if release:
+                state = "released" if answer == b"t" else "lost"
+            else:
+                state = "lost" if answer is None else answer.decode()
+            self._done(report.job, state, report.raised)
+
+    async def _beat(self) -> None:
+        """Keeps the leases of all that is held, begun or not: each once a third of it is over."""
+        while True:
+            lasts = self._lasts
+            await asyncio.sleep(lasts / 6 if lasts else 0.05)
+            now = time.monotonic()
+            due: list[J] = []
+            for job in list(self._held.values()):
+                age = now - job._since
+                if job._over or job._acked or not lasts or age < lasts / 3:
+                    continue
+                if age > lasts:  # Not even a heartbeat went through.
+                    self._lose(job, "lost")
+                else:
+                    due.append(job)
+            try:
+                for i in range(0, len(due), 1000):
+                    await self._beat_many(due[i : i + 1000])
+            except psycopg.Error as e:
+                self._log.warning("worker %s: a heartbeat failed: %s", self.worker_id, e)
+
+    async def _beat_many(self, jobs: list[J]) -> None:
+        sent = time.monotonic()
+        ids, tokens = numbers(j.id for j in jobs), numbers(j.token for j in jobs)
+        rows = await self._side.call(_BEATS, [ids, tokens, self.lease_seconds])
+        # The rows come in the order of the arguments.
+        for job, (_, status) in zip(jobs, rows):
+            if status == b"ok":
+                job._since = sent
+            elif not job._over and not job._acked:
+                self._lose(job, "cancelled" if status == b"cancelled" else "lost")
+
+    def _lose(self, job: J, why: Why) -> None:
+        """The job is not the worker's any more."""
+        if job._over or job.why is not None:
+            return
+        job.why = why
+        self._tell(job)
+
+    async def _progress(self, job: J, value: Any) -> None:
+        """Shows value in oq_jobs; tells the handler to end where the job is not its any more."""
+        rows = await self._side.call(
+            _PROGRESS, [job.id, job.token, self.lease_seconds, encode(value)]
+        )
+        status = rows[0][0]
+        if status == b"ok":
+            job._since = time.monotonic()
+        else:
+            self._lose(job, "cancelled" if status == b"cancelled" else "lost")
+
+    async def _listen(self) -> None:
+        """Listens while there is nothing to do. Where that fails there is polling."""
+        failures = 0
+        while True:
+            self._change.clear()
+            try:
+                if self._wants_wakes:
+                    await self._ear.call(_LISTEN, [self.queue])
+                    if not self._listening:
+                        self._listening = True
+                        self._nudge()  # For what came in between.
+                    failures = 0
+                    await self._ear_until(PROBE)
+                    if self._ear.dropped.is_set():
+                        raise psycopg.OperationalError("the connection was lost")
+                elif self._listening:
+                    self._listening = False
+                    await self._ear.call(_UNLISTEN, [self.queue])
+                else:
+                    await self._change.wait()
+            except (psycopg.Error, OSError) as e:
+                self._listening = False
+                self._log.warning("worker %s listens no more, and polls: %s", self.worker_id, e)
+                self._wake()
+                await asyncio.sleep(backoff(failures))
+                failures += 1
+
+    async def _ear_until(self, seconds: float) -> None:
+        """Until it is time to probe, the connection is gone, or nobody wants wake-ups."""
+        deadline = time.monotonic() + seconds
+        while self._wants_wakes and (left := deadline - time.monotonic()) > 0:
+            changed = asyncio.ensure_future(self._change.wait())
+            gone = asyncio.ensure_future(self._ear.dropped.wait())
+            try:
+                await asyncio.wait(
+                    (changed, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                changed.cancel()
+                gone.cancel()
+            if self._ear.dropped.is_set():
+                return
+            self._change.clear()
+
+    async def _end(self) -> None:
+        """Releases what was not begun, waits for what runs, acks and reports it."""
+        self._closed = True
+        self._wants_wakes = False
+        self._change.set()
+        for job in self._take_back():
+            self._active -= 1
+            if job.why is not None:
+                self._done(job, job.why)
+            else:
+                job._over = True
+                self._put_report(_Report(job, release=True))
+        late = time.monotonic() + self.drain
+        told = False
+        failures = 0
+        while True:
+            self._signalled = False
+            self._collect()
+            now = time.monotonic()
+            running = self._active
+            if not self._held:
+                return
+            if now >= late and running > 0:
+                if told:
+                    text = f"{running} handlers did not return"
+                    self._log.error("worker %s: %s", self.worker_id, text)
+                    raise Abandoned(text)
+                told, late = True, now + GRACE
+                for job in list(self._held.values()):
+                    if not job._over:
+                        self._lose(job, "drain")
+                continue
+            wait = max(late - now, 0.001) if running > 0 else 1.0
+            if self._acks:
+                if running <= 0 or now - self._ack_at >= LINGER_ACK:
+                    try:
+                        await self._turn(False)
+                    except (psycopg.Error, OSError) as e:
+                        self._log.warning("worker %s: the last acks: %s", self.worker_id, e)
+                        failures += 1
+                        if failures > 8:
+                            return  # Their leases run out.
+                        await asyncio.sleep(backoff(failures))
+                    continue
+                wait = min(wait, LINGER_ACK)
+            await self._pause(wait)

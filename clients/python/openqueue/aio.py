@@ -1,0 +1,248 @@
+"""OpenQueue on asyncio: the same names as in :mod:`openqueue`, as coroutines, and a Worker whose
+handlers are coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+import psycopg
+
+from . import _calls as calls
+from ._calls import Enqueued, JobOptions, JobPatch, JobResult, NewJob, encode
+from ._job import BaseJob
+from ._run import AsyncDB, AsyncPool, run_async
+from ._trace import trace_of, use_trace
+from ._worker import BaseWorker, Outcome
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = [
+    "AsyncDB",
+    "Handler",
+    "Job",
+    "Middleware",
+    "Worker",
+    "cancel",
+    "enqueue",
+    "enqueue_bulk",
+    "enqueue_many",
+    "get",
+    "result",
+    "update",
+]
+
+_EMPTY: dict[str, Any] = {}
+
+
+async def enqueue(
+    db: AsyncDB, queue: str, payload: Any = _EMPTY, **options: Unpack[JobOptions]
+) -> int:
+    """Enqueues one job, in the transaction of db, and returns its id."""
+    return await run_async(db, calls.enqueue(queue, payload, options))
+
+
+async def enqueue_bulk(
+    db: AsyncDB,
+    queue: str,
+    payloads: Iterable[Any],
+    *,
+    priority: int = 0,
+    run_at: Optional[datetime] = None,
+    max_retries: Optional[int] = None,
+) -> list[int]:
+    """Enqueues many plain jobs of one queue, the fast way. The ids come in the payloads' order."""
+    return await run_async(
+        db, calls.enqueue_bulk(queue, payloads, priority, run_at, max_retries)
+    )
+
+
+async def enqueue_many(
+    db: AsyncDB, jobs: Iterable[Union[NewJob, Mapping[str, Any]]]
+) -> list[Enqueued]:
+    """Enqueues jobs of their own queues and options, all or none, in one call."""
+    return await run_async(db, calls.enqueue_many(jobs))
+
+
+async def cancel(db: AsyncDB, job_id: int, reason: Optional[str] = None) -> bool:
+    """Cancels a job in any unfinished state. False where it is finished or unknown."""
+    return await run_async(db, calls.cancel(job_id, reason))
+
+
+async def update(db: AsyncDB, job_id: int, **patch: Unpack[JobPatch]) -> bool:
+    """Changes a job that nobody holds. False where it is held or over."""
+    return await run_async(db, calls.update(job_id, patch))
+
+
+async def get(db: AsyncDB, job_id: int) -> Optional[dict[str, Any]]:
+    """The job's row of oq_jobs, or None."""
+    return await run_async(db, calls.get(job_id))
+
+
+async def result(db: AsyncDB, job_id: int) -> Optional[JobResult]:
+    """The job's state, result and error, or None."""
+    return await run_async(db, calls.result(job_id))
+
+
+class Job(BaseJob):
+    """A leased job, in the hands of a coroutine, which is cancelled when it has to end."""
+
+    __slots__ = ()
+
+    async def ack(
+        self,
+        db: Union[psycopg.AsyncConnection[Any], psycopg.AsyncCursor[Any]],
+        result: Any = None,
+    ) -> None:
+        """Acks in the caller's transaction, so that what it did there takes effect once, or not.
+
+        LeaseLost fails the transaction. The caller commits; its failure has to leave the handler.
+        """
+        self._acked = True
+        value = None if result is None else encode(result)
+        await run_async(db, calls.ack_strictly(self.id, self.token, value))
+
+    async def progress(self, value: Any) -> None:
+        """Shows value in oq_jobs, and is a heartbeat."""
+        if self._worker is not None:
+            await self._worker._progress(self, value)
+
+    async def throttle(self, db: AsyncDB, until: datetime) -> None:
+        """Keeps the job's queue, or its group where it has one, from everybody until then."""
+        await run_async(db, calls.throttle(self.queue, until, self.group_key))
+
+
+Handler = Callable[[Job], Awaitable[Any]]
+Middleware = Callable[[Handler], Handler]
+
+
+async def _handle(handler: Handler, job: Job) -> None:
+    """Runs the handler, and leaves its result or error in the job."""
+    began = monotonic()
+    try:
+        trace = trace_of(job.headers)
+        if trace is None:
+            value = await handler(job)
+        else:
+            with use_trace(trace):
+                value = await handler(job)
+        if value is not None:
+            job._result = encode(value)
+    except BaseException as e:
+        job._error = e
+        if not isinstance(e, (Exception, asyncio.CancelledError)):
+            raise
+    finally:
+        job.seconds = monotonic() - began
+
+
+class Worker(BaseWorker[Job]):
+    """Does the jobs of one queue, each in a task. Times are in seconds; see README.md.
+
+    ``await run()`` works until stop(), or until its task is cancelled, and drains; cancelled once
+    more it leaves everything as it is.
+    """
+
+    _job_class = Job
+
+    def __init__(
+        self,
+        db: Union[str, AsyncPool, psycopg.AsyncConnection[Any], Callable[[], Awaitable[Any]]],
+        queue: str,
+        handler: Handler,
+        *,
+        worker_id: Optional[str] = None,
+        concurrency: int = 10,
+        batch: Optional[int] = None,
+        lease_seconds: Optional[int] = None,
+        poll: Optional[float] = None,
+        drain: float = 30.0,
+        timeout: float = 30.0,
+        pooler: bool = False,
+        decode: Optional[Callable[[Any], Any]] = None,
+        middleware: Sequence[Middleware] = (),
+        observe: Optional[Callable[[Outcome[Job]], None]] = None,
+        logger: Optional[logging.Logger] = None,
+    ) -> None:
+        super().__init__(
+            db,
+            queue,
+            worker_id=worker_id,
+            concurrency=concurrency,
+            batch=batch,
+            lease_seconds=lease_seconds,
+            poll=poll,
+            drain=drain,
+            timeout=timeout,
+            pooler=pooler,
+            decode=decode,
+            observe=observe,
+            logger=logger,
+        )
+        for wrap in reversed(middleware):
+            handler = wrap(handler)
+        self._handler = handler
+        self._queue: deque[Job] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, *, signals: Sequence[int] = ()) -> None:
+        """Works until it is stopped. ``signals`` are caught, and the first of them drains."""
+        inner = asyncio.ensure_future(self._run(signals))
+        try:
+            await asyncio.shield(inner)
+        except asyncio.CancelledError:
+            self.stop()
+            try:
+                await asyncio.shield(inner)
+            except asyncio.CancelledError:
+                inner.cancel()
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(inner, return_exceptions=True)
+            raise
+
+    def _give(self, jobs: list[Job]) -> None:
+        self._queue.extend(jobs)
+        self._start()
+
+    def _start(self) -> None:
+        while self._queue and len(self._tasks) < self.concurrency and not self._closed:
+            job = self._queue.popleft()
+            if job.why is not None:
+                self._settle(job)
+                continue
+            task = asyncio.ensure_future(_handle(self._handler, job))
+            job._handle = task
+            self._tasks.add(task)
+            task.add_done_callback(lambda task, job=job: self._ended(task, job))  # type: ignore[misc]
+
+    def _ended(self, task: asyncio.Task[None], job: Job) -> None:
+        self._tasks.discard(task)
+        job._handle = None
+        if task.cancelled():  # Before its first step.
+            job._error = asyncio.CancelledError()
+        elif task.exception() is not None:
+            job._error = task.exception()
+        self._settle(job)
+        self._start()
+        # As few wake-ups as there can be: to lease, to start the time of the acks, or for a full batch.
+        if self._closed or not self._queue or len(self._acks) in (1, self.batch):
+            self._wake()
+
+    def _unstarted(self) -> int:
+        return len(self._queue)
+
+    def _take_back(self) -> list[Job]:
+        jobs = list(self._queue)
+        self._queue.clear()
+        return jobs
+
+    def _tell(self, job: Job) -> None:
+        if job._handle is not None:
+            job._handle.cancel(job.why)

@@ -1,0 +1,100 @@
+"""For tests: do the jobs of a queue on the test's own connection, without a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, Optional, TypeVar, Union
+
+import psycopg
+from psycopg.rows import dict_row
+
+from . import DB, Handler, Job, _calls, aio
+from . import _handle as _handle_here
+from ._calls import interval
+from ._errors import Discard, RetryAfter, Snooze, describe
+from ._job import BaseJob
+from ._run import run, run_async
+
+J = TypeVar("J", bound=BaseJob)
+
+
+class Done(NamedTuple, Generic[J]):
+    """What became of a job: ``completed``, ``scheduled``, ``ready``, ``dead``, ``released`` or ``lost``."""
+
+    job: J
+    state: str
+    error: Optional[BaseException]
+
+
+Decode = Optional[Callable[[Any], Any]]
+_WORKER = "openqueue.testing"
+
+
+def drain(
+    db: DB, queue: str, handler: Handler, *, decode: Decode = None, max_jobs: int = 1000
+) -> list[Done[Job]]:
+    """Leases, does and reports one job after the other until the queue gives no more.
+
+    In the transaction of db, which may be rolled back. Retries and snoozed jobs are not waited for;
+    more than max_jobs are an error.
+    """
+    done: list[Done[Job]] = []
+    while True:
+        row = run(db, _calls.lease_one(queue, _WORKER))
+        if row is None:
+            return done
+        if len(done) == max_jobs:
+            raise RuntimeError(f"{queue} is not empty after {max_jobs} jobs")
+        job = Job(row, queue, decode)
+        _handle_here(handler, job)
+        state = "completed" if job._acked and job._error is None else None
+        done.append(Done(job, state or _state(job, run(db, _verdict(job))), job._error))
+
+
+async def drain_async(
+    db: aio.AsyncDB, queue: str, handler: aio.Handler, *, decode: Decode = None, max_jobs: int = 1000
+) -> list[Done[aio.Job]]:
+    """:func:`drain` for asyncio."""
+    done: list[Done[aio.Job]] = []
+    while True:
+        row = await run_async(db, _calls.lease_one(queue, _WORKER))
+        if row is None:
+            return done
+        if len(done) == max_jobs:
+            raise RuntimeError(f"{queue} is not empty after {max_jobs} jobs")
+        job = aio.Job(row, queue, decode)
+        await aio._handle(handler, job)
+        state = "completed" if job._acked and job._error is None else None
+        done.append(Done(job, state or _state(job, await run_async(db, _verdict(job))), job._error))
+
+
+def _verdict(job: BaseJob) -> _calls.Call[Any]:
+    error = job._error
+    if error is None:
+        return _calls.ack(job.id, job.token, job._result)
+    if isinstance(error, Snooze):
+        return _calls.release(job.id, job.token, interval(error.pause))
+    after = interval(error.pause) if isinstance(error, RetryAfter) else None
+    return _calls.nack(job.id, job.token, describe(error), not isinstance(error, Discard), after)
+
+
+def _state(job: BaseJob, answer: Union[bool, str, None]) -> str:
+    if isinstance(answer, str):
+        return answer
+    if not answer:
+        return "lost"
+    return "completed" if job._error is None else "released"
+
+
+def jobs(db: Union[psycopg.Connection[Any], psycopg.Cursor[Any]], queue: str) -> list[dict[str, Any]]:
+    """The unfinished jobs of a queue as rows of oq_jobs, ids ascending: what was enqueued."""
+    return run(
+        db,
+        _calls.Call(
+            "select * from oq_jobs where queue_name = %s"
+            " and state in ('ready', 'scheduled', 'waiting', 'leased') order by job_id",
+            [queue],
+            list,
+            dict_row,
+        ),
+    )

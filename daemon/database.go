@@ -1,0 +1,178 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+)
+
+// A tick older than this makes the process unready: its loop is stuck, or the database away.
+const staleAfter = 5 * time.Second
+
+// database is one of those that a daemon serves. They share nothing but the process: each has its own
+// loops, sessions and metrics, so none waits for another.
+type database struct {
+	source
+	cfg     Config
+	log     zerolog.Logger
+	metrics *metrics
+	loops   []*loop
+
+	leader bool      // of the tick loop only
+	ledAt  time.Time // when that was last asked
+}
+
+// newDatabase has the loops of a database; with others beside it, no error of its own ends the process.
+func newDatabase(cfg Config, s source, others bool, log zerolog.Logger, registry *prometheus.Registry) *database {
+	d := &database{source: s, cfg: cfg, log: log.With().Str("database", s.label).Logger()}
+	d.metrics = newMetrics(prometheus.WrapRegistererWith(prometheus.Labels{"database": s.label}, registry))
+	for _, each := range []duty{
+		{"tick", d.tick},
+		{"stats", d.stats},
+	} {
+		l := &loop{duty: each, connect: d.connect, log: d.log, failed: d.failed, limit: dutyTimeout, stay: others}
+		d.loops = append(d.loops, l)
+		d.metrics.watch(l)
+	}
+	d.metrics.ready(func() bool { return d.unready() == "" })
+	return d
+}
+
+// failed counts it, and leadership is asked for anew: a database that is away has no leader here.
+func (d *database) failed(loop string) {
+	d.metrics.failed(loop)
+	if loop == "tick" {
+		d.leader = false
+		d.metrics.lead(false)
+	}
+}
+
+// unready says which loop is stuck; a standby's tick loop beats as well.
+func (d *database) unready() string {
+	var stuck []string
+	for _, l := range d.loops {
+		if why := l.unfit.Load(); why != nil {
+			return *why
+		}
+		limit := staleAfter
+		if l.duty.name == "stats" {
+			limit += 2 * d.cfg.StatsEvery
+		}
+		switch age := l.age(); {
+		case age < 0:
+			stuck = append(stuck, l.duty.name+" has not run yet")
+		case age > limit:
+			stuck = append(stuck, fmt.Sprintf("%s last ran %s ago", l.duty.name, age.Round(time.Second)))
+		}
+	}
+	return strings.Join(stuck, "; ")
+}
+
+func (d *database) connect(ctx context.Context) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	pg, err := pgx.ParseConfig(d.url)
+	if err != nil {
+		return nil, hideURL(err)
+	}
+	pg.RuntimeParams["application_name"] = "openqueued"
+	pg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if n.SeverityUnlocalized == "WARNING" {
+			d.metrics.failed("warning")
+			d.log.Error().Str("sqlstate", n.Code).Msg(n.Message)
+		}
+	}
+	conn, err := pgx.ConnectConfig(ctx, pg)
+	if err != nil {
+		return nil, err
+	}
+	// Whatever a duty does can be done again: its commits need not wait for the disk.
+	_, err = conn.Exec(ctx, fmt.Sprintf(`set search_path = %s; set synchronous_commit = off;
+		set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'`,
+		pgx.Identifier{d.cfg.APISchema}.Sanitize()))
+	if err == nil {
+		err = checkVersion(ctx, conn)
+	}
+	if err != nil {
+		conn.Close(ctx)
+		return nil, err
+	}
+	return conn, nil
+}
+
+const (
+	sqlLead = `select oq_lead()`
+	sqlTick = `select duty, done from oq_tick($1)`
+)
+
+// tick runs every duty once, if this session leads, and sleeps until the next is due.
+func (d *database) tick(ctx context.Context, conn *pgx.Conn) (time.Duration, error) {
+	if time.Since(d.ledAt) > time.Second || !d.leader {
+		was := d.leader
+		d.leader = false
+		if err := conn.QueryRow(ctx, sqlLead).Scan(&d.leader); err != nil {
+			return 0, err
+		}
+		d.ledAt = time.Now()
+		d.metrics.lead(d.leader)
+		if was != d.leader {
+			d.log.Info().Bool("leader", d.leader).Msg("leadership")
+		}
+	}
+	if !d.leader {
+		return time.Second, nil
+	}
+	began := time.Now()
+	rows, err := conn.Query(ctx, sqlTick, d.cfg.TickMaxRows)
+	if err != nil {
+		return 0, err
+	}
+	next := time.Second
+	var name string
+	var done int64
+	_, err = pgx.ForEachRow(rows, []any{&name, &done}, func() error {
+		if name == "sleep_ms" {
+			next = min(max(time.Duration(done)*time.Millisecond, time.Millisecond), time.Second)
+			return nil
+		}
+		d.metrics.done(name, done)
+		if done > 0 {
+			d.log.Debug().Str("duty", name).Int64("done", done).Msg("tick")
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	d.metrics.ticked(time.Since(began))
+	return next, nil
+}
+
+const sqlStats = `select queue_name, ready, scheduled, waiting, leased, dead, completed,
+	coalesce(oldest_ready_seconds, 0)::float8 from oq_stats()`
+
+// stats refreshes the gauges of the queues. It counts rows, so it is not done at every scrape.
+func (d *database) stats(ctx context.Context, conn *pgx.Conn) (time.Duration, error) {
+	rows, err := conn.Query(ctx, sqlStats)
+	if err != nil {
+		return 0, err
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[queueStats])
+	if err != nil {
+		return 0, err
+	}
+	d.metrics.queues(all)
+	return d.cfg.StatsEvery, nil
+}
+
+type queueStats struct {
+	Queue                                              string
+	Ready, Scheduled, Waiting, Leased, Dead, Completed int64
+	Oldest                                             float64
+}
