@@ -763,7 +763,7 @@ begin
             format('drop function if exists %s', t.tgfoid::regprocedure)])
           from {{.schema}}.watch w
           join pg_trigger t on t.tgrelid = w.table_id and t.tgparentid = 0
-           and t.tgname ~ ('^oq_watch_' || w.watch_id || '_(insert|update|delete)$')
+           and t.tgname ~ ('^{{.schema}}_watch_' || w.watch_id || '_(insert|update|delete)$')
     loop
         begin
             execute v_drop;

@@ -162,7 +162,7 @@ begin
     if not coalesce(has_function_privilege(to_regprocedure(
         '%1$s(bigint,oid,jsonb[],text[],text[],bigint,text,text)'), 'execute'), false)
     then
-        raise warning 'oq_watch_%2$s: role %% may not make jobs', current_user
+        raise warning '{{.schema}}_watch_%2$s: role %% may not make jobs', current_user
             using detail = 'The changes were made without them.';
         return null;
     end if;

@@ -16,14 +16,14 @@ begin
         select t.tgname
           from pg_trigger t
          where t.tgrelid = (ended ->> 'table_id')::oid and t.tgparentid = 0
-           and t.tgname ~ ('^oq_watch_' || (ended ->> 'id') || '_(insert|update|delete)$')
+           and t.tgname ~ ('^{{.schema}}_watch_' || (ended ->> 'id') || '_(insert|update|delete)$')
     loop
         execute format('drop trigger %I on %s', v_trigger, (ended ->> 'table_id')::oid::regclass);
     end loop;
     for v_name in
         select p.oid::regprocedure
           from pg_proc p
-         where p.proname = 'oq_watch_' || (ended ->> 'id') and p.pronargs = 0
+         where p.proname = '{{.schema}}_watch_' || (ended ->> 'id') and p.pronargs = 0
            and pg_has_role(p.proowner, 'usage')
            and not exists (select from pg_trigger t where t.tgfoid = p.oid)
     loop

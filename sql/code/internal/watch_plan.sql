@@ -77,7 +77,7 @@ begin
         or exists (
             select from watch w
               join pg_trigger t on t.tgrelid = w.table_id
-               and t.tgname ~ ('^oq_watch_' || w.watch_id || '_(insert|update|delete)$')
+               and t.tgname ~ ('^{{.schema}}_watch_' || w.watch_id || '_(insert|update|delete)$')
              where w.table_id = c.oid)
      order by c.relkind = 'f' desc
      limit 1;

@@ -2,6 +2,7 @@
 -- with the installer's rights. It is checked as the body of an SQL function, which is not run: once in
 -- parentheses and once without, so that whatever closes one that it did not open fails in one of the two.
 -- Then it is a single expression and may stand in a statement of its own, whose tree tells of subqueries.
+-- All names begin with the schema: several installations may watch one table.
 -- Locks: the table, SHARE ROW EXCLUSIVE.
 create or replace function {{.schema}}.watch_build(plan jsonb)
 returns text
@@ -11,7 +12,7 @@ set check_function_bodies = on
 as $$
 declare
     v_table     constant text := plan ->> 'table';
-    v_name      constant text := 'oq_watch_' || (plan ->> 'id');
+    v_name      constant text := '{{.schema}}_watch_' || (plan ->> 'id');
     v_function  constant text := (plan ->> 'schema') || '.' || v_name;
     v_condition constant text := plan ->> 'condition';
     v_check     constant text := v_function || '_check()';
@@ -70,7 +71,7 @@ begin
         select t.tgname
           from pg_trigger t
          where t.tgrelid = (plan ->> 'table_id')::oid
-           and (t.tgname ~ ('^oq_watch_' || (plan ->> 'replaced') || '_(insert|update|delete)$')
+           and (t.tgname ~ ('^{{.schema}}_watch_' || (plan ->> 'replaced') || '_(insert|update|delete)$')
             or t.tgname ~ ('^' || v_name || '_(insert|update|delete)$')
                and not plan -> 'events' ? substring(t.tgname from '[a-z]*$'))
     loop

@@ -44,7 +44,7 @@ begin
      where w.watch_id = watch_put.watch_id and w.table_id = watch_put.table_id;
     if v_watch.is_own is not true then
         -- Not known here, or somebody else's: after a restore of some tables only, or by a trigger made by hand.
-        raise warning 'there is no watch oq_watch_% of table %', watch_id, table_id::regclass
+        raise warning 'there is no watch {{.schema}}_watch_% of table %', watch_id, table_id::regclass
             using hint = 'Its owner can call oq_watch again.';
         return;
     end if;

@@ -22,7 +22,7 @@ comment on function {{.api_schema}}.oq_watch(regclass, text, text, text[], text,
 'Makes a job of each changed row of a table; returns the trigger''s name.
 In the transaction that changes it. Only the table''s owner may, who must be able to produce in the
 queue and to create a function in the table''s schema; who writes to the table needs no right.
-events: any of insert, update, delete, which get a trigger each, oq_watch_<number>_<event>; the first
+events: any of insert, update, delete, which get a trigger each, {{.schema}}_watch_<number>_<event>; the first
 one''s name is returned. columns: updates count only where one of these really changed. condition: a
 boolean SQL expression over new and old (all null where there is none), without subqueries, checked
 now and run with the table owner''s rights; functions that are not built in need their schema.

@@ -24,7 +24,7 @@ select format('%I.%I', n.nspname, c.relname) as table_name,
             bool_or(y.tgenabled = 'D') as disabled
           from pg_catalog.pg_trigger y
          where y.tgrelid = x.table_id and y.tgparentid = 0
-           and y.tgname ~ ('^oq_watch_' || x.watch_id || '_(insert|update|delete)$')) t
+           and y.tgname ~ ('^{{.schema}}_watch_' || x.watch_id || '_(insert|update|delete)$')) t
         on true
     union all
     select t.tgrelid, q.queue_id, array_remove(array[
