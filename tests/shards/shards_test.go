@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -31,6 +32,7 @@ const (
 	patience  = 60 * time.Second
 	keys      = 200
 	producers = 4
+	burst     = 3
 	queue     = "work"
 	lease     = 2 * time.Second
 )
@@ -66,7 +68,7 @@ type world struct {
 	wrong   []string                  // against the order
 	again   int                       // done more than once
 
-	turns [producers]atomic.Int64 // enqueues, good or bad
+	turns [producers]atomic.Int64 // keys that a producer has been at
 }
 
 func (w *world) add(t *testing.T, name string) {
@@ -127,15 +129,26 @@ func (w *world) set(t *testing.T, names ...string) *openqueue.Shards {
 
 func key(i int) string { return fmt.Sprintf("customer %d", i) }
 
-// enqueue is not cut off when its producer is told to end: what is committed is to be in the ledger.
-func enqueue(shard openqueue.Shard, job task) (int64, error) {
+// try enqueues, and is not cut off when its producer is told to end: what is committed is to be in the ledger.
+func (w *world) try(shard openqueue.Shard, job task) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	return tasks.Enqueue(ctx, shard.Pool, job, &openqueue.Options{GroupKey: job.Key,
+	began := time.Now()
+	id, err := tasks.Enqueue(ctx, shard.Pool, job, &openqueue.Options{GroupKey: job.Key,
 		UniqueKey: fmt.Sprintf("%s/%d", job.Key, job.N), UniqueFor: time.Hour})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
+		w.refused[shard.Name]++
+		w.slowest = max(w.slowest, time.Since(began))
+		return false
+	}
+	w.ledger[job] = committed{shard.Name, id}
+	w.made[shard.Name]++
+	return true
 }
 
-// produce enqueues for its share of the keys, round and round. What fails is tried again in the next round, where
+// produce enqueues for its share of the keys, some jobs of each, round and round. What fails is tried again in the next round, where
 // it was tried first: whether it was committed is not known, and the unique key makes sure that it is there once.
 func (w *world) produce(ctx context.Context, first int) {
 	next := map[string]task{}
@@ -143,39 +156,28 @@ func (w *world) produce(ctx context.Context, first int) {
 	for round := 0; ctx.Err() == nil; round++ {
 		for i := first; i < keys && ctx.Err() == nil; i += producers {
 			k := key(i)
-			if _, again := where[k]; !again {
-				where[k] = w.now.Load().For(k)
-				next[k] = task{k, next[k].N + 1}
-			}
-			shard, job := where[k], next[k]
-			began := time.Now()
-			id, err := enqueue(shard, job)
-			w.mu.Lock()
-			if err == nil {
-				w.ledger[job] = committed{shard.Name, id}
-				w.made[shard.Name]++
+			for range burst {
+				if _, again := where[k]; !again {
+					where[k] = w.now.Load().For(k)
+					next[k] = task{k, next[k].N + 1}
+				}
+				if !w.try(where[k], next[k]) {
+					break
+				}
 				delete(where, k)
-			} else {
-				w.refused[shard.Name]++
-				w.slowest = max(w.slowest, time.Since(began))
 			}
-			w.mu.Unlock()
 			w.turns[first].Add(1)
-			time.Sleep(4 * time.Millisecond) // Two cores are to have time for the rest.
+			time.Sleep(8 * time.Millisecond) // Two cores are to have time for the rest.
 		}
 	}
 	// What is still open was not committed, or nobody knows: it is settled.
 	for k, shard := range where {
 		job := next[k]
-		id, err := enqueue(shard, job)
-		w.mu.Lock()
-		if err != nil {
-			w.wrong = append(w.wrong, fmt.Sprintf("%v in %s at the end: %v", job, shard.Name, err))
-		} else {
-			w.ledger[job] = committed{shard.Name, id}
-			w.made[shard.Name]++
+		if !w.try(shard, job) {
+			w.mu.Lock()
+			w.wrong = append(w.wrong, fmt.Sprintf("%v was refused by %s at the end", job, shard.Name))
+			w.mu.Unlock()
 		}
-		w.mu.Unlock()
 	}
 }
 
@@ -184,7 +186,7 @@ func (w *world) produce(ctx context.Context, first int) {
 func (w *world) worker(shard openqueue.Shard) *openqueue.Worker {
 	return &openqueue.Worker{Queue: queue, Concurrency: 8, Lease: lease, Timeout: 5 * time.Second, Poll: time.Second,
 		Handler: tasks.Handler(func(ctx context.Context, j *openqueue.Job, job task) error {
-			time.Sleep(10 * time.Millisecond) // The work: some are at it when their server goes down.
+			time.Sleep(rand.N(20 * time.Millisecond)) // The work: some are at it when their server goes down.
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			if w.done[job]++; w.done[job] == 1 {
