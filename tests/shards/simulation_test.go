@@ -18,6 +18,7 @@ import (
 )
 
 func TestSetOfServersChanges(t *testing.T) {
+	t.Parallel()
 	w := &world{servers: map[string]*testdb.Server{}, order: map[string]map[string]int{}}
 	w.pools, w.ledger, w.made, w.refused = map[string]*pgxpool.Pool{}, map[task]committed{}, map[string]int{}, map[string]int{}
 	w.done, w.doneBy = map[task]int{}, map[string]int{}

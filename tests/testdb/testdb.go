@@ -348,3 +348,37 @@ func (s *Server) Restart(t testing.TB) {
 	}
 	s.Server = server
 }
+
+// Standby starts a copy of the server that follows it; it ends with the test. The server is restarted: its files
+// are copied while it is down, since not every install has pg_basebackup.
+func (s *Server) Standby(t testing.TB) *Server {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	root, end, err := guardedDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := s.Stop(ctx, "fast"); err != nil {
+		t.Fatal(err)
+	}
+	standby := &Server{dir: filepath.Join(root, "data"), settings: map[string]string{}}
+	if out, err := exec.CommandContext(ctx, "cp", "-RpH", s.dir, standby.dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(standby.dir, "standby.signal"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.Restart(t)
+	for k, v := range s.settings {
+		standby.settings[k] = v
+	}
+	standby.settings["primary_conninfo"] = fmt.Sprintf("host=127.0.0.1 port=%d user=postgres", s.Port())
+	standby.Restart(t)
+	return standby
+}
