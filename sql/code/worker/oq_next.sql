@@ -14,24 +14,13 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-{{template "internal/lease_locals.sql" .}}    v_done        bigint[];
+{{template "internal/lease_locals.sql" .}}    v_acked       bigint[];
 
 begin
     if array_dims(acked_job_ids) = '[1:1]' and array_dims(acked_tokens) = '[1:1]' then
         -- The turn of a worker that takes one job at a time.
-        with ended as (
-            delete from leased l
-             where l.job_id = oq_next.acked_job_ids[1] and l.token = oq_next.acked_tokens[1]
-            returning l.job_id, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id, l.kept, l.restricted, l.linked
-        )
-        insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
-            linked, worker_id)
-        select pg_sequence_last_value('generation'::regclass)::smallint, e.job_id, e.lane >> 16, e.attempt,
-            e.lost, clock_timestamp(), e.leased_at, 'completed', e.kept, e.linked, e.worker_id
-          from ended e
-         where case when e.restricted then demand_lease(e.lane >> 16) else true end
-        returning finished.linked into v_linked;
-        if v_linked is not false then
+{{template "internal/finish_one.sql" dict "id" "oq_next.acked_job_ids[1]" "token" "oq_next.acked_tokens[1]"
+    "result" "null"}}        if v_linked is not false then
             if v_linked is null then
                 perform lost_lease(null, false);
             else
@@ -52,9 +41,9 @@ begin
              where case when e.restricted then demand_lease(e.lane >> 16) else true end
             returning finished.job_id, finished.linked
         )
-        select count(*), array_agg(d.job_id) filter (where d.linked) into v_count, v_done from done d;
-        if v_done is not null then
-            perform settle(v_done);
+        select count(*), array_agg(d.job_id) filter (where d.linked) into v_count, v_acked from done d;
+        if v_acked is not null then
+            perform settle(v_acked);
         end if;
         if v_count < cardinality(acked_job_ids)
             and v_count < (select count(distinct u) from unnest(oq_next.acked_job_ids) u)

@@ -2,7 +2,7 @@
 two statements and few expressions: each is set up anew in every transaction. */ -}}
     select q.queue_id, q.restricted, q.paused, q.keep <> 'none', q.linked or q.limited, q.limited, q.max_retries,
         coalesce($3, q.lease_seconds),
-        $3 is null and $4 between 1 and 10000 and not q.restricted and not q.paused and not q.limited
+        coalesce($3 between 1 and 604800, true) and $4 between 1 and 10000 and not q.restricted and not q.paused and not q.limited
             and coalesce(length($2) <= 200, true)
             and current_setting('{{.schema}}.instance', true) = '1'
             and clock_timestamp() < now() + interval '1 second',

@@ -12,32 +12,20 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    v_done   bigint;
+    v_gen    smallint;
     v_linked boolean;
 begin
     if pg_column_size(result) > 131072 or pg_column_compression(result) is not null then
         perform check_result(result);
     end if;
-    with ended as (
-        delete from leased l
-         where l.job_id = oq_ack.job_id and l.token = oq_ack.lease_token
-        returning l.job_id, l.lane, l.attempt, l.lost, l.leased_at, l.worker_id, l.kept, l.restricted, l.linked
-    )
-    insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
-        linked, worker_id, result)
-    select pg_sequence_last_value('generation'::regclass)::smallint, e.job_id, e.lane >> 16, e.attempt,
-        e.lost, clock_timestamp(), e.leased_at, 'completed', e.kept, e.linked, e.worker_id,
-        case when e.kept then oq_ack.result end
-      from ended e
-     where case when e.restricted then demand_lease(e.lane >> 16) else true end
-    returning finished.job_id, finished.linked into v_done, v_linked;
-    -- One question where the lease was plain and is not lost.
+{{template "internal/finish_one.sql" dict "id" "oq_ack.job_id" "token" "oq_ack.lease_token"
+    "result" "case when e.kept then oq_ack.result end"}}    -- One question where the lease was plain and is not lost.
     if v_linked is not false then
-        if v_done is null then
+        if v_linked is null then
             perform lost_lease(oq_ack.job_id, oq_ack.strict);
             return false;
         end if;
-        perform settle(array[v_done]);
+        perform settle(array[oq_ack.job_id]);
     end if;
     return true;
 end
