@@ -309,11 +309,10 @@ test('a listener that died without a word is found out', async (t) => {
   pace.probe = 200;
   const queue = 'mute';
   const to = new URL(url);
-  let mute = false;
   const made = [];
   const proxy = net.createServer((socket) => {
     const server = net.connect(Number(to.port), to.hostname);
-    const silent = { yes: false };
+    const silent = { yes: false, end: () => [socket, server].forEach((s) => s.destroy()) };
     made.push(silent);
     for (const [a, b] of [[socket, server], [server, socket]]) {
       a.on('data', (data) => silent.yes || b.write(data));
@@ -338,4 +337,5 @@ test('a listener that died without a word is found out', async (t) => {
   assert.ok(lines.some((line) => /listens no more, and polls: listening: no answer/.test(line)), lines.join('\n'));
   await stop();
   proxy.close();
+  for (const { end } of made) end();
 });
