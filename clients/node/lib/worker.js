@@ -32,11 +32,13 @@ const LISTEN = 'select oq_listen($1::text)';
 const UNLISTEN = 'select oq_unlisten($1::text)';
 
 // Milliseconds.
-// A listening session is tried so often, and made again where it died without a word. Tests are in a hurry.
-export const pace = { probe: 15_000 };
+export const pace = {
+  // Tests are in a hurry.
+  probe: 15_000, // a listening session is tried, and made again where it died without a word
+  grace: 5_000, // for handlers to return once they were told to
+};
 const LINGER_IDLE = 1; // while some still run, a call waits so long for more of them to end
 const LINGER_ACK = 5;
-const GRACE = 5_000; // for handlers to return once they were told to
 const MANY = 500; // reports in one call
 
 const now = () => performance.now();
@@ -666,7 +668,7 @@ export class Worker {
           throw new Abandoned(`${this.#running} handlers did not return`);
         }
         told = true;
-        late = at + GRACE;
+        late = at + pace.grace;
         for (const job of this.#held) job._stop('drain');
         continue;
       }

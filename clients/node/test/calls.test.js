@@ -198,11 +198,11 @@ test('drain ends where a queue fills itself', async () => {
 });
 
 test('exactly once: the ack in the transaction of the work', async () => {
-  await pool.query('create table sent (job bigint)');
+  await pool.query('create table once (job bigint)');
   const queue = 'once';
   const ids = await oq.enqueueBulk(pool, queue, ['ok', 'lost', 'swallowed', 'again', 'own']);
   let tries = 0;
-  const insert = (client, job) => client.query('insert into sent values ($1)', [job.id]);
+  const insert = (client, job) => client.query('insert into once values ($1)', [job.id]);
   const done = await drain(pool, queue, async (job) => {
     const what = job.payload;
     if (what === 'own') {
@@ -230,7 +230,7 @@ test('exactly once: the ack in the transaction of the work', async () => {
   assert.equal(tries, 3);
   const results = await Promise.all(ids.map(async (id) => (await oq.result(pool, id)).result));
   assert.deepEqual(results, ['ok!', undefined, 'the handler’s', 'again!', 'mine']);
-  const kept = await ask('select array_agg(job::text order by job) from sent');
+  const kept = await ask('select array_agg(job::text order by job) from once');
   assert.deepEqual(kept, [ids[0], ids[3], ids[4]].map(String));
 });
 

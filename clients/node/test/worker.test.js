@@ -218,6 +218,9 @@ test('draining: what runs is finished, or aborted and released', async (t) => {
 });
 
 test('handlers that never return are abandoned', async (t) => {
+  const { grace } = pace;
+  pace.grace = 50;
+  t.after(() => Object.assign(pace, { grace }));
   await oq.enqueue(pool, 'stubborn');
   const begun = deferred();
   const never = deferred();
@@ -321,16 +324,19 @@ test('a listener that died without a word is found out', async (t) => {
     }
   });
   await new Promise((resolve) => proxy.listen(0, '127.0.0.1', resolve));
-  const through = new URL(url);
+  const through = new URL(named(queue));
   through.hostname = '127.0.0.1';
   through.port = proxy.address().port;
   const lines = [];
+  const acked = deferred();
   const stop = start(t, new oq.Worker({
-    db: through.href, queue, pollMs: 3_600_000, timeoutMs: 500, handler: () => {}, logger: { warn: (line) => lines.push(line) },
+    db: through.href, queue, pollMs: 3_600_000, timeoutMs: 500, handler: () => {}, observe: acked.resolve,
+    logger: { warn: (line) => lines.push(line) },
   }));
+  await until('it listens', () => ask(`select exists (select from pg_locks join pg_stat_activity using (pid)
+    where locktype = 'advisory' and mode = 'ShareLock' and application_name = $1)`, [queue]));
   await oq.enqueue(pool, queue);
-  await until('the first is done', async () => (await counts(queue)) === '1 0');
-  await until('it listens', () => ask(`select exists (select from pg_locks where locktype = 'advisory' and mode = 'ShareLock')`));
+  await acked.promise; // By a call that found nothing more: now it sleeps.
   for (const silent of made) silent.yes = true;
   await oq.enqueue(pool, queue);
   await until('the second is done', async () => (await counts(queue)) === '2 0');
