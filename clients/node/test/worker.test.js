@@ -105,7 +105,8 @@ test('handlers may hold the whole pool, and their locks', async (t) => {
     db: small, queue, concurrency: 2, leaseSeconds: 1,
     handler: (job) => job.transact(small, (client) => client.query('select pg_sleep(1.6)')),
   }));
-  await until('all done', async () =>
+  // Whose lease ended would be taken from him at once.
+  await until('all done', async () => (await pool.query('select oq_reap()')) &&
     (await ask(`select count(*)::int from oq_jobs where queue_name = $1 and state = 'completed' and attempt = 1
       and lost_leases = 0`, [queue])) === 4);
   await stop();
