@@ -563,8 +563,8 @@ export class Worker {
 
   async #beatMany(jobs) {
     const sent = now();
-    // One that comes too late is none.
-    const timeout = Math.min(this.timeoutMs, this.#lasts / 3);
+    // One that comes too late is none; but to connect takes its time, however short a lease is.
+    const timeout = Math.min(this.timeoutMs, Math.max(this.#lasts / 3, 2000));
     const rows = await this.#beats.call(BEATS, [ids(jobs), tokens(jobs), this.leaseSeconds], timeout);
     // The rows come in the order of the arguments.
     jobs.forEach((job, i) => this.#told(job, rows[i]?.[1], sent));
