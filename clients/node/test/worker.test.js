@@ -100,15 +100,15 @@ test('handlers may hold the whole pool, and their locks', async (t) => {
   const queue = 'held';
   const small = new pg.Pool({ connectionString: url, max: 2 });
   t.after(() => small.end());
-  await oq.enqueueBulk(pool, queue, [1, 2, 3, 4]);
+  await oq.enqueueBulk(pool, queue, [1, 2]);
   const stop = start(t, new oq.Worker({
-    db: small, queue, concurrency: 2, leaseSeconds: 1,
-    handler: (job) => job.transact(small, (client) => client.query('select pg_sleep(1.6)')),
+    db: small, queue, concurrency: 2, leaseSeconds: 3,
+    handler: (job) => job.transact(small, (client) => client.query('select pg_sleep(4)')),
   }));
   // Whose lease ended would be taken from him at once.
   await until('all done', async () => (await pool.query('select oq_reap()')) &&
     (await ask(`select count(*)::int from oq_jobs where queue_name = $1 and state = 'completed' and attempt = 1
-      and lost_leases = 0`, [queue])) === 4);
+      and lost_leases = 0`, [queue])) === 2);
   await stop();
 });
 
@@ -120,7 +120,7 @@ test('a report that waits for a lock keeps no heartbeat from the server', async 
   const acked = deferred();
   const over = deferred();
   start(t, new oq.Worker({
-    db: pool, queue, concurrency: 2, leaseSeconds: 2,
+    db: pool, queue, concurrency: 2, leaseSeconds: 6,
     handler: async (job) => {
       if (job.payload === 'lasts') return over.promise;
       await tx.query('begin');
@@ -167,7 +167,7 @@ test('the signal of a job: lost, cancelled, timeout', async (t) => {
   for (const what of ['cancelled', 'lost', 'timeout', 'late']) started[what] = deferred();
   const events = [];
   start(t, new oq.Worker({
-    db: pool, queue, leaseSeconds: 2, observe: (e) => events.push(`${e.job.payload} ${e.state}`),
+    db: pool, queue, leaseSeconds: 6, observe: (e) => events.push(`${e.job.payload} ${e.state}`),
     middleware: [(next) => (job) => (job.payload === 'timeout' ? oq.timeout(20)(next)(job) : next(job))],
     handler: async (job) => {
       started[job.payload].resolve(job);
