@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Debian packages for the tests, as root: a server where there is none, psql, a C compiler for the
-# race detector, plpgsql_check, PgBouncer for the clients' contract, and what their examples in other
-# languages need.
+# race detector, plpgsql_check, PgBouncer for the clients' contract, Node for its library (whose packages
+# clients/node/install.sh gets), and what the examples in other languages need.
 set -euo pipefail
 
 need=()
@@ -17,6 +17,8 @@ ruby -rpg -e 0 2>/dev/null || need+=(ruby-pg)
 php -r 'exit(extension_loaded("pgsql") ? 0 : 1);' 2>/dev/null || need+=(php-cli php-pgsql)
 [ -e /usr/share/java/postgresql.jar ] || need+=(libpostgresql-jdbc-java)
 command -v javac >/dev/null || need+=(default-jdk-headless)
+command -v node >/dev/null || need+=(nodejs)
+command -v npm >/dev/null || need+=(npm)
 if [ ${#need[@]} -gt 0 ]; then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null

@@ -145,14 +145,14 @@ async function bench(command) {
       first ||= performance.now();
     },
     observe: () => {
-      if (++done === command.count) {
+      if (++done >= command.count && last === 0) {
         last = performance.now();
         worker.stop();
       }
     },
   });
-  await worker.run({ signals: [] });
-  say('benched', { jobs: command.count, seconds: (last - first) / 1000 });
+  await worker.run({ signal: ended.signal });
+  if (last > 0) say('benched', { jobs: command.count, seconds: (last - first) / 1000 });
 }
 
 const input = createInterface({ input: process.stdin });

@@ -8,7 +8,6 @@ export {
   LeaseLostError,
   NoSuchQueueError,
   NotPermittedError,
-  NotSupportedError,
   OpenQueueError,
   QueueFullError,
   RetryAfter,
@@ -17,6 +16,7 @@ export {
   Stopped,
   TryAgainError,
 } from './lib/errors.js';
-export { Job } from './lib/job.js';
+export { Job, timeout } from './lib/job.js';
+export { workOne } from './lib/one.js';
 export { currentTrace, withTrace } from './lib/trace.js';
 export { Worker } from './lib/worker.js';

@@ -1,18 +1,14 @@
 // The calls of the SQL API: their texts, arguments and answers.
-import pg from 'pg';
 import { ArgumentError, translated } from './errors.js';
 import { traced } from './trace.js';
 
 // Everything comes as text, whatever parsers the program has set, and is read here.
 const asText = { getTypeParser: () => (value) => value };
-const exact = {
-  getTypeParser: (oid, format) => (oid === 20 ? BigInt : pg.types.getTypeParser(oid, format)),
-};
 
 /** Runs a statement on a Pool, a Client or a PoolClient; the caller commits. */
-export async function run(db, text, values, rowMode = 'array', types = asText) {
+export async function run(db, text, values) {
   try {
-    return (await db.query({ text, values, rowMode, types })).rows;
+    return (await db.query({ text, values, rowMode: 'array', types: asText })).rows;
   } catch (error) {
     throw translated(error);
   }
@@ -60,7 +56,7 @@ const instant = (name, value) => encode(moment(name, value));
 const numbers = (name, values) => `[${values.map((v) => int8(name, v)).join(',')}]`;
 
 function policy(_, value) {
-  const { base, max, ...rest } = value;
+  const { base, max, ...rest } = Object(value);
   if (base !== undefined) rest.base = interval(base);
   if (max !== undefined) rest.max = interval(max);
   return encode(rest);
@@ -195,9 +191,25 @@ export async function update(db, jobId, patch) {
   return rows[0][0] === 't';
 }
 
+const MOMENTS = ['runAt', 'createdAt', 'expiresAt', 'leasedAt', 'leaseExpiresAt', 'finishedAt'];
+
+/** A row of oq_jobs as an object: its id, and the other columns as JSON. */
+function jobRow([id, json]) {
+  const row = { jobId: BigInt(id) };
+  for (const [column, value] of Object.entries(JSON.parse(json))) {
+    const name = column.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase());
+    row[name] = value !== null && MOMENTS.includes(name) ? new Date(value) : value;
+  }
+  return row;
+}
+
 export async function get(db, jobId) {
-  const rows = await run(db, 'select * from oq_get($1::bigint)', [int8('jobId', jobId)], undefined, exact);
-  return rows[0];
+  const rows = await run(
+    db,
+    "select job_id, to_jsonb(j) - 'job_id' from oq_get($1::bigint) j",
+    [int8('jobId', jobId)],
+  );
+  return rows.length === 0 ? undefined : jobRow(rows[0]);
 }
 
 export async function result(db, jobId) {
@@ -227,47 +239,12 @@ export async function throttle(db, queue, until, groupKey) {
 export const COLUMNS = `job_id, lease_token, attempt, payload::text, headers::text, priority, max_retries,
   group_key, extract(epoch from created_at), extract(epoch from lease_expires_at - clock_timestamp())`;
 
-// One job at a time, for tests.
-
-export async function leaseOne(db, queue, workerId) {
-  const rows = await run(db, `select ${COLUMNS} from oq_lease($1::text, $2::text)`, [queue, workerId]);
-  return rows[0];
-}
-
-export async function ack(db, id, token, value) {
-  const rows = await run(db, 'select oq_ack($1::bigint, $2::bigint, $3::jsonb)', [
-    id.toString(),
-    token.toString(),
-    value ?? null,
-  ]);
-  return rows[0][0] === 't';
-}
-
-export async function nack(db, id, token, error, retry, after) {
+export async function unfinished(db, queue) {
   const rows = await run(
     db,
-    'select oq_nack($1::bigint, $2::bigint, $3::text, $4::boolean, $5::interval)',
-    [id.toString(), token.toString(), error, retry, after],
-  );
-  return rows[0][0];
-}
-
-export async function release(db, id, token, delay) {
-  const rows = await run(db, 'select oq_release($1::bigint, $2::bigint, $3::interval)', [
-    id.toString(),
-    token.toString(),
-    delay,
-  ]);
-  return rows[0][0] === 't';
-}
-
-export async function unfinished(db, queue) {
-  return run(
-    db,
-    `select * from oq_jobs where queue_name = $1
+    `select job_id, to_jsonb(j) - 'job_id' from oq_jobs j where queue_name = $1
       and state in ('ready', 'scheduled', 'waiting', 'leased') order by job_id`,
     [queue],
-    undefined,
-    exact,
   );
+  return rows.map(jobRow);
 }

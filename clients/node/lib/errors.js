@@ -32,8 +32,6 @@ export class QueueFullError extends OpenQueueError {
 }
 /** 42501 */
 export class NotPermittedError extends OpenQueueError {}
-/** 0A000 */
-export class NotSupportedError extends OpenQueueError {}
 /** 40001 and 40P01: the same transaction may succeed when it is run again. */
 export class TryAgainError extends OpenQueueError {}
 
@@ -44,7 +42,6 @@ const byState = {
   OQ005: DuplicateJobError,
   OQ006: QueueFullError,
   42501: NotPermittedError,
-  '0A000': NotSupportedError,
   40001: TryAgainError,
   '40P01': TryAgainError,
 };
@@ -78,33 +75,49 @@ export class Failed extends Error {}
 
 /** Fails the job for good: it is dead, whatever retries it has left. */
 export class Discard extends Error {
-  constructor(reason) {
+  constructor(reason = 'no reason given') {
     super(text(reason));
     this.reason = reason;
   }
 }
 
-/** Fails the attempt; the next one comes after this pause, not after the backoff. */
+const TEN_YEARS = 3_652 * 86_400_000; // What oq_nack and oq_release take.
+
+function pauseOf(ms) {
+  if (typeof ms !== 'number' || !(ms >= 0 && ms <= TEN_YEARS)) {
+    throw new ArgumentError(`pause ${text(ms)} is no number of milliseconds from 0 to ten years`);
+  }
+  return ms;
+}
+
+/** Fails the attempt; the next one comes after so many milliseconds, not after the backoff. */
 export class RetryAfter extends Error {
-  constructor(pause, reason = '') {
+  constructor(pause, reason = 'no reason given') {
     super(text(reason));
-    this.pause = pause;
+    this.pause = pauseOf(pause);
     this.reason = reason;
   }
 }
 
-/** Gives the job back for a while. No attempt is counted. */
+/** Gives the job back for so many milliseconds. No attempt is counted. */
 export class Snooze extends Error {
   constructor(pause = 0) {
-    super(`snoozed for ${pause}`);
+    super(`snoozed for ${pauseOf(pause)} ms`);
     this.pause = pause;
   }
 }
 
-/** Why a job's signal is aborted: `why` is lost, cancelled or drain. */
+const WHY = {
+  lost: 'the lease is lost',
+  cancelled: 'the job is cancelled',
+  drain: 'the worker is ending',
+  timeout: 'the time for the job is over',
+};
+
+/** Why a job's signal is aborted: `why` is lost, cancelled, drain or timeout. */
 export class Stopped extends Error {
   constructor(why) {
-    super(why);
+    super(WHY[why]);
     this.name = 'AbortError';
     this.why = why;
   }
@@ -115,9 +128,11 @@ export class Abandoned extends Error {}
 
 const LIMIT = 10_000;
 
-function text(reason) {
+/** What a thrown value says. Node's AggregateError of a failed connection has no message. */
+export function text(reason) {
   try {
-    return reason instanceof Error ? reason.message : String(reason);
+    if (!(reason instanceof Error)) return String(reason);
+    return String(reason.message || reason.errors?.[0]?.message || reason.code || reason.name);
   } catch {
     return 'an error without a text';
   }
@@ -130,21 +145,19 @@ function legible(s) {
 
 /** What the job's error says: name and message, then the stack, at most 10,000 characters. */
 export function describe(error) {
-  if (error instanceof Discard || error instanceof RetryAfter) {
-    if (error.reason instanceof Error) return describe(error.reason);
-    return legible(error.message || error.constructor.name).slice(0, LIMIT);
-  }
+  if (error instanceof Discard || error instanceof RetryAfter) return describe(error.reason);
   if (!(error instanceof Error) || error instanceof Failed) {
-    return legible(text(error) || 'no reason given').slice(0, LIMIT);
+    return legible(text(error).slice(0, LIMIT) || 'no reason given');
   }
-  const head = `${error.name}: ${text(error)}`;
-  let stack = '';
-  for (let e = error, n = 0; e instanceof Error && n < 5; e = e.cause, n++) {
-    const own = `${e.name}: ${text(e)}`;
-    const full = typeof e.stack === 'string' ? e.stack : '';
-    const frames = full.slice(Math.max(0, full.indexOf('\n    at ')));
-    stack += n === 0 ? frames : `\ncaused by ${own}${frames}`;
+  let all = '';
+  try {
+    for (let e = error, n = 0; e instanceof Error && n < 5; e = e.cause, n++) {
+      const stack = typeof e.stack === 'string' ? e.stack : '';
+      const frames = stack.includes('\n    at ') ? stack.slice(stack.indexOf('\n    at ')) : '';
+      all += `${n === 0 ? '' : '\ncaused by '}${e.name}: ${text(e).slice(0, LIMIT / 2)}${frames}`;
+    }
+  } catch {
+    all ||= text(error);
   }
-  const room = LIMIT - Math.min(head.length, LIMIT / 2) - 1;
-  return legible(head.slice(0, LIMIT / 2) + (stack.startsWith('\n') ? '' : '\n') + stack.slice(0, room));
+  return legible(all.slice(0, LIMIT));
 }

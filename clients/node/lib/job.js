@@ -1,6 +1,6 @@
 // A leased job, in the hands of its handler.
 import { ackStrictly, encode, run, throttle } from './calls.js';
-import { Stopped, sqlstate, translated } from './errors.js';
+import { Stopped, translated, TryAgainError } from './errors.js';
 
 export class Job {
   #row;
@@ -73,7 +73,9 @@ export class Job {
     return this.#controller.signal;
   }
 
+  /** Once: whoever was told to end is told no more. */
   _stop(why) {
+    if (this._over || this.why !== undefined) return;
     this.why = why;
     this.#controller?.abort(new Stopped(why));
   }
@@ -87,14 +89,25 @@ export class Job {
   }
 
   async ack(client, value) {
-    this._acked = true;
-    await ackStrictly(client, this.id, this.token, value === undefined ? undefined : encode(value));
+    const json = value === undefined ? undefined : encode(value);
+    this._acked = true; // Before it is: a heartbeat would wait for the transaction.
+    try {
+      await ackStrictly(client, this.id, this.token, json);
+    } catch (error) {
+      this._acked = false;
+      throw error;
+    }
   }
 
   async transact(pool, work) {
     for (let tries = 1; ; tries++) {
       const client = await pool.connect();
+      // The pool listens to its idle clients only, and an error that nobody listens to ends the process.
       let broken;
+      const lost = (error) => {
+        broken = error;
+      };
+      client.on('error', lost);
       try {
         await run(client, 'begin', []);
         const value = await work(client);
@@ -102,11 +115,11 @@ export class Job {
         await run(client, 'commit', []);
         return;
       } catch (error) {
-        await client.query('rollback').catch((e) => {
-          broken = e;
-        });
-        if (tries === 5 || !['40001', '40P01'].includes(sqlstate(error))) throw translated(error);
+        this._acked = false;
+        await client.query('rollback').catch(lost);
+        if (tries === 5 || !(translated(error) instanceof TryAgainError)) throw translated(error);
       } finally {
+        client.removeListener('error', lost);
         client.release(broken);
       }
     }
@@ -115,4 +128,16 @@ export class Job {
   [Symbol.for('nodejs.util.inspect.custom')]() {
     return `Job ${this.id} of ${this.queue}, attempt ${this.attempt}`;
   }
+}
+
+/** A middleware: aborts the job's signal, with why = timeout, after so many milliseconds. */
+export function timeout(ms) {
+  return (next) => async (job) => {
+    const timer = setTimeout(() => job._stop('timeout'), ms);
+    try {
+      return await next(job);
+    } finally {
+      clearTimeout(timer);
+    }
+  };
 }

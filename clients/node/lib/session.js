@@ -1,6 +1,6 @@
 // A connection of the worker's own, made again when it fails.
 import pg from 'pg';
-import { refused, translated } from './errors.js';
+import { ArgumentError, refused, text as says, translated } from './errors.js';
 
 const asText = { getTypeParser: () => (value) => value };
 
@@ -11,18 +11,17 @@ export function connector(db, timeout) {
   let given = db;
   if (typeof db === 'string') {
     given = { connectionString: db };
-  } else if (typeof db?.connect === 'function' && db.options !== undefined && db.totalCount !== undefined) {
+  } else if (db === null || typeof db !== 'object') {
+    throw new ArgumentError('db is no pool, client, connection string, config or function that makes a client');
+  } else if (typeof db.connect === 'function' && db.totalCount !== undefined) {
     given = db.options;
     Client = db.Client ?? Client;
-  } else if (db?.connectionParameters !== undefined) {
+  } else if (db.connectionParameters !== undefined) {
     given = db.connectionParameters;
     Client = db.constructor;
-  } else if (db === null || typeof db !== 'object') {
-    throw new TypeError('no pool, client, connection string, config or function that makes a client');
   }
-  // Passwords are hidden from enumeration.
   const config = { ...given, connectionTimeoutMillis: timeout };
-  if (given.password !== undefined) config.password = given.password;
+  if (given.password !== undefined) config.password = given.password; // It is hidden from enumeration.
   return () => new Client(config);
 }
 
@@ -31,7 +30,7 @@ export function backoff(failures) {
   return Math.min(5000, 100 * 2 ** Math.min(failures, 10)) * (0.5 + Math.random() / 2);
 }
 
-export class ConnectionFailed extends Error {}
+class ConnectionFailed extends Error {}
 
 export class Session {
   #connect;
@@ -39,9 +38,10 @@ export class Session {
   #timeout;
   #prepares;
   #client;
-  #names = new Map();
+  #names = new Map(); // of prepared statements, by text
   #turn = Promise.resolve();
   #closed = false;
+  #interrupt = () => {}; // ends the call that waits; pg's own may wait for ever
   /** Called for a notification, and when the connection is gone. */
   onWake = () => {};
   onLost = () => {};
@@ -58,18 +58,19 @@ export class Session {
   }
 
   /** Runs one statement, in a transaction of its own, and gives its rows as arrays of text. */
-  call(text, values) {
-    const answer = this.#turn.then(() => this.#call(text, values));
+  call(text, values, timeout = this.#timeout) {
+    const answer = this.#turn.then(() => this.#call(text, values, timeout));
     this.#turn = answer.catch(() => {});
     return answer;
   }
 
-  async #call(text, values) {
+  async #call(text, values, timeout) {
     let timer;
     const late = new Promise((_, reject) => {
+      this.#interrupt = reject;
       timer = setTimeout(() => {
-        reject(new ConnectionFailed(`${this.#name}: no answer within ${this.#timeout} ms`));
-      }, this.#timeout);
+        reject(new ConnectionFailed(`${this.#name}: no answer within ${Math.round(timeout)} ms`));
+      }, timeout);
     });
     try {
       return await Promise.race([this.#query(text, values), late]);
@@ -82,13 +83,13 @@ export class Session {
   }
 
   async #query(text, values) {
-    if (this.#client === undefined) await this.#open();
+    const client = this.#client ?? (await this.#open());
     const query = { text, values, rowMode: 'array', types: asText };
     if (this.#prepares) {
       query.name = this.#names.get(text) ?? `openqueue_${this.#names.size}`;
       this.#names.set(text, query.name);
     }
-    return (await this.#client.query(query)).rows;
+    return (await client.query(query)).rows;
   }
 
   async #open() {
@@ -103,8 +104,14 @@ export class Session {
     client.on('end', lost);
     client.on('notification', () => this.onWake());
     this.#client = client;
-    await client.connect();
+    try {
+      await client.connect();
+    } catch (error) {
+      // Also where the server refused: it was the session that it refused, and not the call.
+      throw new ConnectionFailed(`${this.#name}: ${says(error)}`, { cause: error });
+    }
     if (this.#client !== client) throw new ConnectionFailed(`${this.#name}: given up`);
+    return client;
   }
 
   close() {
@@ -114,10 +121,10 @@ export class Session {
 
   /** Closes the connection, without waiting for a server that may be mute. */
   drop() {
+    this.#interrupt(new ConnectionFailed(`${this.#name}: the connection was closed`));
     const client = this.#client;
     if (client === undefined) return;
     this.#client = undefined;
-    this.#names.clear();
     client.end().catch(() => {}); // Says goodbye, where somebody listens.
     client.connection?.stream?.destroySoon?.();
     setTimeout(() => client.connection?.stream?.destroy?.(), 100).unref();

@@ -1,9 +1,10 @@
-// The worker: one connection acks and leases in one call, one listens while there is nothing to do, and
-// one, made when it is needed, sends heartbeats and reports what failed.
+// The worker: one connection acks and leases in one call, one listens while there is nothing to do. Two
+// are made when they are needed: one sends heartbeats, one reports what failed, is given back, or goes on.
+// They are apart because a report may wait for a lock, and no lease may end meanwhile.
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { COLUMNS, encode, interval } from './calls.js';
-import { Abandoned, ArgumentError, describe, Discard, refused, RetryAfter, Snooze } from './errors.js';
+import { Abandoned, ArgumentError, describe, Discard, refused, RetryAfter, Snooze, text, translated } from './errors.js';
 import { Job } from './job.js';
 import { backoff, connector, Session } from './session.js';
 import { traceOf, withTrace } from './trace.js';
@@ -31,19 +32,22 @@ const LISTEN = 'select oq_listen($1::text)';
 const UNLISTEN = 'select oq_unlisten($1::text)';
 
 // Milliseconds.
-const PROBE = 15_000; // a listening session is tried, and made again where it died without a word
+export const pace = {
+  // Tests are in a hurry.
+  probe: 15_000, // a listening session is tried, and made again where it died without a word
+  grace: 5_000, // for handlers to return once they were told to
+};
 const LINGER_IDLE = 1; // while some still run, a call waits so long for more of them to end
 const LINGER_ACK = 5;
-const GRACE = 5_000; // for handlers to return once they were told to
 const MANY = 500; // reports in one call
 
 const now = () => performance.now();
 const ids = (jobs) => `{${jobs.map((j) => j.id).join(',')}}`;
 const tokens = (jobs) => `{${jobs.map((j) => j.token).join(',')}}`;
 
-function positive(name, value, least, most) {
-  if (typeof value !== 'number' || !(value >= least && value <= most)) {
-    throw new ArgumentError(`${name} ${String(value)} is not between ${least} and ${most}`);
+function whole(name, value, least, most) {
+  if (!Number.isInteger(value) || value < least || value > most) {
+    throw new ArgumentError(`${name} ${String(value)} is no whole number from ${least} to ${most}`);
   }
   return value;
 }
@@ -54,7 +58,7 @@ export class Worker {
   #db;
   #handler;
   #observe;
-  #log;
+  #logger;
   #decode;
   #most;
   #lasts; // of a lease, in ms; 0 while nobody knows
@@ -80,7 +84,8 @@ export class Worker {
   #sleeper;
 
   #lane;
-  #side;
+  #beats;
+  #reporting;
   #ear;
   #over = false; // the side loops end
   #wantsWakes = false;
@@ -113,25 +118,25 @@ export class Worker {
     if (typeof handler !== 'function') throw new ArgumentError('handler is no function');
     this.queue = queue;
     this.workerId = workerId ?? `${hostname()}-${process.pid}-${randomBytes(3).toString('hex')}`;
-    this.concurrency = positive('concurrency', concurrency, 1, 100_000);
-    this.batch = positive('batch', batch ?? Math.min(concurrency, 10_000), 1, 10_000);
-    this.leaseSeconds = leaseSeconds === undefined ? null : positive('leaseSeconds', leaseSeconds, 1, 604_800);
-    this.pollMs = positive('pollMs', pollMs ?? (pooler ? 1000 : 5000), 1, MOST);
-    this.drainMs = positive('drainMs', drainMs, 0, MOST);
-    this.timeoutMs = positive('timeoutMs', timeoutMs, 1, MOST);
+    this.concurrency = whole('concurrency', concurrency, 1, 100_000);
+    this.batch = whole('batch', batch ?? Math.min(concurrency, 10_000), 1, 10_000);
+    this.leaseSeconds = leaseSeconds === undefined ? null : whole('leaseSeconds', leaseSeconds, 1, 604_800);
+    this.pollMs = whole('pollMs', pollMs ?? (pooler ? 1000 : 5000), 1, MOST);
+    this.drainMs = whole('drainMs', drainMs, 0, MOST);
+    this.timeoutMs = whole('timeoutMs', timeoutMs, 1, MOST);
     this.pooler = pooler;
     this.#db = connector(db, this.timeoutMs);
     this.#handler = middleware.reduceRight((next, wrap) => wrap(next), handler);
     this.#decode = decode;
     this.#observe = observe;
-    this.#log = logger;
+    this.#logger = logger;
     this.#most = Math.max(this.concurrency, this.batch);
     this.#lasts = (this.leaseSeconds ?? 0) * 1000;
   }
 
   /** Works until it is stopped, and drains. */
-  run({ signal, signals = signal === undefined ? ['SIGTERM', 'SIGINT'] : [] } = {}) {
-    if (this.#run !== undefined) throw new Error('a worker runs once');
+  async run({ signal, signals = signal === undefined ? ['SIGTERM', 'SIGINT'] : [] } = {}) {
+    if (this.#run !== undefined) throw new ArgumentError('a worker runs once');
     const stop = () => void this.stop().catch(() => {});
     const caught = [];
     for (const name of signals) {
@@ -161,11 +166,12 @@ export class Worker {
 
   async #work() {
     this.#lane = new Session(this.#db, 'leasing', this.timeoutMs, !this.pooler);
-    this.#side = new Session(this.#db, 'heartbeats', this.timeoutMs, !this.pooler);
+    this.#beats = new Session(this.#db, 'heartbeats', this.timeoutMs, !this.pooler);
+    this.#reporting = new Session(this.#db, 'reports', this.timeoutMs, !this.pooler);
     this.#ear = new Session(this.#db, 'listening', this.timeoutMs, !this.pooler);
     this.#ear.onWake = () => this.#nudge();
     this.#ear.onLost = () => this.#earWake();
-    this.#log?.info?.(`worker ${this.workerId} works on ${this.queue}`);
+    this.#log('info', `worker ${this.workerId} works on ${this.queue}`);
     const sides = [this.#report(), this.pooler ? undefined : this.#listen()];
     this.#beat();
     try {
@@ -175,8 +181,16 @@ export class Worker {
       clearTimeout(this.#beatTimer);
       this.#reportWake();
       this.#earWake();
-      for (const session of [this.#lane, this.#side, this.#ear]) session.close();
+      for (const session of [this.#lane, this.#beats, this.#reporting, this.#ear]) session.close();
       await Promise.all(sides);
+    }
+  }
+
+  #log(level, line) {
+    try {
+      this.#logger?.[level]?.(line);
+    } catch {
+      // What can't be logged is no reason to stop working.
     }
   }
 
@@ -251,11 +265,10 @@ export class Worker {
         await this.#turn(lease);
         failures = 0;
       } catch (error) {
-        if (!this.#answered && refused(error)) {
-          await this.#end();
-          throw error;
+        if (!this.#answered && (refused(error) || refused(error.cause))) {
+          throw refused(error) ? error : translated(error.cause);
         }
-        this.#log?.warn?.(`worker ${this.workerId}: a call failed: ${error.message}`);
+        this.#log('warn', `worker ${this.workerId}: a call failed: ${text(error)}`);
         const until = now() + backoff(failures++);
         while (!this.#stopping && now() < until) {
           this.#signalled = false;
@@ -263,7 +276,7 @@ export class Worker {
         }
       }
     }
-    this.#log?.info?.(`worker ${this.workerId} drains`);
+    this.#log('info', `worker ${this.workerId} drains`);
     await this.#end();
   }
 
@@ -362,18 +375,18 @@ export class Worker {
   #done(job, state, error) {
     job._over = true;
     this.#held.delete(job);
-    if (this.#log !== undefined) {
+    if (this.#logger !== undefined) {
       let level = 'debug';
       if (state === 'dead') level = 'error';
       else if (state === 'lost' || (error !== undefined && state !== 'released')) level = 'warn';
       const why = error === undefined ? '' : `: ${describe(error).split('\n', 1)[0]}`;
-      this.#log[level]?.(`job ${job.id} of ${job.queue}, attempt ${job.attempt}: ${state}${why}`);
+      this.#log(level, `job ${job.id} of ${job.queue}, attempt ${job.attempt}: ${state}${why}`);
     }
     if (this.#observe !== undefined) {
       try {
         this.#observe({ job, state, error });
       } catch (e) {
-        this.#log?.error?.(`observe failed: ${e?.stack ?? e}`);
+        this.#log('error', `observe failed: ${describe(e)}`);
       }
     }
   }
@@ -398,7 +411,7 @@ export class Worker {
       const value = await (trace === undefined
         ? this.#handler(job)
         : withTrace(trace, () => this.#handler(job)));
-      if (value !== undefined) job._result = encode(value);
+      if (value !== undefined && !job._acked) job._result = encode(value);
     } catch (error) {
       job._failed = true;
       job._error = error ?? new Error('no reason given');
@@ -470,7 +483,7 @@ export class Worker {
         } else if (refused(error)) {
           this.#giveUp(reports[0], error);
         } else {
-          this.#log?.warn?.(`worker ${this.workerId}: a report failed: ${error.message}`);
+          this.#log('warn', `worker ${this.workerId}: a report failed: ${text(error)}`);
           this.#hope(reports, error);
           await this.#sleep(backoff(failures++));
         }
@@ -501,7 +514,7 @@ export class Worker {
   }
 
   #giveUp(report, error) {
-    this.#log?.error?.(`job ${report.job.id}: its end could not be reported: ${error.message}`);
+    this.#log('error', `job ${report.job.id}: its end could not be reported: ${text(error)}`);
     this.#done(report.job, 'lost', report.raised);
   }
 
@@ -510,8 +523,8 @@ export class Worker {
     const jobs = reports.map((r) => r.job);
     const pauses = reports.map((r) => r.pause ?? null);
     const rows = release
-      ? await this.#side.call(RELEASE, [ids(jobs), tokens(jobs), pauses])
-      : await this.#side.call(NACK, [
+      ? await this.#reporting.call(RELEASE, [ids(jobs), tokens(jobs), pauses])
+      : await this.#reporting.call(NACK, [
           ids(jobs),
           tokens(jobs),
           reports.map((r) => r.error),
@@ -536,13 +549,13 @@ export class Worker {
       for (const job of this.#held) {
         const age = at - job._since;
         if (job._over || job._acked || lasts === 0 || age < lasts / 3) continue;
-        if (age > lasts) this.#lose(job, 'lost'); // Not even a heartbeat went through.
+        if (age > lasts) job._stop('lost'); // Not even a heartbeat went through.
         else due.push(job);
       }
       try {
         for (let i = 0; i < due.length; i += 1000) await this.#beatMany(due.slice(i, i + 1000));
       } catch (error) {
-        this.#log?.warn?.(`worker ${this.workerId}: a heartbeat failed: ${error.message}`);
+        if (!this.#over) this.#log('warn', `worker ${this.workerId}: a heartbeat failed: ${text(error)}`);
       }
       if (!this.#over) this.#beat();
     }, Math.min(next, MOST));
@@ -550,25 +563,22 @@ export class Worker {
 
   async #beatMany(jobs) {
     const sent = now();
-    const rows = await this.#side.call(BEATS, [ids(jobs), tokens(jobs), this.leaseSeconds]);
+    // One that comes too late is none; but to connect takes its time, however short a lease is.
+    const timeout = Math.min(this.timeoutMs, Math.max(this.#lasts / 3, 2000));
+    const rows = await this.#beats.call(BEATS, [ids(jobs), tokens(jobs), this.leaseSeconds], timeout);
     // The rows come in the order of the arguments.
     jobs.forEach((job, i) => this.#told(job, rows[i]?.[1], sent));
   }
 
   #told(job, status, sent) {
     if (status === 'ok') job._since = sent;
-    else if (!job._over && !job._acked) this.#lose(job, status === 'cancelled' ? 'cancelled' : 'lost');
-  }
-
-  /** The job is not the worker's any more. */
-  #lose(job, why) {
-    if (!job._over && job.why === undefined) job._stop(why);
+    else if (!job._acked) job._stop(status === 'cancelled' ? 'cancelled' : 'lost');
   }
 
   /** Shows value in oq_jobs; aborts the job's signal where the job is not the worker's any more. */
   async _progress(job, value) {
     const sent = now();
-    const rows = await this.#side.call(PROGRESS, [
+    const rows = await this.#reporting.call(PROGRESS, [
       job.id.toString(),
       job.token.toString(),
       this.leaseSeconds,
@@ -590,7 +600,7 @@ export class Worker {
             this.#nudge(); // For what came in between.
           }
           failures = 0;
-          await this.#earUntil(PROBE, () => this.#wantsWakes && this.#ear.open);
+          await this.#earUntil(pace.probe, () => this.#wantsWakes && this.#ear.open);
           if (!this.#ear.open && !this.#over) throw new Error('the connection was lost');
         } else if (this.#listening) {
           this.#listening = false;
@@ -601,7 +611,7 @@ export class Worker {
       } catch (error) {
         this.#listening = false;
         if (this.#over) return;
-        this.#log?.warn?.(`worker ${this.workerId} listens no more, and polls: ${error.message}`);
+        this.#log('warn', `worker ${this.workerId} listens no more, and polls: ${text(error)}`);
         this.#wake();
         await this.#sleep(backoff(failures++));
       }
@@ -653,10 +663,13 @@ export class Worker {
       this.#signalled = false;
       const at = now();
       if (at >= late && this.#running > 0) {
-        if (told) throw new Abandoned(`${this.#running} handlers did not return`);
+        if (told) {
+          if (this.#acks.length > 0) await this.#turn(false).catch(() => {});
+          throw new Abandoned(`${this.#running} handlers did not return`);
+        }
         told = true;
-        late = at + GRACE;
-        for (const job of this.#held) this.#lose(job, 'drain');
+        late = at + pace.grace;
+        for (const job of this.#held) job._stop('drain');
         continue;
       }
       let wait = this.#running > 0 ? Math.max(late - at, 1) : 1000;
@@ -665,9 +678,10 @@ export class Worker {
           try {
             await this.#turn(false);
           } catch (error) {
-            this.#log?.warn?.(`worker ${this.workerId}: the last acks: ${error.message}`);
-            if (++failures > 8) return; // Their leases run out.
+            this.#log('warn', `worker ${this.workerId}: the last acks: ${text(error)}`);
             await this.#sleep(backoff(failures));
+            // There is no hope: their leases run out.
+            if (++failures > 8) for (const job of this.#acks.splice(0)) this.#done(job, 'lost');
           }
           continue;
         }

@@ -1,0 +1,348 @@
+import assert from 'node:assert/strict';
+import net from 'node:net';
+import test from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
+import * as oq from '../index.js';
+import { pace } from '../lib/worker.js';
+import { ask, counts, deferred, failed, pool, start, until, url } from './help.js';
+
+const named = (name) => {
+  const u = new URL(url);
+  u.searchParams.set('application_name', name);
+  return u.href;
+};
+const trace = { traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', tracestate: 'a=1' };
+
+test('a worker: middleware, traces, failures, events, log lines', async (t) => {
+  const queue = 'worker';
+  let running = 0;
+  let most = 0;
+  const order = [];
+  const events = [];
+  const lines = { debug: 0, info: 0, warn: 0, error: [] };
+  const count = (level) => () => void lines[level]++;
+  const seen = new Set();
+  const untraced = [];
+  const stop = start(t, new oq.Worker({
+    db: pool, queue, concurrency: 7, batch: 20, decode: (p) => ({ ...p, decoded: true }),
+    handler: async (job) => {
+      if (job.payload.plain) untraced.push(oq.currentTrace());
+      else assert.deepEqual(oq.currentTrace(), trace);
+      assert.equal(job.payload.decoded, true);
+      if (job.payload.to === '') throw new TypeError('nobody');
+      await oq.enqueue(pool, `${queue}.next`, job.id.toString());
+    },
+    middleware: [
+      oq.timeout(60_000),
+      (next) => async (job) => {
+        most = Math.max(most, ++running);
+        if (order.length < 2) order.push('outer');
+        try {
+          return await next(job);
+        } finally {
+          running--;
+        }
+      },
+      (next) => (job) => {
+        if (order.length < 2) order.push('inner');
+        assert.ok(!seen.has(job.id), `job ${job.id} came twice`);
+        seen.add(job.id);
+        return next(job);
+      },
+    ],
+    observe: (event) => {
+      events.push(event);
+      throw new Error('no reason to stop');
+    },
+    logger: { debug: count('debug'), info: count('info'), warn: count('warn'), error: (line) => void lines.error.push(line) },
+  }));
+  const jobs = Array.from({ length: 300 }, (_, i) => ({ queue, payload: { to: `${i}` } }));
+  jobs.push({ queue, payload: { to: '' }, maxRetries: 0 });
+  await oq.withTrace(trace, () => oq.enqueueMany(pool, jobs));
+  await oq.enqueueMany(pool, Array.from({ length: 20 }, () => ({ queue, payload: { plain: true } })));
+  await until('all done', async () => (await counts(queue)) === '320 1');
+  await stop();
+  assert.deepEqual([most, order], [7, ['outer', 'inner']]);
+  assert.deepEqual(untraced, Array(20).fill(undefined));
+  const states = {};
+  for (const { state } of events) states[state] = (states[state] ?? 0) + 1;
+  assert.deepEqual(states, { acked: 320, dead: 1 });
+  const dead = events.find((e) => e.state === 'dead');
+  assert.deepEqual([dead.error.message, dead.job.payload.to, dead.job.took >= 0], ['nobody', '', true]);
+  assert.match(lines.error.find((l) => l.startsWith('job')), /^job \d+ of worker, attempt 1: dead: TypeError: nobody$/);
+  assert.deepEqual([lines.debug, lines.warn, lines.info], [320, 0, 2]);
+  assert.match(await ask('select error from oq_dead where queue_name = $1', [queue]), /^TypeError: nobody\n +at .*worker\.test\.js/);
+  const next = await ask(`select count(*) filter (where headers->>'traceparent' = $2 and headers->>'tracestate' = 'a=1')::int
+    from oq_jobs where queue_name = $1`, [`${queue}.next`, trace.traceparent]);
+  assert.equal(next, 300);
+  assert.equal(await ask('select count(*)::int from oq_audit() where violations > 0'), 0);
+});
+
+test('a logger that throws stops nobody', async (t) => {
+  const fail = () => {
+    throw new Error('disk full');
+  };
+  start(t, new oq.Worker({ db: url, queue: 'loud', handler: () => {}, logger: { debug: fail, info: fail, warn: fail, error: fail } }));
+  await oq.enqueueBulk(pool, 'loud', [1, 2, 3]);
+  await until('all done', async () => (await counts('loud')) === '3 0');
+});
+
+test('a result that the server refuses fails its job alone', async (t) => {
+  const queue = 'results';
+  await oq.enqueueBulk(pool, queue, Array.from({ length: 20 }, (_, i) => (i === 7 ? 2_000_000 : i)), { maxRetries: 0 });
+  start(t, new oq.Worker({ db: pool, queue, concurrency: 4, batch: 20, handler: (job) => 'x'.repeat(job.payload) }));
+  await until('all ended', async () => (await counts(queue)) === '19 1');
+  assert.match(await ask('select error from oq_dead where queue_name = $1', [queue]), /^ArgumentError: .*result/);
+});
+
+test('handlers may hold the whole pool, and their locks', async (t) => {
+  const queue = 'held';
+  const small = new pg.Pool({ connectionString: url, max: 2 });
+  t.after(() => small.end());
+  await oq.enqueueBulk(pool, queue, [1, 2]);
+  const stop = start(t, new oq.Worker({
+    db: small, queue, concurrency: 2, leaseSeconds: 3,
+    handler: (job) => job.transact(small, (client) => client.query('select pg_sleep(4)')),
+  }));
+  // Whose lease ended would be taken from him at once.
+  await until('all done', async () => (await pool.query('select oq_reap()')) &&
+    (await ask(`select count(*)::int from oq_jobs where queue_name = $1 and state = 'completed' and attempt = 1
+      and lost_leases = 0`, [queue])) === 2);
+  await stop();
+});
+
+test('a report that waits for a lock keeps no heartbeat from the server', async (t) => {
+  const queue = 'locked';
+  const tx = await pool.connect();
+  t.after(() => tx.release(true));
+  const [first] = await oq.enqueueBulk(pool, queue, ['fails', 'lasts'], { maxRetries: 0 });
+  const acked = deferred();
+  const over = deferred();
+  start(t, new oq.Worker({
+    db: pool, queue, concurrency: 2, leaseSeconds: 6,
+    handler: async (job) => {
+      if (job.payload === 'lasts') return over.promise;
+      await tx.query('begin');
+      await job.ack(tx);
+      acked.resolve();
+      throw new Error('and the transaction stays open');
+    },
+  }));
+  await acked.promise;
+  const lease = () => ask(`select lease_expires_at from oq_jobs where queue_name = $1 and job_id <> $2`, [queue, first]);
+  await until('the report waits', async () =>
+    (await ask(`select count(*)::int from pg_stat_activity where query like '%oq_nack%' and wait_event_type = 'Lock'`)) === 1);
+  const at = await lease();
+  await until('a heartbeat goes through', async () => (await lease()) > at);
+  await tx.query('rollback');
+  over.resolve();
+  await until('all ended', async () => (await counts(queue)) === '1 1');
+  assert.equal(await ask('select sum(lost_leases)::int from oq_jobs where queue_name = $1', [queue]), 0);
+});
+
+test('sessions that end in a transaction of a handler end no process', async (t) => {
+  const queue = 'ended';
+  const mine = new pg.Pool({ connectionString: named('ended') });
+  mine.on('error', () => {});
+  t.after(() => mine.end());
+  await oq.enqueue(pool, queue, 1, { retry: { kind: 'fixed', base: 0 } });
+  start(t, new oq.Worker({
+    db: pool, queue, pollMs: 100,
+    handler: (job) => job.transact(mine, async (client) => {
+      if (job.attempt > 1) return;
+      const { rows: [{ pid }] } = await client.query('select pg_backend_pid() pid');
+      const end = new Promise((resolve) => client.once('end', resolve));
+      await pool.query('select pg_terminate_backend($1)', [pid]);
+      await end;
+    }),
+  }));
+  await until('it is done', async () => (await counts(queue)) === '1 0');
+});
+
+test('the signal of a job: lost, cancelled, timeout', async (t) => {
+  const queue = 'signals';
+  const got = {};
+  const started = {};
+  for (const what of ['cancelled', 'lost', 'timeout', 'late']) started[what] = deferred();
+  const events = [];
+  start(t, new oq.Worker({
+    db: pool, queue, leaseSeconds: 6, observe: (e) => events.push(`${e.job.payload} ${e.state}`),
+    middleware: [(next) => (job) => (job.payload === 'timeout' ? oq.timeout(20)(next)(job) : next(job))],
+    handler: async (job) => {
+      started[job.payload].resolve(job);
+      try {
+        await sleep(60_000, undefined, { signal: job.signal });
+      } catch (error) {
+        got[job.payload] = [job.why, job.signal.reason.why, job.signal.reason.name, error.name];
+        throw error;
+      }
+    },
+  }));
+  const [cancelled, lost, timeout] = await oq.enqueueBulk(pool, queue, ['cancelled', 'lost', 'timeout'], { maxRetries: 0 });
+  await started.cancelled.promise;
+  await oq.cancel(pool, cancelled);
+  const { token } = await started.lost.promise;
+  await pool.query('select oq_release($1, $2, $3)', [lost, token, '1 hour']);
+  await until('all told', () => Object.keys(got).length === 3 && events.length === 3);
+  for (const why of ['cancelled', 'lost', 'timeout']) assert.deepEqual(got[why], [why, why, 'AbortError', 'AbortError']);
+  assert.deepEqual(events.sort(), ['cancelled cancelled', 'lost lost', 'timeout dead']);
+  assert.match((await oq.get(pool, timeout)).error, /caused by AbortError: the time for the job is over/);
+  const late = await oq.enqueue(pool, queue, 'late');
+  const job = await started.late.promise;
+  await job.progress({ done: 1 });
+  assert.deepEqual((await oq.get(pool, late)).progress, { done: 1 });
+  await oq.cancel(pool, late);
+  await assert.rejects(job.progress({ done: 2 }), (e) => e instanceof oq.Stopped && e.why === 'cancelled');
+});
+
+test('draining: what runs is finished, or aborted and released', async (t) => {
+  const queue = 'drained';
+  const begun = deferred();
+  const events = [];
+  const control = new AbortController();
+  await oq.enqueueBulk(pool, queue, [1, 2, 3, 4]);
+  const run = new oq.Worker({
+    db: pool, queue, concurrency: 2, batch: 4, drainMs: 200, observe: (e) => events.push(`${e.job.payload} ${e.state}`),
+    handler: async (job) => {
+      if (job.payload === 1) return sleep(50);
+      begun.resolve();
+      return sleep(60_000, undefined, { signal: job.signal });
+    },
+  }).run({ signal: control.signal });
+  await begun.promise;
+  control.abort();
+  await run;
+  assert.deepEqual(events.sort(), ['1 acked', '2 released', '3 released', '4 released']);
+  assert.equal(await ask(`select string_agg(concat_ws(':', state, attempt, lost_leases), ' ' order by job_id) from oq_jobs
+    where queue_name = $1`, [queue]), 'completed:1:0 ready:0:0 ready:0:0 ready:0:0');
+});
+
+test('handlers that never return are abandoned', async (t) => {
+  const { grace } = pace;
+  pace.grace = 50;
+  t.after(() => Object.assign(pace, { grace }));
+  await oq.enqueue(pool, 'stubborn');
+  const begun = deferred();
+  const never = deferred();
+  const worker = new oq.Worker({ db: pool, queue: 'stubborn', drainMs: 0, handler: () => (begun.resolve(), never.promise) });
+  const run = worker.run({ signals: [] });
+  run.catch(() => {});
+  await begun.promise;
+  assert.equal(worker.stopping, false);
+  await assert.rejects(worker.stop(), oq.Abandoned);
+  await assert.rejects(run, oq.Abandoned);
+  assert.equal(worker.stopping, true);
+  never.resolve();
+});
+
+test('a worker that is stopped at once ends at once, whatever its connections are about', async () => {
+  const began = performance.now();
+  for (let ms = 0; ms < 30; ms++) {
+    const worker = new oq.Worker({ db: pool, queue: 'brief', handler: () => {} });
+    const run = worker.run({ signals: [] });
+    await sleep(ms);
+    await worker.stop();
+    await run;
+  }
+  const took = performance.now() - began;
+  assert.ok(took < 15_000, `30 workers took ${took} ms`); // timeoutMs is 30 s
+});
+
+test('what a worker refuses', async () => {
+  const handler = () => {};
+  for (const options of [
+    { queue: 'q', handler }, { db: 5, queue: 'q', handler }, { db: null, queue: 'q', handler }, { db: pool, handler },
+    { db: pool, queue: 'q' }, { db: pool, queue: 'q', handler, leaseSeconds: 1.5 }, { db: pool, queue: 'q', handler, leaseSeconds: 0 },
+    { db: pool, queue: 'q', handler, batch: 10_001 }, { db: pool, queue: 'q', handler, concurrency: 0 },
+    { db: pool, queue: 'q', handler, concurrency: '5' }, { db: pool, queue: 'q', handler, pollMs: -1 },
+    { db: pool, queue: 'q', handler, concurency: 5 },
+  ]) {
+    assert.throws(() => new oq.Worker(options), (error) => failed(error, 'OQ001', oq.ArgumentError));
+  }
+  const bad = new oq.Worker({ db: pool, queue: 'no queue', handler }); // The server's word.
+  await assert.rejects(bad.run(), (error) => failed(error, 'OQ001', oq.ArgumentError));
+  await assert.rejects(bad.run(), /runs once/);
+  const nowhere = new URL(url);
+  nowhere.pathname = '/nowhere';
+  await assert.rejects(new oq.Worker({ db: nowhere.href, queue: 'q', handler }).run(), { code: '3D000' });
+});
+
+test('connections as the user’s are made', async (t) => {
+  const client = new pg.Client({ connectionString: named('as-client'), ssl: false });
+  const own = new pg.Pool({ connectionString: named('as-pool') });
+  const u = new URL(url);
+  const config = { host: u.hostname, port: Number(u.port), user: u.username, database: u.pathname.slice(1), application_name: 'as-config' };
+  t.after(() => own.end());
+  for (const [name, db] of Object.entries({
+    'as-client': client, 'as-pool': own, 'as-text': named('as-text'), 'as-config': config,
+    'as-function': async () => new pg.Client(named('as-function')),
+  })) {
+    const stop = start(t, new oq.Worker({ db, queue: name, handler: () => {} }));
+    await oq.enqueue(pool, name);
+    await until(`${name} works`, async () => (await counts(name)) === '1 0');
+    assert.ok((await ask('select count(*)::int from pg_stat_activity where application_name = $1', [name])) >= 1, name);
+    await stop();
+    await until(`${name} leaves`, async () =>
+      (await ask('select count(*)::int from pg_stat_activity where application_name = $1', [name])) === 0);
+  }
+});
+
+test('a lease alone is committed without waiting for the disk, and nothing else is', async (t) => {
+  const queue = 'commits';
+  const seen = [];
+  class Spy extends pg.Client {
+    query(config, ...rest) {
+      if (typeof config?.text !== 'string' || /show/.test(config.text)) return super.query(config, ...rest);
+      const answer = super.query(config, ...rest);
+      const shown = super.query('show synchronous_commit');
+      return Promise.all([answer, shown]).then(([rows, { rows: [after] }]) => {
+        seen.push([/'synchronous_commit', 'off', true/.test(config.text), /oq_ack|oq_next/.test(config.text), after.synchronous_commit]);
+        return rows;
+      });
+    }
+  }
+  start(t, new oq.Worker({ db: () => new Spy(url), queue, handler: () => {} }));
+  await oq.enqueueBulk(pool, queue, [1, 2, 3]);
+  await until('all done', async () => (await counts(queue)) === '3 0');
+  assert.ok(seen.some(([off]) => off) && seen.some(([, acks]) => acks));
+  for (const [off, acks, after] of seen) assert.ok(!(off && acks) && after === 'on', `${off} ${acks} ${after}`);
+});
+
+test('a listener that died without a word is found out', async (t) => {
+  pace.probe = 200;
+  const queue = 'mute';
+  const to = new URL(url);
+  const made = [];
+  const proxy = net.createServer((socket) => {
+    const server = net.connect(Number(to.port), to.hostname);
+    const silent = { yes: false, end: () => [socket, server].forEach((s) => s.destroy()) };
+    made.push(silent);
+    for (const [a, b] of [[socket, server], [server, socket]]) {
+      a.on('data', (data) => silent.yes || b.write(data));
+      a.on('error', () => {});
+      a.on('close', () => silent.yes || b.destroy());
+    }
+  });
+  await new Promise((resolve) => proxy.listen(0, '127.0.0.1', resolve));
+  const through = new URL(named(queue));
+  through.hostname = '127.0.0.1';
+  through.port = proxy.address().port;
+  const lines = [];
+  const acked = deferred();
+  const stop = start(t, new oq.Worker({
+    db: through.href, queue, pollMs: 3_600_000, timeoutMs: 500, handler: () => {}, observe: acked.resolve,
+    logger: { warn: (line) => lines.push(line) },
+  }));
+  await until('it listens', () => ask(`select exists (select from pg_locks join pg_stat_activity using (pid)
+    where locktype = 'advisory' and mode = 'ShareLock' and application_name = $1)`, [queue]));
+  await oq.enqueue(pool, queue);
+  await acked.promise; // By a call that found nothing more: now it sleeps.
+  for (const silent of made) silent.yes = true;
+  await oq.enqueue(pool, queue);
+  await until('the second is done', async () => (await counts(queue)) === '2 0');
+  assert.ok(lines.some((line) => /listens no more, and polls: listening: no answer/.test(line)), lines.join('\n'));
+  await stop();
+  proxy.close();
+  for (const { end } of made) end();
+});
