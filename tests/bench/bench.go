@@ -35,6 +35,7 @@ type bench struct {
 	holder     string
 	peers      []contender
 	river      string // its program
+	libraries  []library
 
 	notes   []string // below the table
 	charts  []*chart
@@ -60,6 +61,9 @@ var works = []work{
 	{id: "B8", run: (*bench).deepBacklog},
 	{id: "B9", run: (*bench).manyQueues},
 	{id: "B10", run: (*bench).bytesPerJob},
+	{id: "L1", run: (*bench).libraryThroughput},
+	{id: "L2", run: (*bench).libraryLatency},
+	{id: "L3", run: (*bench).libraryIdle},
 	{id: "C", run: (*bench).calls},
 	{id: "B11", run: (*bench).manyReady, depth: true},
 	{id: "B12", run: (*bench).manyScheduled, depth: true},
