@@ -34,7 +34,8 @@ type bench struct {
 	chosen     bool // rows were picked by name
 	holder     string
 	peers      []contender
-	river      string // its program
+	river      string   // its program
+	only       []string // client libraries
 	libraries  []library
 
 	notes   []string // below the table
@@ -83,7 +84,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	b := &bench{size: cfg.size, log: cfg.Log, start: time.Now(), templates: map[string]bool{},
-		chosen: cfg.Pick != "", holder: cfg.Holder, prefix: fmt.Sprintf("oq_bench_%d_%d", os.Getpid(), runs.Add(1))}
+		chosen: cfg.Pick != "", holder: cfg.Holder, only: cfg.Library, prefix: fmt.Sprintf("oq_bench_%d_%d", os.Getpid(), runs.Add(1))}
 	if b.dir, err = os.MkdirTemp("", "oq-bench-"); err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ type Config struct {
 	Soak     bool   // no rows: steady load
 	Holder   string // who holds back VACUUM in B6
 	Peers    []string
+	Library  []string          // client libraries of L1 to L3; none: all
 	PeerSQL  map[string]string // a file that installs a peer, by name
 	JSON     string            // where everything goes that the table leaves out; empty: nowhere
 	Pictures string            // the folder of the pictures; empty: none
@@ -141,6 +142,11 @@ func configure(env func(string) string, size sizes) (Config, error) {
 			}
 			cfg.Peers = append(cfg.Peers, name)
 			cfg.PeerSQL[name] = env("BENCH_" + strings.ToUpper(name) + "_SQL")
+		}
+	}
+	for name := range strings.SplitSeq(env("BENCH_LIBRARIES"), ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			cfg.Library = append(cfg.Library, name)
 		}
 	}
 	cfg.size = size

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
@@ -53,11 +54,15 @@ func (b *bench) findLibraries(ctx context.Context, t *target) ([]library, error)
 	if err := json.Unmarshal(raw, &contract); err != nil {
 		return nil, fmt.Errorf("contract.json: %w", err)
 	}
-	var names []string
-	for name := range contract.Clients {
-		names = append(names, name)
+	names := slices.Sorted(maps.Keys(contract.Clients))
+	for _, name := range b.only {
+		if !slices.Contains(names, name) {
+			return nil, fmt.Errorf("BENCH_LIBRARIES: there is no library %q, but %s", name, strings.Join(names, ", "))
+		}
 	}
-	slices.Sort(names)
+	if len(b.only) > 0 {
+		names = b.only
+	}
 	for _, name := range names {
 		c := contract.Clients[name]
 		l := library{name: name, root: root}
@@ -75,7 +80,7 @@ func (b *bench) findLibraries(ctx context.Context, t *target) ([]library, error)
 		switch err := l.tryOut(ctx, c.Build, t.url); {
 		case err == nil:
 			b.libraries = append(b.libraries, l)
-		case ctx.Err() != nil || b.chosen || name == "go":
+		case ctx.Err() != nil || b.chosen || len(b.only) > 0 || name == "go":
 			return nil, fmt.Errorf("the library %s does not run here: %w", name, err)
 		default:
 			b.progress("WITHOUT the library %s, which does not run here: %v", name, err)

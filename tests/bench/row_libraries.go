@@ -26,8 +26,12 @@ func (b *bench) libraryThroughput(ctx context.Context) ([]row, error) {
 	}
 	window := b.size.window * 2 / 3 // as in B4: the backlog must last
 	prepare := filled(t, b.size.bigBacklog, 1)
-	entrants := []entrant{{who: "bare calls (B4)", target: t, m: b.window(window), prepare: prepare,
-		crews: []crew{leaseAck(t, libraryClients, libraryBatch, dry)}}}
+	entrants := []entrant{
+		{who: "lease + ack (B4)", target: t, m: b.window(window), prepare: prepare,
+			crews: []crew{leaseAck(t, libraryClients, libraryBatch, dry)}},
+		{who: "oq_next (B4)", target: t, m: b.window(window), prepare: prepare,
+			crews: []crew{leaseByNext(t, libraryClients, libraryBatch, dry)}},
+	}
 	for _, l := range libraries {
 		entrants = append(entrants, entrant{who: l.name, target: t, prepare: prepare,
 			measure: func(ctx context.Context) (result, error) { return l.workOff(ctx, t, b.size.warmup, window) }})
@@ -38,12 +42,12 @@ func (b *bench) libraryThroughput(ctx context.Context) ([]row, error) {
 	}
 	for i := range rows[1:] {
 		g := goal{}
-		if libraries[i].name == "go" {
+		if rows[i+1].who == "go" {
 			g = atLeast(0.8)
 		}
 		rows[i+1] = rows[i+1].versus(rows[0], g)
 	}
-	return append(rows[1:], rows[0]), nil
+	return append(rows[2:], rows[1], rows[0]), nil
 }
 
 // libraryTarget is a target for the libraries that run here.
