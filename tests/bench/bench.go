@@ -35,7 +35,8 @@ type bench struct {
 	holder     string
 	peers      []contender
 	river      string   // its program
-	only       []string // client libraries
+	contract   string   // what lists the client libraries; empty: clients/contract.json
+	only       []string // of them
 	libraries  []library
 
 	notes   []string // below the table

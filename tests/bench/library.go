@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,7 +45,7 @@ func (b *bench) findLibraries(ctx context.Context, t *target) ([]library, error)
 		return nil, fmt.Errorf("go env GOMOD: %w", err)
 	}
 	root := filepath.Dir(strings.TrimSpace(string(mod)))
-	raw, err := os.ReadFile(filepath.Join(root, "clients", "contract.json"))
+	raw, err := os.ReadFile(cmp.Or(b.contract, filepath.Join(root, "clients", "contract.json")))
 	if err != nil {
 		return nil, err
 	}
