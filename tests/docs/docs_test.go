@@ -288,7 +288,7 @@ func runProgram(t *testing.T, b block) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	late := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
+	late := time.AfterFunc(30*time.Second, func() { cmd.Process.Kill() })
 	defer late.Stop()
 	r := bufio.NewReader(out)
 	said, _ := r.ReadString('\n')
