@@ -291,10 +291,12 @@ func (b *bench) libraryIdle(ctx context.Context) ([]row, error) {
 			var n int64
 			n, errs[i] = l.idleCalls(ctx, databaseURL, "idle."+l.name, b.size)
 			rows[i].values = []float64{float64(n) / b.size.idle.Seconds()}
-			b.progress("L3 %s, %s: %d", work, l.name, n)
 		})
 	}
 	wg.Wait()
+	for _, r := range rows {
+		b.progress("L3 %s, %s: %.1f a second", work, r.who, r.values[0])
+	}
 	return rows, errors.Join(append(errs, t.verify(ctx))...)
 }
 
