@@ -34,7 +34,10 @@ type bench struct {
 	chosen     bool // rows were picked by name
 	holder     string
 	peers      []contender
-	river      string // its program
+	river      string   // its program
+	contract   string   // what lists the client libraries; empty: clients/contract.json
+	only       []string // of them
+	libraries  []library
 
 	notes   []string // below the table
 	charts  []*chart
@@ -60,6 +63,9 @@ var works = []work{
 	{id: "B8", run: (*bench).deepBacklog},
 	{id: "B9", run: (*bench).manyQueues},
 	{id: "B10", run: (*bench).bytesPerJob},
+	{id: "L1", run: (*bench).libraryThroughput},
+	{id: "L2", run: (*bench).libraryLatency},
+	{id: "L3", run: (*bench).libraryIdle},
 	{id: "C", run: (*bench).calls},
 	{id: "B11", run: (*bench).manyReady, depth: true},
 	{id: "B12", run: (*bench).manyScheduled, depth: true},
@@ -79,7 +85,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	b := &bench{size: cfg.size, log: cfg.Log, start: time.Now(), templates: map[string]bool{},
-		chosen: cfg.Pick != "", holder: cfg.Holder, prefix: fmt.Sprintf("oq_bench_%d_%d", os.Getpid(), runs.Add(1))}
+		chosen: cfg.Pick != "", holder: cfg.Holder, only: cfg.Library, prefix: fmt.Sprintf("oq_bench_%d_%d", os.Getpid(), runs.Add(1))}
 	if b.dir, err = os.MkdirTemp("", "oq-bench-"); err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ type Config struct {
 	Soak     bool   // no rows: steady load
 	Holder   string // who holds back VACUUM in B6
 	Peers    []string
+	Library  []string          // client libraries of L1 to L3; none: all
 	PeerSQL  map[string]string // a file that installs a peer, by name
 	JSON     string            // where everything goes that the table leaves out; empty: nowhere
 	Pictures string            // the folder of the pictures; empty: none
@@ -37,6 +38,8 @@ type sizes struct {
 	heldSlices int
 	heldRounds int
 	wakeJobs   int
+	idle       time.Duration // L3, after a time to settle
+	settling   time.Duration
 	batches    []int // B4N
 	queues     int64 // B9
 	groups     int64
@@ -55,6 +58,7 @@ var full = sizes{
 	rounds: 3, warmup: 500 * time.Millisecond, window: 3 * time.Second,
 	backlog: 100_000, bigBacklog: 1_000_000,
 	heldSlice: 10 * time.Second, heldSlices: 6, heldRounds: 3, wakeJobs: 1000,
+	idle: 10 * time.Second, settling: 2 * time.Second,
 	batches: []int{1, 2, 5, 10, 20, 50, 100, 200, 500},
 	queues:  1000, groups: 10_000, written: 10_000,
 	deep: 1_000_000, dead: 100_000, payloads: []int{100, 1_000, 10_000, 100_000}, payloadMB: 800,
@@ -65,6 +69,7 @@ var tiny = sizes{
 	rounds: 1, warmup: 20 * time.Millisecond, window: 60 * time.Millisecond,
 	backlog: 4_000, bigBacklog: 40_000,
 	heldSlice: 100 * time.Millisecond, heldSlices: 2, heldRounds: 1, wakeJobs: 20,
+	idle: 300 * time.Millisecond, settling: 100 * time.Millisecond,
 	batches: []int{1, 10},
 	queues:  20, groups: 200, written: 500,
 	deep: 10_000, dead: 500, payloads: []int{100, 20_000}, payloadMB: 8,
@@ -137,6 +142,11 @@ func configure(env func(string) string, size sizes) (Config, error) {
 			}
 			cfg.Peers = append(cfg.Peers, name)
 			cfg.PeerSQL[name] = env("BENCH_" + strings.ToUpper(name) + "_SQL")
+		}
+	}
+	for name := range strings.SplitSeq(env("BENCH_LIBRARIES"), ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			cfg.Library = append(cfg.Library, name)
 		}
 	}
 	cfg.size = size

@@ -105,7 +105,7 @@ func printTable(out io.Writer, rows []row, notes []string) {
 			cpu = fmt.Sprintf("%.2f", median(r.cpu))
 		}
 		digits := 0
-		if r.unit == "ms" || r.unit == "µs/job" {
+		if r.unit == "ms" || r.unit == "µs/job" || r.unit == "calls/s" {
 			digits = 2
 		}
 		fmt.Fprintln(w, strings.Join([]string{id, work, r.who, spread(r.values, digits), r.unit,

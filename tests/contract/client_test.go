@@ -3,7 +3,6 @@ package contract
 import (
 	"bufio"
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,10 +14,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/openqueue/openqueue/tests/wire"
 )
 
 // event is a line that a contract worker printed.
@@ -40,7 +40,7 @@ type client struct {
 	cmd         *exec.Cmd
 	in          io.WriteCloser
 	application string
-	proxy       *proxy
+	proxy       *wire.Proxy
 	stderr      lockedBuffer
 	done        chan struct{}
 
@@ -146,114 +146,6 @@ func (c *client) exit(code *int) error {
 		return fmt.Errorf("it ended with %s, want %d", c.cmd.ProcessState, *code)
 	}
 	return nil
-}
-
-// proxy passes connections on to the server, counts the statements in them, and can let them go mute.
-type proxy struct {
-	listener   net.Listener
-	server     string
-	statements atomic.Int64
-
-	mu    sync.Mutex
-	muted *atomic.Bool // of the connections made from now on
-	conns []net.Conn
-}
-
-func startProxy(t testing.TB, server string) *proxy {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &proxy{listener: l, server: server, muted: new(atomic.Bool)}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			up, err := net.Dial("tcp", server)
-			if err != nil {
-				conn.Close()
-				continue
-			}
-			p.mu.Lock()
-			muted := p.muted
-			p.conns = append(p.conns, conn, up)
-			p.mu.Unlock()
-			wg.Go(func() { p.pass(up, conn, muted, (&counter{n: &p.statements}).see) })
-			wg.Go(func() { p.pass(conn, up, muted, nil) })
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		p.mu.Lock()
-		for _, c := range p.conns {
-			c.Close()
-		}
-		p.mu.Unlock()
-		wg.Wait()
-	})
-	return p
-}
-
-func (p *proxy) addr() string { return p.listener.Addr().String() }
-
-func (p *proxy) mute() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.muted.Store(true)
-	p.muted = new(atomic.Bool)
-}
-
-func (p *proxy) pass(to, from net.Conn, muted *atomic.Bool, see func([]byte)) {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buf)
-		if n > 0 && !muted.Load() {
-			if see != nil {
-				see(buf[:n])
-			}
-			if _, werr := to.Write(buf[:n]); werr != nil {
-				err = werr
-			}
-		}
-		if err != nil {
-			if !muted.Load() {
-				to.Close()
-			}
-			return
-		}
-	}
-}
-
-// counter counts what a client asks to be executed: Query, Execute and FunctionCall messages.
-type counter struct {
-	n       *atomic.Int64
-	started bool
-	buf     []byte
-}
-
-func (c *counter) see(p []byte) {
-	c.buf = append(c.buf, p...)
-	for {
-		head := 5
-		if !c.started {
-			head = 4 // the startup message has no type
-		}
-		if len(c.buf) < head {
-			return
-		}
-		length := int(binary.BigEndian.Uint32(c.buf[head-4:head])) + head - 4
-		if len(c.buf) < length {
-			return
-		}
-		if c.started && strings.ContainsRune("QEF", rune(c.buf[0])) {
-			c.n.Add(1)
-		}
-		c.started = true
-		c.buf = c.buf[length:]
-	}
 }
 
 // startPgBouncer runs PgBouncer in transaction mode and gives its address.

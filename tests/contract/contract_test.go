@@ -21,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/openqueue/openqueue/tests/testdb"
+	"github.com/openqueue/openqueue/tests/wire"
 )
 
 const (
@@ -329,14 +330,14 @@ func (st *stage) step(s step) error {
 		return st.latency(c, s)
 	case "idle":
 		time.Sleep(2 * time.Second)
-		before := c.proxy.statements.Load()
+		before := c.proxy.Statements()
 		time.Sleep(time.Duration(s.Seconds) * time.Second)
-		if n := c.proxy.statements.Load() - before; n > int64(s.Statements) || before == 0 {
+		if n := c.proxy.Statements() - before; n > int64(s.Statements) || before == 0 {
 			return fmt.Errorf("%d statements in %d s, %d before", n, s.Seconds, before)
 		}
 		return nil
 	case "mute":
-		c.proxy.mute()
+		c.proxy.Mute()
 		return nil
 	case "end_sessions":
 		got, err := tryAsk(st.db, "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = "+
@@ -555,14 +556,17 @@ func (st *stage) start(name, through string) *client {
 	q.Set("application_name", application)
 	u.RawQuery = strings.ReplaceAll(q.Encode(), "+", "%20")
 	var env []string
-	var p *proxy
+	var p *wire.Proxy
 	switch through {
 	case "pgbouncer":
 		u.Host = st.bounce
 		env = []string{"CONTRACT_POOLER=transaction"}
 	case "proxy":
-		p = startProxy(st.T, u.Host)
-		u.Host = p.addr()
+		if p, err = wire.Start(u.Host); err != nil {
+			st.Fatal(err)
+		}
+		st.Cleanup(p.Close)
+		u.Host = p.Addr()
 	}
 	c := startClient(st.T, st.run, append(env, "DATABASE_URL="+u.String()))
 	c.application, c.proxy = application, p
