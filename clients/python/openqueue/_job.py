@@ -6,17 +6,18 @@ import json
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Literal, Optional
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
     from ._worker import BaseWorker
 
+P = TypeVar("P")
 Why = Literal["lost", "cancelled", "drain"]
 _UNSET: Any = object()
 
 
-class BaseJob:
-    """What both kinds of job have in common."""
+class BaseJob(Generic[P]):
+    """What both kinds of job have in common. ``P`` is the type of the payload."""
 
     __slots__ = (
         "id",
@@ -39,22 +40,24 @@ class BaseJob:
     )
 
     id: int
+    """The job's id, as enqueue() returned it."""
     token: int
     """Rises with each lease of the job: pass it on to what must not be done twice."""
     attempt: int
     """Counts from 1."""
     queue: str
-    why: Optional[Why]
+    """The queue's name."""
+    why: Why | None
     """Why the handler was told to end: its lease is lost, the job cancelled, the worker drained."""
     seconds: float
-    """How long the handler took."""
+    """How long the handler took; 0 before its end."""
 
     def __init__(
         self,
         row: list[Any],
         queue: str,
-        decode: Optional[Callable[[Any], Any]] = None,
-        worker: Optional[BaseWorker[Any]] = None,
+        decode: Callable[[Any], P] | None = None,
+        worker: BaseWorker[Any] | None = None,
     ) -> None:
         self.id, self.token, self.attempt = int(row[0]), int(row[1]), int(row[2])
         self.queue = queue
@@ -68,8 +71,8 @@ class BaseJob:
         self._since = 0.0  # of the lease, or the last heartbeat
         self._over = False  # finished, or nobody's any more
         self._acked = False  # in a transaction of the handler
-        self._result: Optional[str] = None
-        self._error: Optional[BaseException] = None
+        self._result: str | None = None
+        self._error: BaseException | None = None
         self._handle: Any = None  # the task
 
     def _text(self, column: int) -> str:
@@ -77,20 +80,25 @@ class BaseJob:
         return value.decode() if isinstance(value, bytes) else str(value)
 
     @property
+    def payload(self) -> P:
+        """The payload, read by json.loads and then by the worker's ``decode``.
+
+        Read when it is first asked for; what decode raises is the handler's failure.
+        """
+        if self._payload is _UNSET:
+            value = json.loads(self._row[3])
+            self._payload = value if self._decode is None else self._decode(value)
+        payload: P = self._payload
+        return payload
+
+    @property
     def payload_text(self) -> str:
         """The payload as it stands in the database, for a JSON reader of your own."""
         return self._text(3)
 
     @property
-    def payload(self) -> Any:
-        """The payload, read by json.loads and then by the worker's ``decode``."""
-        if self._payload is _UNSET:
-            value = json.loads(self._row[3])
-            self._payload = value if self._decode is None else self._decode(value)
-        return self._payload
-
-    @property
     def headers(self) -> dict[str, Any]:
+        """What the producer sent beside the payload; empty where it sent nothing."""
         if self._headers is _UNSET:
             self._headers = {} if self._row[4] is None else json.loads(self._row[4])
         headers: dict[str, Any] = self._headers
@@ -98,18 +106,22 @@ class BaseJob:
 
     @property
     def priority(self) -> int:
+        """Higher goes first."""
         return int(self._row[5])
 
     @property
     def max_retries(self) -> int:
+        """How many attempts may follow the first."""
         return int(self._row[6])
 
     @property
-    def group_key(self) -> Optional[str]:
+    def group_key(self) -> str | None:
+        """The job's group, or None."""
         return None if self._row[7] is None else self._text(7)
 
     @property
     def created_at(self) -> datetime:
+        """When the job was enqueued, in UTC, by the server's clock."""
         return datetime.fromtimestamp(float(self._row[8]), timezone.utc)
 
     def __repr__(self) -> str:
