@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Debian packages for the tests, as root: a server where there is none, psql, a C compiler for the
-# race detector, plpgsql_check, PgBouncer for the clients' contract, and what their examples in other
-# languages need.
+# race detector, plpgsql_check, PgBouncer for the clients' contract, what their examples in other
+# languages need, and psycopg, mypy and pip for the Python library.
 set -euo pipefail
 
 need=()
@@ -17,6 +17,9 @@ ruby -rpg -e 0 2>/dev/null || need+=(ruby-pg)
 php -r 'exit(extension_loaded("pgsql") ? 0 : 1);' 2>/dev/null || need+=(php-cli php-pgsql)
 [ -e /usr/share/java/postgresql.jar ] || need+=(libpostgresql-jdbc-java)
 command -v javac >/dev/null || need+=(default-jdk-headless)
+/usr/bin/python3 -c 'import psycopg, psycopg_pool' 2>/dev/null || need+=(python3-psycopg python3-psycopg-pool)
+/usr/bin/python3 -c 'import pip, setuptools, wheel' 2>/dev/null || need+=(python3-pip python3-setuptools python3-wheel)
+[ -x /usr/bin/mypy ] || need+=(mypy)
 if [ ${#need[@]} -gt 0 ]; then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null

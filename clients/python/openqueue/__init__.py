@@ -83,6 +83,8 @@ __all__ = [
     "use_trace",
 ]
 
+__version__ = "0.1.0"
+
 _EMPTY: dict[str, Any] = {}
 
 
@@ -233,7 +235,7 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
     thread of its own, and drains at the end of the block.
 
     ``db``: how to connect: a conninfo text, a pool or connection to connect like, or a function that
-    gives an awaitable psycopg.AsyncConnection. The worker's two or three connections are its own.
+    gives an awaitable psycopg.AsyncConnection. The worker's connections, two to four, are its own.
     ``concurrency``: handlers at a time. ``batch``: jobs a lease, of which those wait in the worker that
     no handler is free for; concurrency. ``lease_seconds``: whole seconds; the queue's.
     ``poll``: how often to look though nothing woke it; 5, behind a pooler 1. ``drain``: how long

@@ -274,12 +274,14 @@ def throttle(queue: str, until: datetime, group_key: str | None) -> Call[None]:
     )
 
 
+# Of a lease. Numbers in one column: each column of a row costs as much as what is done with it.
+COLUMNS = (
+    "concat_ws(' ', job_id, lease_token, attempt, priority, max_retries, extract(epoch from created_at),"
+    " extract(epoch from lease_expires_at - clock_timestamp())), payload::text, headers::text, group_key"
+)
+
 # For openqueue.testing: one job at a time, on the test's own connection.
 
-COLUMNS = (
-    "job_id, lease_token, attempt, payload::text, headers::text, priority, max_retries, group_key,"
-    " extract(epoch from created_at), extract(epoch from lease_expires_at - clock_timestamp())"
-)
 
 
 def lease_one(queue: str, worker_id: str) -> Call[list[Any] | None]:

@@ -27,6 +27,7 @@ class BaseJob(Generic[P]):
         "why",
         "seconds",
         "_row",
+        "_numbers",
         "_decode",
         "_payload",
         "_headers",
@@ -59,11 +60,13 @@ class BaseJob(Generic[P]):
         decode: Callable[[Any], P] | None = None,
         worker: BaseWorker[Any] | None = None,
     ) -> None:
-        self.id, self.token, self.attempt = int(row[0]), int(row[1]), int(row[2])
+        numbers = row[0].split()
+        self.id, self.token, self.attempt = int(numbers[0]), int(numbers[1]), int(numbers[2])
         self.queue = queue
         self.why = None
         self.seconds = 0.0
         self._row = row
+        self._numbers = numbers
         self._decode = decode
         self._payload: Any = _UNSET
         self._headers: Any = _UNSET
@@ -86,7 +89,7 @@ class BaseJob(Generic[P]):
         Read when it is first asked for; what decode raises is the handler's failure.
         """
         if self._payload is _UNSET:
-            value = json.loads(self._row[3])
+            value = json.loads(self._row[1])
             self._payload = value if self._decode is None else self._decode(value)
         payload: P = self._payload
         return payload
@@ -94,38 +97,42 @@ class BaseJob(Generic[P]):
     @property
     def payload_text(self) -> str:
         """The payload as it stands in the database, for a JSON reader of your own."""
-        return self._text(3)
+        return self._text(1)
 
     @property
     def headers(self) -> dict[str, Any]:
         """What the producer sent beside the payload; empty where it sent nothing."""
         if self._headers is _UNSET:
-            self._headers = {} if self._row[4] is None else json.loads(self._row[4])
+            self._headers = {} if self._row[2] is None else json.loads(self._row[2])
         headers: dict[str, Any] = self._headers
         return headers
 
     @property
     def priority(self) -> int:
         """Higher goes first."""
-        return int(self._row[5])
+        return int(self._numbers[3])
 
     @property
     def max_retries(self) -> int:
         """How many attempts may follow the first."""
-        return int(self._row[6])
+        return int(self._numbers[4])
 
     @property
     def group_key(self) -> str | None:
         """The job's group, or None."""
-        return None if self._row[7] is None else self._text(7)
+        return None if self._row[3] is None else self._text(3)
 
     @property
     def created_at(self) -> datetime:
         """When the job was enqueued, in UTC, by the server's clock."""
-        return datetime.fromtimestamp(float(self._row[8]), timezone.utc)
+        return datetime.fromtimestamp(float(self._numbers[5]), timezone.utc)
 
     def __repr__(self) -> str:
         return f"<job {self.id} of {self.queue}, attempt {self.attempt}>"
+
+    def _lasts(self) -> float:
+        """Seconds that the lease had before it, when the server gave it; a second at least."""
+        return max(1.0, float(self._numbers[6]))
 
     def _clock(self) -> float:
         return time.monotonic() - self._since

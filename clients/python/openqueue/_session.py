@@ -165,8 +165,7 @@ class Session:
                     loop.remove_writer(self._fd)
         answer = None
         while True:
-            # Without a socket libpq stays busy, and does not wait either.
-            while self._fd < 0 or not pgconn.is_busy():
+            while not pgconn.is_busy():
                 result = pgconn.get_result()
                 if result is None:
                     self._notified()

@@ -1,8 +1,9 @@
 """The worker's engine, on asyncio; openqueue.Worker runs its handlers in threads, openqueue.aio.Worker
 in tasks.
 
-One connection acks and leases in one call, and reports what failed; one listens while there is
-nothing to do; one, made when it is needed, sends heartbeats, which must not wait for the others.
+One connection acks and leases in one call, one listens while there is nothing to do. Two more are
+made when they are needed: for heartbeats, and for what failed or is given back. None of these calls may
+wait for another one that waits for a lock.
 """
 
 from __future__ import annotations
@@ -233,12 +234,14 @@ class BaseWorker(Generic[J]):
         self._failure: BaseException | None = None
         prepares = not self.pooler
         self._lane = Session(self._connect, "leasing", prepares)
-        self._side = Session(self._connect, "heartbeats", prepares)
+        self._beats = Session(self._connect, "heartbeats", prepares)
+        self._out = Session(self._connect, "reports", prepares)
         self._ear = Session(self._connect, "listening", prepares, self._nudge, self._change.set)
 
         restore = self._catch(loop, signals)
         self._open()
-        tasks = {loop.create_task(self._beat()), loop.create_task(self._report())}
+        self._reporter = loop.create_task(self._report())
+        tasks = {loop.create_task(self._beat()), self._reporter}
         if not self.pooler:
             tasks.add(loop.create_task(self._listen()))
         for task in tasks:
@@ -257,7 +260,7 @@ class BaseWorker(Generic[J]):
                 for task in tasks:
                     task.cancel()
                 _, tasks = await asyncio.wait(tasks, timeout=0.1)
-            for session in (self._lane, self._side, self._ear):
+            for session in (self._lane, self._beats, self._out, self._ear):
                 session.drop()
             restore()
 
@@ -392,10 +395,6 @@ class BaseWorker(Generic[J]):
         if not lease:
             return
         self._looked_at = self._idle_at = time.monotonic()
-        if rows:
-            if not self.lease_seconds:
-                self._lasts = max(1.0, float(rows[0][9] or 0))
-            self._leased.set()
         jobs: list[J] = []
         for row in rows:
             new: J = self._job_class(row, self.queue, self._decode, self)
@@ -403,6 +402,8 @@ class BaseWorker(Generic[J]):
             self._held[new.id, new.token] = new
             jobs.append(new)
         if jobs:
+            self._lasts = self.lease_seconds or jobs[0]._lasts()
+            self._leased.set()
             self._active += len(jobs)
             self._give(jobs)
         self._asleep = not jobs and not self._woken
@@ -595,11 +596,11 @@ class BaseWorker(Generic[J]):
         ]
         pauses = texts(r.pause for r in reports)
         if release:
-            rows = await self._lane.call(_RELEASE, [*args, pauses], self.timeout)
+            rows = await self._out.call(_RELEASE, [*args, pauses], self.timeout)
         else:
             errors = texts(r.error for r in reports)
             retries = "{" + ",".join("t" if r.retry else "f" for r in reports) + "}"
-            rows = await self._lane.call(_NACK, [*args, errors, retries, pauses], self.timeout)
+            rows = await self._out.call(_NACK, [*args, errors, retries, pauses], self.timeout)
         for n, answer in rows:
             report = reports[int(n or 0) - 1]
             if release:
@@ -637,7 +638,7 @@ class BaseWorker(Generic[J]):
     async def _beat_many(self, jobs: list[J]) -> None:
         sent = time.monotonic()
         ids, tokens = numbers(j.id for j in jobs), numbers(j.token for j in jobs)
-        rows = await self._side.call(
+        rows = await self._beats.call(
             _BEATS, [ids, tokens, self.lease_seconds], self._beat_timeout()
         )
         # The rows come in the order of the arguments.
@@ -657,7 +658,7 @@ class BaseWorker(Generic[J]):
     async def _progress(self, job: J, value: Any) -> None:
         """Shows value in oq_jobs; tells the handler to end where the job is not its any more."""
         sent = time.monotonic()
-        rows = await self._side.call(
+        rows = await self._beats.call(
             _PROGRESS,
             [job.id, job.token, self.lease_seconds, encode(value)],
             self._beat_timeout(),
@@ -728,8 +729,8 @@ class BaseWorker(Generic[J]):
             running = self._active
             if not self._held:
                 return
-            if self._failure is not None and running <= 0 and not self._acks:
-                return  # Nobody reports any more.
+            if self._reporter.done() and running <= 0 and not self._acks:
+                return
             if now >= late and running > 0:
                 if told:
                     if self._acks:

@@ -223,7 +223,8 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
             if job.why is not None:
                 self._settle(job)
                 continue
-            task = asyncio.ensure_future(_handle(self._handler, job))
+            assert self._loop is not None
+            task = self._loop.create_task(_handle(self._handler, job))
             job._handle = task
             self._tasks.add(task)
             task.add_done_callback(lambda task, job=job: self._ended(task, job))  # type: ignore[misc]
