@@ -117,4 +117,9 @@ class Tasks:
             return await value if asyncio.iscoroutine(value) else value
 
         worker: aio.Worker[Any] = aio.Worker(db, case.queue, handle, **options)
-        return Running(case, lambda: asyncio.run(worker.run()), worker)
+
+        async def run() -> None:
+            await worker.run()
+            case.assertEqual(asyncio.all_tasks(), {asyncio.current_task()}, "it leaves nothing behind")
+
+        return Running(case, lambda: asyncio.run(run()), worker)

@@ -419,6 +419,11 @@ class ThreadsTest(support.Threads, Both, support.Case):
         self.assertEqual(heard, [])
         os.kill(os.getpid(), signal.SIGTERM)
         self.assertEqual(heard, [signal.SIGTERM])
+        worker = openqueue.Worker(URL, self.queue, lambda job: worker.stop())
+        openqueue.enqueue(self.db, self.queue)
+        worker.run()  # Ended without a signal.
+        os.kill(os.getpid(), signal.SIGTERM)
+        self.assertEqual(heard, [signal.SIGTERM] * 2)
 
     def lease(self, job_id: int) -> Any:
         """When the job's lease ends."""
@@ -444,7 +449,7 @@ class ThreadsTest(support.Threads, Both, support.Case):
                 assert over.wait(PATIENCE)
 
         long, fails = self.enqueue("long"), self.enqueue("fails")
-        running = self.start(handle, concurrency=3, lease_seconds=1)
+        running = self.start(handle, concurrency=3, lease_seconds=2)
         self.until("both run", lambda: len(tokens) == 2)
         with psycopg.connect(URL) as conn:
             conn.execute("select oq_heartbeat(%s, %s, 60)", [fails, tokens["fails"]])
@@ -453,7 +458,7 @@ class ThreadsTest(support.Threads, Both, support.Case):
                 "the report waits",
                 lambda: self.ask("select count(*) from pg_stat_activity where wait_event_type = 'Lock'"),
             )
-            self.until_kept(long, 1.5)
+            self.until_kept(long, 2.5)
             self.until_state(self.enqueue("short"), "completed")
             conn.commit()
         self.until_state(fails, "scheduled")
@@ -481,11 +486,11 @@ class ThreadsTest(support.Threads, Both, support.Case):
                 self.until_kept(job.id, 0.5)
                 openqueue.enqueue(conn, f"{self.queue}.2")
                 job.ack(conn, {"n": 1})
-                self.until_kept(other, 1.5)
+                self.until_kept(other, 2.5)
             return "not seen"
 
         other, job = self.enqueue("other"), self.enqueue("acks")
-        running = self.start(handle, concurrency=2, lease_seconds=1)
+        running = self.start(handle, concurrency=2, lease_seconds=2)
         self.until_state(job, "completed")
         over.set()
         self.until_state(other, "completed")
