@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Debian packages for the tests, as root: a server where there is none, psql, a C compiler for the
-# race detector, plpgsql_check, PgBouncer for the clients' contract, Node for its library (whose packages
-# clients/node/install.sh gets), and what the examples in other languages need.
+# race detector, plpgsql_check, PgBouncer for the clients' contract, psycopg, mypy and pip for the Python
+# library, Node for its own (whose packages clients/node/install.sh gets), and what the examples in other
+# languages need.
 set -euo pipefail
 
 need=()
@@ -19,6 +20,9 @@ php -r 'exit(extension_loaded("pgsql") ? 0 : 1);' 2>/dev/null || need+=(php-cli 
 command -v javac >/dev/null || need+=(default-jdk-headless)
 command -v node >/dev/null || need+=(nodejs)
 command -v npm >/dev/null || need+=(npm)
+/usr/bin/python3 -c 'import psycopg, psycopg_pool' 2>/dev/null || need+=(python3-psycopg python3-psycopg-pool)
+/usr/bin/python3 -c 'import pip, setuptools, wheel' 2>/dev/null || need+=(python3-pip python3-setuptools python3-wheel)
+[ -x /usr/bin/mypy ] || need+=(mypy)
 if [ ${#need[@]} -gt 0 ]; then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null

@@ -17,7 +17,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -90,8 +90,8 @@ def returns(job: Any, p: Payload) -> Any:
     return None
 
 
-def handle(job: openqueue.Job) -> Any:
-    p: Payload = job.payload
+def handle(job: openqueue.Job[Payload]) -> Any:
+    p = job.payload
     fails(job, p)
     if p.do == "sleep":
         job.sleep(p.ms / 1000)
@@ -109,8 +109,8 @@ def handle(job: openqueue.Job) -> Any:
     return returns(job, p)
 
 
-async def handle_async(job: aio.Job) -> Any:
-    p: Payload = job.payload
+async def handle_async(job: aio.Job[Payload]) -> Any:
+    p = job.payload
     fails(job, p)
     if p.do == "sleep":
         await asyncio.sleep(p.ms / 1000)
@@ -131,7 +131,7 @@ async def handle_async(job: aio.Job) -> Any:
     return returns(job, p)
 
 
-async def transact(job: aio.Job, p: Payload) -> None:
+async def transact(job: aio.Job[Payload], p: Payload) -> None:
     conn = await psycopg.AsyncConnection.connect(URL, prepare_threshold=PREPARE)
     async with conn:
         await aio.enqueue(conn, p.queue, {"by": job.id})
@@ -143,7 +143,7 @@ def started(job: Any) -> None:
     say("started", job_id=str(job.id), lease_token=str(job.token), attempt=job.attempt)
 
 
-def ended(job: Any, error: Optional[BaseException]) -> None:
+def ended(job: Any, error: BaseException | None) -> None:
     fields: dict[str, Any] = {"how": "done"}
     if isinstance(error, (openqueue.Stopped, asyncio.CancelledError)):
         fields = {"how": "stopped", "why": job.why}
@@ -154,10 +154,10 @@ def ended(job: Any, error: Optional[BaseException]) -> None:
     say("ended", job_id=str(job.id), attempt=job.attempt, **fields)
 
 
-def report(handler: openqueue.Handler) -> openqueue.Handler:
-    def reporting(job: openqueue.Job) -> Any:
+def report(handler: openqueue.Handler[Any]) -> openqueue.Handler[Any]:
+    def reporting(job: openqueue.Job[Any]) -> Any:
         started(job)
-        error: Optional[BaseException] = None
+        error: BaseException | None = None
         try:
             return handler(job)
         except BaseException as e:
@@ -169,10 +169,10 @@ def report(handler: openqueue.Handler) -> openqueue.Handler:
     return reporting
 
 
-def report_async(handler: aio.Handler) -> aio.Handler:
-    async def reporting(job: aio.Job) -> Any:
+def report_async(handler: aio.Handler[Any]) -> aio.Handler[Any]:
+    async def reporting(job: aio.Job[Any]) -> Any:
         started(job)
-        error: Optional[BaseException] = None
+        error: BaseException | None = None
         try:
             return await handler(job)
         except BaseException as e:
@@ -253,14 +253,14 @@ class Bench:
         self.first = self.last = 0.0
         self.worker: Any = None
 
-    def handle(self, job: openqueue.Job) -> None:
+    def handle(self, job: openqueue.Job[Any]) -> None:
         self.first = self.first or time.monotonic()
 
-    async def handle_async(self, job: aio.Job) -> None:
+    async def handle_async(self, job: aio.Job[Any]) -> None:
         self.first = self.first or time.monotonic()
 
-    def observe(self, _: Any) -> None:
-        self.done += 1
+    def observe(self, end: Any) -> None:
+        self.done += end.state == "acked"
         if self.done == self.count:
             self.last = time.monotonic()
             self.worker.stop()
@@ -285,7 +285,7 @@ def main() -> None:
     commands: list[dict[str, Any]] = []
     change = threading.Condition()
     over = threading.Event()
-    worker: Optional[openqueue.Worker] = None
+    worker: openqueue.Worker[Any] | None = None
 
     def end(*_: Any) -> None:
         over.set()
@@ -320,10 +320,10 @@ def main() -> None:
             continue
         if command["do"] == "bench":
             bench = Bench(command)
-            bench.worker = openqueue.Worker(
+            worker = bench.worker = openqueue.Worker(
                 URL, command["queue"], bench.handle, observe=bench.observe, **settings(command)
             )
-            bench.worker.run(signals=())
+            worker.run(signals=())
             bench.say()
             continue
         worker = openqueue.Worker(
@@ -342,8 +342,8 @@ def main() -> None:
 
 async def main_async() -> None:
     loop = asyncio.get_running_loop()
-    commands: asyncio.Queue[Optional[dict[str, Any]]] = asyncio.Queue()
-    working: Optional[asyncio.Task[None]] = None
+    commands: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+    working: asyncio.Task[None] | None = None
     over = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, lambda: commands.put_nowait(None))
     lines(

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import Any, Generic, Unpack
 
 import psycopg
 
@@ -23,6 +23,7 @@ from ._errors import (
     ArgumentError,
     Discard,
     DuplicateJob,
+    Duration,
     Failed,
     LeaseLost,
     NoSuchQueue,
@@ -33,13 +34,11 @@ from ._errors import (
     Stopped,
     sqlstate,
 )
-from ._job import BaseJob
-from ._run import DB, Pool, run
-from ._trace import Trace, current_trace, trace_of, use_trace
+from ._job import BaseJob, P, Why
+from ._run import DB, AsyncPool, Pool, run
+from ._session import Connect
+from ._trace import Trace, current_trace, trace_of, trace_with, use_trace
 from ._worker import BaseWorker, Outcome
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 __all__ = [
     "DB",
@@ -48,6 +47,7 @@ __all__ = [
     "ArgumentError",
     "Discard",
     "DuplicateJob",
+    "Duration",
     "Enqueued",
     "Failed",
     "Handler",
@@ -61,12 +61,14 @@ __all__ = [
     "NoSuchQueue",
     "OpenQueueError",
     "Outcome",
+    "Pool",
     "QueueFull",
     "Retry",
     "RetryAfter",
     "Snooze",
     "Stopped",
     "Trace",
+    "Why",
     "Worker",
     "cancel",
     "current_trace",
@@ -76,15 +78,23 @@ __all__ = [
     "get",
     "result",
     "sqlstate",
+    "trace_with",
     "update",
     "use_trace",
 ]
+
+__version__ = "0.1.0"
 
 _EMPTY: dict[str, Any] = {}
 
 
 def enqueue(db: DB, queue: str, payload: Any = _EMPTY, **options: Unpack[JobOptions]) -> int:
-    """Enqueues one job, in the transaction of db, and returns its id."""
+    """Enqueues one job, in the transaction of db, and returns its id.
+
+    payload is anything that json.dumps takes, or a dataclass. options are those of
+    :class:`JobOptions`: ``priority``, ``run_at``, ``delay``, ``max_retries``, ``unique_key``, ...
+    Raises ArgumentError, DuplicateJob, QueueFull, psycopg.errors.InsufficientPrivilege.
+    """
     return run(db, calls.enqueue(queue, payload, options))
 
 
@@ -94,19 +104,25 @@ def enqueue_bulk(
     payloads: Iterable[Any],
     *,
     priority: int = 0,
-    run_at: Optional[datetime] = None,
-    max_retries: Optional[int] = None,
+    run_at: datetime | None = None,
+    max_retries: int | None = None,
 ) -> list[int]:
-    """Enqueues many plain jobs of one queue, the fast way. The ids come in the payloads' order."""
+    """Enqueues many plain jobs of one queue, the fast way: all or none, in one call.
+
+    The ids come in the payloads' order. Raises as enqueue().
+    """
     return run(db, calls.enqueue_bulk(queue, payloads, priority, run_at, max_retries))
 
 
-def enqueue_many(db: DB, jobs: Iterable[Union[NewJob, Mapping[str, Any]]]) -> list[Enqueued]:
-    """Enqueues jobs of their own queues and options, all or none, in one call."""
+def enqueue_many(db: DB, jobs: Iterable[NewJob | Mapping[str, Any]]) -> list[Enqueued]:
+    """Enqueues jobs of their own queues and options, all or none, in one call.
+
+    What was made comes in the jobs' order. Raises as enqueue(); the message names the job's index.
+    """
     return run(db, calls.enqueue_many(jobs))
 
 
-def cancel(db: DB, job_id: int, reason: Optional[str] = None) -> bool:
+def cancel(db: DB, job_id: int, reason: str | None = None) -> bool:
     """Cancels a job in any unfinished state. False where it is finished or unknown."""
     return run(db, calls.cancel(job_id, reason))
 
@@ -116,24 +132,24 @@ def update(db: DB, job_id: int, **patch: Unpack[JobPatch]) -> bool:
     return run(db, calls.update(job_id, patch))
 
 
-def get(db: DB, job_id: int) -> Optional[dict[str, Any]]:
+def get(db: DB, job_id: int) -> dict[str, Any] | None:
     """The job's row of oq_jobs, or None."""
     return run(db, calls.get(job_id))
 
 
-def result(db: DB, job_id: int) -> Optional[JobResult]:
+def result(db: DB, job_id: int) -> JobResult | None:
     """The job's state, result and error, or None."""
     return run(db, calls.result(job_id))
 
 
-class Job(BaseJob):
+class Job(BaseJob[P]):
     """A leased job, in the hands of a function, which asks now and then whether it has to end."""
 
     __slots__ = ("_told",)
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._told: Optional[threading.Event] = None
+        self._told: threading.Event | None = None
 
     @property
     def stopped(self) -> bool:
@@ -145,7 +161,7 @@ class Job(BaseJob):
         if self.why is not None:
             raise Stopped(self.why)
 
-    def sleep(self, seconds: Optional[float] = None) -> None:
+    def sleep(self, seconds: float | None = None) -> None:
         """Sleeps, for ever without seconds; raises Stopped as soon as the handler has to end."""
         if self._told is None:
             self._told = threading.Event()
@@ -155,18 +171,27 @@ class Job(BaseJob):
         self.check()
 
     def ack(
-        self, db: Union[psycopg.Connection[Any], psycopg.Cursor[Any]], result: Any = None
+        self, db: psycopg.Connection[Any] | psycopg.Cursor[Any], result: Any = None
     ) -> None:
         """Acks in the caller's transaction, so that what it did there takes effect once, or not.
 
-        LeaseLost fails the transaction. The caller commits; its failure has to leave the handler.
+        The caller commits. LeaseLost fails the transaction, and so may an error of
+        :data:`TRY_AGAIN` above READ COMMITTED; what fails it, or its commit, has to leave the
+        handler, or the transaction to be run again.
         """
-        self._acked = True
         value = None if result is None else encode(result)
-        run(db, calls.ack_strictly(self.id, self.token, value))
+        self._acked = True  # No heartbeat any more: it would wait for this transaction's lock.
+        try:
+            run(db, calls.ack_strictly(self.id, self.token, value))
+        except BaseException:
+            self._acked = False
+            raise
 
     def progress(self, value: Any) -> None:
-        """Shows value in oq_jobs, is a heartbeat, and raises Stopped where the lease is gone."""
+        """Shows value in oq_jobs, is a heartbeat, and raises Stopped where the lease is gone.
+
+        Raises psycopg.Error where the server does not answer: the lease may still be good.
+        """
         worker = self._worker
         if worker is not None and worker._loop is not None:
             done = asyncio.run_coroutine_threadsafe(worker._progress(self, value), worker._loop)
@@ -178,11 +203,14 @@ class Job(BaseJob):
         run(db, calls.throttle(self.queue, until, self.group_key))
 
 
-Handler = Callable[[Job], Any]
-Middleware = Callable[[Handler], Handler]
+Handler = Callable[[Job[P]], Any]
+"""Does a job. What it returns is the job's result, where it is not None; what it raises fails the
+attempt, but for Snooze, Discard and RetryAfter."""
+Middleware = Callable[[Handler[Any]], Handler[Any]]
+"""Wraps a handler."""
 
 
-def _handle(handler: Handler, job: Job) -> None:
+def _handle(handler: Handler[Any], job: Job[Any]) -> None:
     """Runs the handler, and leaves its result or error in the job."""
     began = monotonic()
     try:
@@ -200,33 +228,46 @@ def _handle(handler: Handler, job: Job) -> None:
         job.seconds = monotonic() - began
 
 
-class Worker(BaseWorker[Job]):
-    """Does the jobs of one queue, in ``concurrency`` threads. Times are in seconds; see README.md.
+class Worker(BaseWorker[Job[P]], Generic[P]):
+    """Does the jobs of one queue, in threads. Times are in seconds.
 
-    ``run()`` works until stop(), SIGTERM or SIGINT, and drains. As a context manager it works in a
+    run() works until stop(), SIGTERM or SIGINT, and drains. As a context manager it works in a
     thread of its own, and drains at the end of the block.
+
+    ``db``: how to connect: a conninfo text, a pool or connection to connect like, or a function that
+    gives an awaitable psycopg.AsyncConnection. The worker's connections, two to four, are its own.
+    ``concurrency``: handlers at a time. ``batch``: jobs a lease, of which those wait in the worker that
+    no handler is free for; concurrency. ``lease_seconds``: whole seconds; the queue's.
+    ``poll``: how often to look though nothing woke it; 5, behind a pooler 1. ``drain``: how long
+    running jobs may go on at the end. ``timeout``: of a call of the server. ``pooler``: a transaction
+    pooler stands between: poll only, no prepared statements. ``decode``: makes the payload of what
+    json.loads read. ``middleware``: the first is the outermost. ``observe``: is called with what became
+    of each job, in the worker's own thread: keep it short. ``logger``: logging.getLogger("openqueue").
+    ``worker_id``: shown to people; host name, process and a random part.
+
+    Raises ArgumentError where one makes no sense.
     """
 
     _job_class = Job
 
     def __init__(
         self,
-        db: Union[str, Pool, psycopg.Connection[Any], Callable[[], Any]],
+        db: str | Pool | AsyncPool | psycopg.BaseConnection[Any] | Connect,
         queue: str,
-        handler: Handler,
+        handler: Handler[P],
         *,
-        worker_id: Optional[str] = None,
+        worker_id: str | None = None,
         concurrency: int = 10,
-        batch: Optional[int] = None,
-        lease_seconds: Optional[int] = None,
-        poll: Optional[float] = None,
+        batch: int | None = None,
+        lease_seconds: int | None = None,
+        poll: float | None = None,
         drain: float = 30.0,
         timeout: float = 30.0,
         pooler: bool = False,
-        decode: Optional[Callable[[Any], Any]] = None,
+        decode: Callable[[Any], P] | None = None,
         middleware: Sequence[Middleware] = (),
-        observe: Optional[Callable[[Outcome[Job]], None]] = None,
-        logger: Optional[logging.Logger] = None,
+        observe: Callable[[Outcome[Job[P]]], None] | None = None,
+        logger: logging.Logger | None = None,
     ) -> None:
         super().__init__(
             db,
@@ -246,14 +287,20 @@ class Worker(BaseWorker[Job]):
         for wrap in reversed(middleware):
             handler = wrap(handler)
         self._handler = handler
-        self._queue: queues.SimpleQueue[Optional[Job]] = queues.SimpleQueue()
-        self._finished: deque[Job] = deque()
+        self._queue: queues.SimpleQueue[Job[P] | None] = queues.SimpleQueue()
+        self._finished: deque[Job[P]] = deque()
         self._waking = False
-        self._thread: Optional[threading.Thread] = None
-        self._failure: Optional[BaseException] = None
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
 
     def run(self, *, signals: Sequence[int] = (_signal.SIGTERM, _signal.SIGINT)) -> None:
-        """Works until it is stopped. ``signals`` are caught (in the main thread): the first drains."""
+        """Works until it is stopped, and drains: no job is begun any more, those not begun are
+        released, those that run may finish within ``drain``, and are stopped and released after it.
+
+        ``signals`` are caught, in the main thread only: the first drains, a second one does what it
+        would do without a worker. Connections that fail are made again. Raises the server's refusal
+        of the very first lease, and Abandoned.
+        """
         asyncio.run(self._run(signals))
 
     def start(self) -> None:
@@ -275,7 +322,7 @@ class Worker(BaseWorker[Job]):
         if self._failure is not None:
             raise self._failure
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Worker[P]:
         self.start()
         return self
 
@@ -320,15 +367,15 @@ class Worker(BaseWorker[Job]):
         while self._finished:
             self._settle(self._finished.popleft())
 
-    def _give(self, jobs: list[Job]) -> None:
+    def _give(self, jobs: list[Job[P]]) -> None:
         for job in jobs:
             self._queue.put(job)
 
     def _unstarted(self) -> int:
         return self._queue.qsize()
 
-    def _take_back(self) -> list[Job]:
-        jobs: list[Job] = []
+    def _take_back(self) -> list[Job[P]]:
+        jobs: list[Job[P]] = []
         try:
             while True:
                 job = self._queue.get_nowait()
@@ -337,7 +384,7 @@ class Worker(BaseWorker[Job]):
         except queues.Empty:
             return jobs
 
-    def _tell(self, job: Job) -> None:
+    def _tell(self, job: Job[P]) -> None:
         if job._told is not None:
             job._told.set()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime, timedelta
-from typing import Any, Generic, Literal, NamedTuple, Optional, TypedDict, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 
 from psycopg.rows import dict_row, tuple_row
 
@@ -30,19 +30,19 @@ class JobOptions(TypedDict, total=False):
     """The arguments and options of oq_enqueue. What is missing takes the server's default."""
 
     priority: int
-    run_at: Optional[datetime]
+    run_at: datetime | None
     delay: Duration
-    max_retries: Optional[int]
+    max_retries: int | None
     ttl: Duration
     expires_at: datetime
     retry: Retry
     tags: Sequence[str]
-    headers: Optional[Mapping[str, Any]]
-    unique_key: Optional[str]
+    headers: Mapping[str, Any] | None
+    unique_key: str | None
     unique_mode: Literal["skip", "replace", "debounce", "reject"]
     unique_for: Duration
     debounce_max: Duration
-    group_key: Optional[str]
+    group_key: str | None
     depends_on: Sequence[int]
     on_parent_failure: Literal["cancel", "run"]
     batch_id: int
@@ -65,22 +65,27 @@ class JobPatch(TypedDict, total=False):
 
     payload: Any
     priority: int
-    run_at: Optional[datetime]
-    max_retries: Optional[int]
-    headers: Optional[Mapping[str, Any]]
+    run_at: datetime | None
+    max_retries: int | None
+    headers: Mapping[str, Any] | None
 
 
 class Enqueued(NamedTuple):
-    """``inserted`` is false where the unique key was taken: then job_id is the other job's."""
+    """What enqueue_many made of a job.
+
+    ``inserted`` is false where the unique key was taken: then ``job_id`` is the other job's.
+    """
 
     job_id: int
     inserted: bool
 
 
 class JobResult(NamedTuple):
+    """What oq_result says of a job, for as long as its queue keeps it."""
+
     state: str
     result: Any
-    error: Optional[str]
+    error: str | None
 
 
 @dataclass(frozen=True)
@@ -100,9 +105,21 @@ _MANY = frozenset(NewJob.__annotations__) | frozenset(_NewJob.__annotations__) |
 _PATCH = frozenset(JobPatch.__annotations__)
 
 
+def _plain(value: Any) -> Any:
+    """What json.dumps does not know itself."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in fields(value)}
+    raise TypeError(f"{type(value).__name__} {value!r}")
+
+
+_dumps = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
+).encode
+
+
 def encode(value: Any) -> str:
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = _dumps(value)
         text.encode()
     except (TypeError, ValueError, RecursionError) as e:
         raise ArgumentError(f"no JSON value: {e}") from e
@@ -121,7 +138,7 @@ def interval(value: Duration) -> str:
         raise ArgumentError(f"no duration: {value!r}") from e
 
 
-def moment(name: str, value: Optional[datetime]) -> Optional[str]:
+def moment(name: str, value: datetime | None) -> str | None:
     if value is None:
         return None
     if not isinstance(value, datetime) or value.tzinfo is None:
@@ -183,8 +200,8 @@ def enqueue_bulk(
     queue: str,
     payloads: Iterable[Any],
     priority: int,
-    run_at: Optional[datetime],
-    max_retries: Optional[int],
+    run_at: datetime | None,
+    max_retries: int | None,
 ) -> Call[list[int]]:
     return Call(
         "select oq_enqueue_bulk(%s::text, %s::text[]::jsonb[], %s::int, %s::timestamptz, %s::int)",
@@ -214,7 +231,7 @@ def enqueue_many(jobs: Iterable[Mapping[str, Any]]) -> Call[list[Enqueued]]:
     )
 
 
-def cancel(job_id: int, reason: Optional[str]) -> Call[bool]:
+def cancel(job_id: int, reason: str | None) -> Call[bool]:
     return Call("select oq_cancel(%s::bigint, %s::text)", [job_id, reason], _one)
 
 
@@ -226,7 +243,7 @@ def update(job_id: int, patch: Mapping[str, Any]) -> Call[bool]:
     return Call("select oq_update(%s::bigint, %s::jsonb)", [job_id, encode(values)], _one)
 
 
-def get(job_id: int) -> Call[Optional[dict[str, Any]]]:
+def get(job_id: int) -> Call[dict[str, Any] | None]:
     return Call(
         "select * from oq_get(%s::bigint)",
         [job_id],
@@ -235,7 +252,7 @@ def get(job_id: int) -> Call[Optional[dict[str, Any]]]:
     )
 
 
-def result(job_id: int) -> Call[Optional[JobResult]]:
+def result(job_id: int) -> Call[JobResult | None]:
     return Call(
         "select state, result, error from oq_result(%s::bigint)",
         [job_id],
@@ -243,13 +260,13 @@ def result(job_id: int) -> Call[Optional[JobResult]]:
     )
 
 
-def ack_strictly(job_id: int, token: int, value: Optional[str]) -> Call[bool]:
+def ack_strictly(job_id: int, token: int, value: str | None) -> Call[bool]:
     return Call(
         "select oq_ack(%s::bigint, %s::bigint, %s::jsonb, true)", [job_id, token, value], _one
     )
 
 
-def throttle(queue: str, until: datetime, group_key: Optional[str]) -> Call[None]:
+def throttle(queue: str, until: datetime, group_key: str | None) -> Call[None]:
     return Call(
         "select oq_throttle(%s::text, %s::timestamptz, %s::text)",
         [queue, moment("until", until), group_key],
@@ -257,15 +274,17 @@ def throttle(queue: str, until: datetime, group_key: Optional[str]) -> Call[None
     )
 
 
-# For openqueue.testing: one job at a time, on the test's own connection.
-
+# Of a lease. Numbers in one column: each column of a row costs as much as what is done with it.
 COLUMNS = (
-    "job_id, lease_token, attempt, payload::text, headers::text, priority, max_retries, group_key,"
-    " extract(epoch from created_at), extract(epoch from lease_expires_at - clock_timestamp())"
+    "concat_ws(' ', job_id, lease_token, attempt, priority, max_retries, extract(epoch from created_at),"
+    " extract(epoch from lease_expires_at - clock_timestamp())), payload::text, headers::text, group_key"
 )
 
+# For openqueue.testing: one job at a time, on the test's own connection.
 
-def lease_one(queue: str, worker_id: str) -> Call[Optional[list[Any]]]:
+
+
+def lease_one(queue: str, worker_id: str) -> Call[list[Any] | None]:
     return Call(
         f"select {COLUMNS} from oq_lease(%s::text, %s::text)",
         [queue, worker_id],
@@ -273,13 +292,13 @@ def lease_one(queue: str, worker_id: str) -> Call[Optional[list[Any]]]:
     )
 
 
-def ack(job_id: int, token: int, value: Optional[str]) -> Call[bool]:
+def ack(job_id: int, token: int, value: str | None) -> Call[bool]:
     return Call("select oq_ack(%s::bigint, %s::bigint, %s::jsonb)", [job_id, token, value], _one)
 
 
 def nack(
-    job_id: int, token: int, error: str, retry: bool, after: Optional[str]
-) -> Call[Optional[str]]:
+    job_id: int, token: int, error: str, retry: bool, after: str | None
+) -> Call[str | None]:
     return Call(
         "select oq_nack(%s::bigint, %s::bigint, %s::text, %s::boolean, %s::interval)",
         [job_id, token, error, retry, after],
@@ -287,7 +306,7 @@ def nack(
     )
 
 
-def release(job_id: int, token: int, delay: Optional[str]) -> Call[bool]:
+def release(job_id: int, token: int, delay: str | None) -> Call[bool]:
     return Call(
         "select oq_release(%s::bigint, %s::bigint, %s::interval)", [job_id, token, delay], _one
     )

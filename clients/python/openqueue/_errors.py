@@ -6,12 +6,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Optional, Union
 
 import psycopg
 from psycopg import errors as pg
 
-Duration = Union[float, timedelta, str]
+Duration = float | timedelta | str
 """Seconds, a timedelta, or text that PostgreSQL reads as an interval."""
 
 
@@ -28,7 +27,7 @@ class OpenQueueError(psycopg.DatabaseError):
         return cause.diag if isinstance(cause, psycopg.Error) else super().diag
 
     @property
-    def hint(self) -> Optional[str]:
+    def hint(self) -> str | None:
         """What is allowed."""
         return self.diag.message_hint
 
@@ -116,32 +115,33 @@ def refused(error: BaseException) -> bool:
 
 
 class Failed(Exception):
-    """A failure that was to be expected: its text is the job's error, without a traceback."""
+    """To be raised by a handler where a failure was to be expected: its text is the job's error,
+    without a traceback."""
 
 
 class _Verdict(Exception):
-    def __init__(self, reason: Union[str, BaseException]) -> None:
+    def __init__(self, reason: str | BaseException) -> None:
         super().__init__(reason)
         self.reason = reason
 
     def text(self) -> str:
-        return describe(self.reason) if isinstance(self.reason, BaseException) else self.reason
+        return describe(self.reason) if isinstance(self.reason, BaseException) else str(self.reason)
 
 
 class Discard(_Verdict):
-    """Fails the job for good: it is dead, whatever retries it has left."""
+    """To be raised by a handler: fails the job for good. It is dead, whatever retries it has left."""
 
 
 class RetryAfter(_Verdict):
-    """Fails the attempt; the next one comes after this pause, not after the backoff."""
+    """To be raised by a handler: fails the attempt. The next comes after pause, not the backoff."""
 
-    def __init__(self, pause: Duration, reason: Union[str, BaseException] = "") -> None:
+    def __init__(self, pause: Duration, reason: str | BaseException = "") -> None:
         super().__init__(reason)
         self.pause = pause
 
 
 class Snooze(Exception):
-    """Gives the job back for a while. No attempt is counted."""
+    """To be raised by a handler: gives the job back for a while. No attempt is counted."""
 
     def __init__(self, pause: Duration = 0) -> None:
         super().__init__(f"snoozed for {pause}")
@@ -168,18 +168,27 @@ def legible(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
+def said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as e:  # A __str__ that raises.
+        return f"(no text: {type(e).__name__})"
+
+
+def headline(error: BaseException) -> str:
+    """What logs say of an error."""
+    text = said(error)
+    return f"{type(error).__qualname__}: {text}" if text else type(error).__qualname__
+
+
 def describe(error: BaseException) -> str:
     """What the job's error says: one line, then the traceback, at most 10,000 characters."""
     if isinstance(error, _Verdict):
         return legible(error.text() or type(error).__name__)[:LIMIT]
-    try:
-        text = str(error)
-    except Exception as e:  # A __str__ that raises.
-        text = f"(no text: {type(e).__name__})"
+    text = said(error)
     if isinstance(error, Failed):
         return legible(text or "Failed")[:LIMIT]
-    head = legible(f"{type(error).__qualname__}: {text}" if text else type(error).__qualname__)
-    head = head[: LIMIT // 2]
+    head = legible(headline(error))[: LIMIT // 2]
     try:
         lines = traceback.TracebackException.from_exception(error, limit=-15).format()
         trace = legible("".join(lines)).rstrip()

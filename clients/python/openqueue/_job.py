@@ -6,17 +6,18 @@ import json
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Literal, Optional
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
     from ._worker import BaseWorker
 
+P = TypeVar("P")
 Why = Literal["lost", "cancelled", "drain"]
 _UNSET: Any = object()
 
 
-class BaseJob:
-    """What both kinds of job have in common."""
+class BaseJob(Generic[P]):
+    """What both kinds of job have in common. ``P`` is the type of the payload."""
 
     __slots__ = (
         "id",
@@ -26,6 +27,7 @@ class BaseJob:
         "why",
         "seconds",
         "_row",
+        "_numbers",
         "_decode",
         "_payload",
         "_headers",
@@ -39,28 +41,32 @@ class BaseJob:
     )
 
     id: int
+    """The job's id, as enqueue() returned it."""
     token: int
     """Rises with each lease of the job: pass it on to what must not be done twice."""
     attempt: int
     """Counts from 1."""
     queue: str
-    why: Optional[Why]
+    """The queue's name."""
+    why: Why | None
     """Why the handler was told to end: its lease is lost, the job cancelled, the worker drained."""
     seconds: float
-    """How long the handler took."""
+    """How long the handler took; 0 before its end."""
 
     def __init__(
         self,
         row: list[Any],
         queue: str,
-        decode: Optional[Callable[[Any], Any]] = None,
-        worker: Optional[BaseWorker[Any]] = None,
+        decode: Callable[[Any], P] | None = None,
+        worker: BaseWorker[Any] | None = None,
     ) -> None:
-        self.id, self.token, self.attempt = int(row[0]), int(row[1]), int(row[2])
+        numbers = row[0].split()
+        self.id, self.token, self.attempt = int(numbers[0]), int(numbers[1]), int(numbers[2])
         self.queue = queue
         self.why = None
         self.seconds = 0.0
         self._row = row
+        self._numbers = numbers
         self._decode = decode
         self._payload: Any = _UNSET
         self._headers: Any = _UNSET
@@ -68,8 +74,8 @@ class BaseJob:
         self._since = 0.0  # of the lease, or the last heartbeat
         self._over = False  # finished, or nobody's any more
         self._acked = False  # in a transaction of the handler
-        self._result: Optional[str] = None
-        self._error: Optional[BaseException] = None
+        self._result: str | None = None
+        self._error: BaseException | None = None
         self._handle: Any = None  # the task
 
     def _text(self, column: int) -> str:
@@ -77,43 +83,56 @@ class BaseJob:
         return value.decode() if isinstance(value, bytes) else str(value)
 
     @property
-    def payload_text(self) -> str:
-        """The payload as it stands in the database, for a JSON reader of your own."""
-        return self._text(3)
+    def payload(self) -> P:
+        """The payload, read by json.loads and then by the worker's ``decode``.
+
+        Read when it is first asked for; what decode raises is the handler's failure.
+        """
+        if self._payload is _UNSET:
+            value = json.loads(self._row[1])
+            self._payload = value if self._decode is None else self._decode(value)
+        payload: P = self._payload
+        return payload
 
     @property
-    def payload(self) -> Any:
-        """The payload, read by json.loads and then by the worker's ``decode``."""
-        if self._payload is _UNSET:
-            value = json.loads(self._row[3])
-            self._payload = value if self._decode is None else self._decode(value)
-        return self._payload
+    def payload_text(self) -> str:
+        """The payload as it stands in the database, for a JSON reader of your own."""
+        return self._text(1)
 
     @property
     def headers(self) -> dict[str, Any]:
+        """What the producer sent beside the payload; empty where it sent nothing."""
         if self._headers is _UNSET:
-            self._headers = {} if self._row[4] is None else json.loads(self._row[4])
+            self._headers = {} if self._row[2] is None else json.loads(self._row[2])
         headers: dict[str, Any] = self._headers
         return headers
 
     @property
     def priority(self) -> int:
-        return int(self._row[5])
+        """Higher goes first."""
+        return int(self._numbers[3])
 
     @property
     def max_retries(self) -> int:
-        return int(self._row[6])
+        """How many attempts may follow the first."""
+        return int(self._numbers[4])
 
     @property
-    def group_key(self) -> Optional[str]:
-        return None if self._row[7] is None else self._text(7)
+    def group_key(self) -> str | None:
+        """The job's group, or None."""
+        return None if self._row[3] is None else self._text(3)
 
     @property
     def created_at(self) -> datetime:
-        return datetime.fromtimestamp(float(self._row[8]), timezone.utc)
+        """When the job was enqueued, in UTC, by the server's clock."""
+        return datetime.fromtimestamp(float(self._numbers[5]), timezone.utc)
 
     def __repr__(self) -> str:
         return f"<job {self.id} of {self.queue}, attempt {self.attempt}>"
+
+    def _lasts(self) -> float:
+        """Seconds that the lease had before it, when the server gave it; a second at least."""
+        return max(1.0, float(self._numbers[6]))
 
     def _clock(self) -> float:
         return time.monotonic() - self._since

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psycopg
 
@@ -27,8 +27,10 @@ class AsyncPool(Protocol):
     def connection(self) -> AbstractAsyncContextManager[psycopg.AsyncConnection[Any]]: ...
 
 
-DB = Union["psycopg.Connection[Any]", "psycopg.Cursor[Any]", Pool]
-AsyncDB = Union["psycopg.AsyncConnection[Any]", "psycopg.AsyncCursor[Any]", AsyncPool]
+DB = psycopg.Connection[Any] | psycopg.Cursor[Any] | Pool
+"""What calls take: a connection or cursor, whose transaction they join, or a pool, with one of their own."""
+AsyncDB = psycopg.AsyncConnection[Any] | psycopg.AsyncCursor[Any] | AsyncPool
+"""DB for asyncio."""
 
 
 def run(db: DB, call: Call[T]) -> T:

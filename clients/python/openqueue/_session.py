@@ -7,9 +7,10 @@ connection without waiting for a server that may be mute, and rows cost no conve
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Optional, Union
+from typing import Any
 
 import psycopg
 from psycopg import pq
@@ -18,7 +19,7 @@ from psycopg.errors import error_from_result
 from ._errors import refused, translated
 
 Connect = Callable[[], Awaitable["psycopg.AsyncConnection[Any]"]]
-Row = list[Optional[bytes]]
+Row = list[bytes | None]
 
 
 def connector(db: Any, timeout: float) -> Connect:
@@ -36,8 +37,15 @@ def connector(db: Any, timeout: float) -> Connect:
         ours = ("autocommit", "row_factory", "cursor_factory", "context", "prepare_threshold")
         kwargs = {k: v for k, v in given.items() if k not in ours}
     elif callable(db):
-        connect: Connect = db
-        return connect
+
+        async def connect_by_function() -> psycopg.AsyncConnection[Any]:
+            made = db()
+            if not inspect.isawaitable(made):
+                raise TypeError(f"{db!r} gives no awaitable psycopg.AsyncConnection: {made!r}")
+            conn: psycopg.AsyncConnection[Any] = await made
+            return conn
+
+        return connect_by_function
     else:
         raise TypeError(f"no conninfo, pool, connection or function that connects: {db!r}")
     kwargs.setdefault("connect_timeout", max(2, int(timeout)))
@@ -61,28 +69,34 @@ def backoff(failures: int) -> float:
 
 
 class Session:
+    """One call at a time. ``wakes`` is called on a notification, ``lost`` when the connection goes."""
+
     def __init__(
         self,
         connect: Connect,
         name: str,
-        timeout: float,
         prepares: bool,
-        wakes: Optional[Callable[[], None]] = None,
+        wakes: Callable[[], None] | None = None,
+        lost: Callable[[], None] | None = None,
     ) -> None:
         self._connect = connect
         self._name = name
-        self._timeout = timeout
         self._prepares = prepares
         self._wakes = wakes
+        self._lost = lost
         self._lock = asyncio.Lock()
-        self._conn: Optional[psycopg.AsyncConnection[Any]] = None
+        self._conn: psycopg.AsyncConnection[Any] | None = None
         self._fd = -1
         self._prepared: dict[str, bytes] = {}
-        self._waiter: Optional[asyncio.Future[None]] = None
-        self.dropped = asyncio.Event()  # the connection is gone, or was never there
-        self.dropped.set()
+        self._waiter: asyncio.Future[None] | None = None
 
-    async def call(self, sql: str, params: Sequence[Union[bytes, str, int, None]]) -> list[Row]:
+    @property
+    def connected(self) -> bool:
+        return self._conn is not None
+
+    async def call(
+        self, sql: str, params: Sequence[bytes | str | int | None], timeout: float
+    ) -> list[Row]:
         """Runs one statement, in a transaction of its own, and gives its rows as text."""
         values = [
             p.encode() if isinstance(p, str) else b"%d" % p if isinstance(p, int) else p
@@ -91,21 +105,23 @@ class Session:
         async with self._lock:
             done = False
             try:
-                rows = await asyncio.wait_for(self._call(sql, values), self._timeout)
-                done = True
-                return rows
-            except asyncio.TimeoutError:
-                raise ConnectionFailed(
-                    f"{self._name}: no answer within {self._timeout:g} s"
-                ) from None
-            except psycopg.Error as e:
-                done = refused(e)
-                raise translated(e)
-            finally:
-                if not done:  # A call half done is nobody's.
-                    self.drop()
+                async with asyncio.timeout(timeout):
+                    try:
+                        rows = await self._call(sql, values)
+                        done = True
+                        return rows
+                    except psycopg.Error as e:
+                        done = refused(e)
+                        raise translated(e)
+                    finally:
+                        # A call half done is nobody's. At once: libpq may have closed its socket,
+                        # and the next one to be opened has the same number.
+                        if not done:
+                            self.drop()
+            except TimeoutError:
+                raise ConnectionFailed(f"{self._name}: no answer within {timeout:g} s") from None
 
-    async def _call(self, sql: str, values: list[Optional[bytes]]) -> list[Row]:
+    async def _call(self, sql: str, values: list[bytes | None]) -> list[Row]:
         if self._conn is None:
             await self._open()
         assert self._conn is not None
@@ -123,28 +139,30 @@ class Session:
         return self._rows(await self._answer(pgconn))
 
     async def _open(self) -> None:
-        conn = await self._connect()
-        if not conn.autocommit:
-            await conn.set_autocommit(True)
-        if conn.pgconn.parameter_status(b"client_encoding") != b"UTF8":
-            await conn.execute("select set_config('client_encoding', 'UTF8', false)")
+        try:
+            conn = await self._connect()
+            if not conn.autocommit:
+                await conn.set_autocommit(True)
+            if conn.pgconn.parameter_status(b"client_encoding") != b"UTF8":
+                await conn.execute("select set_config('client_encoding', 'UTF8', false)")
+        except (psycopg.Error, TimeoutError, TypeError):
+            raise
+        except Exception as e:  # Of a function that connects.
+            raise ConnectionFailed(f"{self._name}: {type(e).__name__}: {e}") from e
         self._conn, self._fd, self._prepared = conn, conn.pgconn.socket, {}
         conn.pgconn.nonblocking = 1
-        self.dropped.clear()
         asyncio.get_running_loop().add_reader(self._fd, self._readable)
 
     async def _answer(self, pgconn: Any) -> Any:
+        """What was sent gave: the result, or the first error."""
         loop = asyncio.get_running_loop()
         while pgconn.flush():
-            writable = self._waiter = loop.create_future()
             loop.add_writer(self._fd, self._go_on)  # Or something to read, which comes first.
             try:
-                await writable
+                await self._wait()
             finally:
-                self._waiter = None
-                loop.remove_writer(self._fd)
-            if self._conn is None:
-                raise ConnectionFailed(f"{self._name}: the connection was lost")
+                if self._fd >= 0:
+                    loop.remove_writer(self._fd)
         answer = None
         while True:
             while not pgconn.is_busy():
@@ -152,14 +170,18 @@ class Session:
                 if result is None:
                     self._notified()
                     return answer
-                answer = result
-            self._waiter = loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-            if self._conn is None:
-                raise ConnectionFailed(f"{self._name}: the connection was lost")
+                if answer is None or answer.status != pq.ExecStatus.FATAL_ERROR:
+                    answer = result
+            await self._wait()
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        if self._conn is None:
+            raise ConnectionFailed(f"{self._name}: the connection was lost")
 
     def _go_on(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -174,7 +196,8 @@ class Session:
         except psycopg.Error:
             if self._waiter is None:
                 self.drop()
-        # Else whoever waits finds the server's last words, such as why it went away.
+            else:  # Whoever waits finds the server's last words, such as why it went away.
+                self._forget()
         self._go_on()
 
     def _notified(self) -> None:
@@ -198,14 +221,21 @@ class Session:
             return []
         raise error_from_result(result)
 
+    def _forget(self) -> None:
+        """The socket is watched no more, before another one can have its number."""
+        if self._fd >= 0:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._fd)
+            loop.remove_writer(self._fd)
+            self._fd = -1
+
     def drop(self) -> None:
         """Closes the connection, at once."""
         if self._conn is None:
             return
         conn, self._conn = self._conn, None
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._fd)
-        loop.remove_writer(self._fd)
+        self._forget()
         conn.pgconn.finish()
-        self.dropped.set()
         self._go_on()
+        if self._lost is not None:
+            self._lost()

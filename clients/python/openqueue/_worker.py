@@ -1,8 +1,9 @@
 """The worker's engine, on asyncio; openqueue.Worker runs its handlers in threads, openqueue.aio.Worker
 in tasks.
 
-One connection acks and leases in one call, one listens while there is nothing to do, and one, made
-when it is needed, sends heartbeats and reports what failed.
+One connection acks and leases in one call, one listens while there is nothing to do. Two more are
+made when they are needed: for heartbeats, and for what failed or is given back. None of these calls may
+wait for another one that waits for a lock.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, Optional, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import psycopg
 
@@ -29,12 +30,13 @@ from ._errors import (
     RetryAfter,
     Snooze,
     describe,
+    headline,
     refused,
 )
 from ._job import BaseJob, Why
-from ._session import Connect, Row, Session, backoff, connector
+from ._session import Connect, ConnectionFailed, Row, Session, backoff, connector
 
-J = TypeVar("J", bound=BaseJob)
+J = TypeVar("J", bound="BaseJob[Any]")
 
 _NEXT = (
     f"select {COLUMNS} from oq_next($1::text, $2::text, $3::int, $4::int, $5::bigint[], $6::bigint[])"
@@ -73,13 +75,15 @@ GRACE = 5.0  # for handlers to return once they were told to
 MANY = 500  # reports in one call
 
 
-@dataclass(frozen=True)
-class Outcome(Generic[J]):
+class Outcome(NamedTuple, Generic[J]):
     """What became of a job in a worker, for ``observe``."""
 
     job: J
+    """With how long its handler took, in ``seconds``."""
     state: Literal["acked", "scheduled", "ready", "dead", "released", "lost", "cancelled"]
-    error: Optional[BaseException]
+    """Where it went: acked means done; scheduled, ready and dead that the attempt failed."""
+    error: BaseException | None
+    """What the handler raised."""
 
 
 @dataclass
@@ -88,8 +92,8 @@ class _Report(Generic[J]):
     release: bool
     error: str = ""
     retry: bool = True
-    pause: Optional[str] = None
-    raised: Optional[BaseException] = None
+    pause: str | None = None
+    raised: BaseException | None = None
     tries: int = 0
 
 
@@ -97,7 +101,7 @@ def numbers(values: Iterable[int]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
-def texts(values: Iterable[Optional[str]]) -> str:
+def texts(values: Iterable[str | None]) -> str:
     return (
         "{"
         + ",".join(
@@ -120,17 +124,17 @@ class BaseWorker(Generic[J]):
         db: Any,
         queue: str,
         *,
-        worker_id: Optional[str],
+        worker_id: str | None,
         concurrency: int,
-        batch: Optional[int],
-        lease_seconds: Optional[int],
-        poll: Optional[float],
+        batch: int | None,
+        lease_seconds: int | None,
+        poll: float | None,
         drain: float,
         timeout: float,
         pooler: bool,
-        decode: Optional[Callable[[Any], Any]],
-        observe: Optional[Callable[[Outcome[J]], None]],
-        logger: Optional[logging.Logger],
+        decode: Callable[[Any], Any] | None,
+        observe: Callable[[Outcome[J]], None] | None,
+        logger: logging.Logger | None,
     ) -> None:
         if not queue or not isinstance(queue, str):
             raise ArgumentError(f"queue {queue!r} is no name")
@@ -158,7 +162,7 @@ class BaseWorker(Generic[J]):
         self._most = max(self.concurrency, self.batch)
         self._lasts = float(lease_seconds or 0)  # of a lease; 0 while nobody knows
         self._stopping = threading.Event()
-        self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._ran = False
 
     # What the two kinds do differently.
@@ -213,7 +217,7 @@ class BaseWorker(Generic[J]):
             raise RuntimeError("a worker runs once")
         self._ran = True
         self._loop = loop = asyncio.get_running_loop()
-        self._sleeper: Optional[asyncio.Future[None]] = None
+        self._sleeper: asyncio.Future[None] | None = None
         self._signalled = False
         self._active = 0  # given to handlers, and not settled
         self._more_reports = asyncio.Event()
@@ -226,42 +230,72 @@ class BaseWorker(Generic[J]):
         self._wants_wakes = False
         self._listening = False
         self._change = asyncio.Event()
+        self._leased = asyncio.Event()  # once, ever
+        self._failure: BaseException | None = None
         prepares = not self.pooler
-        self._lane = Session(self._connect, "leasing", self.timeout, prepares)
-        self._side = Session(self._connect, "heartbeats", self.timeout, prepares)
-        self._ear = Session(self._connect, "listening", self.timeout, prepares, self._nudge)
+        self._lane = Session(self._connect, "leasing", prepares)
+        self._beats = Session(self._connect, "heartbeats", prepares)
+        self._out = Session(self._connect, "reports", prepares)
+        self._ear = Session(self._connect, "listening", prepares, self._nudge, self._change.set)
 
-        caught = self._catch(loop, signals)
+        restore = self._catch(loop, signals)
         self._open()
-        tasks = [loop.create_task(self._beat()), loop.create_task(self._report())]
+        self._reporter = loop.create_task(self._report())
+        tasks = {loop.create_task(self._beat()), self._reporter}
         if not self.pooler:
-            tasks.append(loop.create_task(self._listen()))
+            tasks.add(loop.create_task(self._listen()))
+        for task in tasks:
+            task.add_done_callback(self._broke)
         self._log.info("worker %s works on %s", self.worker_id, self.queue)
         try:
             await self._fetch()
+            if self._failure is not None:
+                raise self._failure
         finally:
             self._shut()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for session in (self._lane, self._side, self._ear):
+            # Again and again: a function that connects may swallow it, and psycopg's own does before
+            # Python 3.12, when the connection is there at the same moment.
+            late = loop.time() + GRACE
+            while tasks and loop.time() < late:
+                for task in tasks:
+                    task.cancel()
+                _, tasks = await asyncio.wait(tasks, timeout=0.1)
+            for session in (self._lane, self._beats, self._out, self._ear):
                 session.drop()
-            for number in caught:
-                loop.remove_signal_handler(number)
+            restore()
 
-    def _catch(self, loop: asyncio.AbstractEventLoop, signals: Sequence[int]) -> list[int]:
+    def _broke(self, task: asyncio.Task[None]) -> None:
+        """None of the tasks ends by itself: the worker can't go on without it."""
+        if not task.cancelled() and (e := task.exception()) is not None:
+            self._failure = self._failure or e
+            self._log.error("worker %s ends", self.worker_id, exc_info=e)
+            self.stop()
+
+    def _catch(
+        self, loop: asyncio.AbstractEventLoop, signals: Sequence[int]
+    ) -> Callable[[], None]:
         """The first signal drains; the second does what it would have done without a worker."""
         if threading.current_thread() is not threading.main_thread():
-            return []
+            return lambda: None
+        before = {number: signal.getsignal(number) for number in signals}
+
+        def give_back(number: int) -> None:
+            if number in before:
+                loop.remove_signal_handler(number)
+                signal.signal(number, before.pop(number) or signal.SIG_DFL)
 
         def drain(number: int) -> None:
             self._log.info("worker %s drains on %s", self.worker_id, signal.Signals(number).name)
-            loop.remove_signal_handler(number)
+            give_back(number)
             self.stop()
+
+        def restore() -> None:
+            for number in list(before):
+                give_back(number)
 
         for number in signals:
             loop.add_signal_handler(number, drain, number)
-        return list(signals)
+        return restore
 
     def _wake(self) -> None:
         self._signalled = True
@@ -326,7 +360,7 @@ class BaseWorker(Generic[J]):
             try:
                 await self._turn(lease)
                 failures = 0
-            except (psycopg.Error, OSError) as e:
+            except psycopg.Error as e:
                 if not self._answered and refused(e):
                     await self._end()
                     raise
@@ -361,8 +395,6 @@ class BaseWorker(Generic[J]):
         if not lease:
             return
         self._looked_at = self._idle_at = time.monotonic()
-        if rows and not self.lease_seconds:
-            self._lasts = float(rows[0][9] or 0)
         jobs: list[J] = []
         for row in rows:
             new: J = self._job_class(row, self.queue, self._decode, self)
@@ -370,6 +402,8 @@ class BaseWorker(Generic[J]):
             self._held[new.id, new.token] = new
             jobs.append(new)
         if jobs:
+            self._lasts = self.lease_seconds or jobs[0]._lasts()
+            self._leased.set()
             self._active += len(jobs)
             self._give(jobs)
         self._asleep = not jobs and not self._woken
@@ -386,20 +420,20 @@ class BaseWorker(Generic[J]):
     async def _exchange(self, acks: list[J], want: int) -> list[Row]:
         lease = [self.queue, self.worker_id, self.lease_seconds, want]
         if not acks:
-            return await self._lane.call(_LEASE, lease)
+            return await self._lane.call(_LEASE, lease, self.timeout)
         leases = [numbers(j.id for j in acks), numbers(j.token for j in acks)]
         results = None
         if any(j._result is not None for j in acks):
             results = texts(j._result for j in acks)
         if not want:
             if results is None:
-                await self._lane.call(_ACK, leases)
+                await self._lane.call(_ACK, leases, self.timeout)
             else:
-                await self._lane.call(_ACK_RESULTS, [*leases, results])
+                await self._lane.call(_ACK_RESULTS, [*leases, results], self.timeout)
             return []
         if results is None:
-            return await self._lane.call(_NEXT, [*lease, *leases])
-        return await self._lane.call(_RESULTS_NEXT, [*lease, *leases, results])
+            return await self._lane.call(_NEXT, [*lease, *leases], self.timeout)
+        return await self._lane.call(_RESULTS_NEXT, [*lease, *leases, results], self.timeout)
 
     def _keep(self, acks: list[J]) -> None:
         """Acks that the server did not answer wait for the next call, as long as there is hope."""
@@ -430,7 +464,7 @@ class BaseWorker(Generic[J]):
         self,
         job: J,
         state: Any,
-        error: Optional[BaseException] = None,
+        error: BaseException | None = None,
     ) -> None:
         """The end of a job in this worker."""
         job._over = True
@@ -441,7 +475,7 @@ class BaseWorker(Generic[J]):
         elif state == "lost" or (error is not None and state != "released"):
             level = logging.WARNING
         if self._log.isEnabledFor(level):
-            why = "" if error is None else f": {type(error).__name__}: {error}"
+            why = "" if error is None else f": {headline(error)}"
             self._log.log(
                 level,
                 "job %d of %s, attempt %d: %s%s",
@@ -501,9 +535,12 @@ class BaseWorker(Generic[J]):
             self._more_reports.clear()
             while self._reports:
                 release = self._reports[0].release
-                reports = [r for r in self._reports if r.release == release][:MANY]
-                chosen = {id(r) for r in reports}
-                self._reports = [r for r in self._reports if id(r) not in chosen]
+                reports: list[_Report[J]] = []
+                rest: list[_Report[J]] = []
+                for report in self._reports:
+                    now = report.release == release and len(reports) < MANY
+                    (reports if now else rest).append(report)
+                self._reports = rest
                 try:
                     await self._send(reports, release)
                     failures = 0
@@ -512,7 +549,7 @@ class BaseWorker(Generic[J]):
                         for report in reports:
                             await self._send_one(report)
                     elif refused(e):
-                        self._give_up(reports[0], e)
+                        self._refused(reports[0], e)
                     else:
                         self._log.warning("worker %s: a report failed: %s", self.worker_id, e)
                         self._hope(reports, e)
@@ -526,9 +563,17 @@ class BaseWorker(Generic[J]):
             await self._send([report], report.release)
         except psycopg.Error as e:
             if refused(e):
-                self._give_up(report, e)
+                self._refused(report, e)
             else:
                 self._hope([report], e)
+
+    def _refused(self, report: _Report[J], error: BaseException) -> None:
+        """A pause that is no interval is a failure like others; else the lease has to run out."""
+        if report.pause is None:
+            self._give_up(report, error)
+        else:
+            failed = _Report(report.job, False, describe(error), raised=report.raised or error)
+            self._reports.append(failed)
 
     def _hope(self, reports: list[_Report[J]], error: BaseException) -> None:
         """Reports that found no server are tried again while the lease lasts."""
@@ -551,11 +596,11 @@ class BaseWorker(Generic[J]):
         ]
         pauses = texts(r.pause for r in reports)
         if release:
-            rows = await self._side.call(_RELEASE, [*args, pauses])
+            rows = await self._out.call(_RELEASE, [*args, pauses], self.timeout)
         else:
             errors = texts(r.error for r in reports)
             retries = "{" + ",".join("t" if r.retry else "f" for r in reports) + "}"
-            rows = await self._side.call(_NACK, [*args, errors, retries, pauses])
+            rows = await self._out.call(_NACK, [*args, errors, retries, pauses], self.timeout)
         for n, answer in rows:
             report = reports[int(n or 0) - 1]
             if release:
@@ -566,14 +611,15 @@ class BaseWorker(Generic[J]):
 
     async def _beat(self) -> None:
         """Keeps the leases of all that is held, begun or not: each once a third of it is over."""
+        await self._leased.wait()
         while True:
             lasts = self._lasts
-            await asyncio.sleep(lasts / 6 if lasts else 0.05)
+            await asyncio.sleep(lasts / 6)
             now = time.monotonic()
             due: list[J] = []
             for job in list(self._held.values()):
                 age = now - job._since
-                if job._over or job._acked or not lasts or age < lasts / 3:
+                if job._over or job._acked or age < lasts / 3:
                     continue
                 if age > lasts:  # Not even a heartbeat went through.
                     self._lose(job, "lost")
@@ -585,10 +631,16 @@ class BaseWorker(Generic[J]):
             except psycopg.Error as e:
                 self._log.warning("worker %s: a heartbeat failed: %s", self.worker_id, e)
 
+    def _beat_timeout(self) -> float:
+        """A heartbeat that comes too late is none: the next one goes over a new connection."""
+        return min(self.timeout, self._lasts / 3)
+
     async def _beat_many(self, jobs: list[J]) -> None:
         sent = time.monotonic()
         ids, tokens = numbers(j.id for j in jobs), numbers(j.token for j in jobs)
-        rows = await self._side.call(_BEATS, [ids, tokens, self.lease_seconds])
+        rows = await self._beats.call(
+            _BEATS, [ids, tokens, self.lease_seconds], self._beat_timeout()
+        )
         # The rows come in the order of the arguments.
         for job, (_, status) in zip(jobs, rows):
             if status == b"ok":
@@ -605,12 +657,15 @@ class BaseWorker(Generic[J]):
 
     async def _progress(self, job: J, value: Any) -> None:
         """Shows value in oq_jobs; tells the handler to end where the job is not its any more."""
-        rows = await self._side.call(
-            _PROGRESS, [job.id, job.token, self.lease_seconds, encode(value)]
+        sent = time.monotonic()
+        rows = await self._beats.call(
+            _PROGRESS,
+            [job.id, job.token, self.lease_seconds, encode(value)],
+            self._beat_timeout(),
         )
         status = rows[0][0]
         if status == b"ok":
-            job._since = time.monotonic()
+            job._since = sent
         else:
             self._lose(job, "cancelled" if status == b"cancelled" else "lost")
 
@@ -621,42 +676,36 @@ class BaseWorker(Generic[J]):
             self._change.clear()
             try:
                 if self._wants_wakes:
-                    await self._ear.call(_LISTEN, [self.queue])
+                    # A session that listens already is only tried.
+                    await self._ear.call(_LISTEN, [self.queue], self.timeout)
                     if not self._listening:
                         self._listening = True
                         self._nudge()  # For what came in between.
                     failures = 0
-                    await self._ear_until(PROBE)
-                    if self._ear.dropped.is_set():
-                        raise psycopg.OperationalError("the connection was lost")
+                    await self._hear()
                 elif self._listening:
                     self._listening = False
-                    await self._ear.call(_UNLISTEN, [self.queue])
+                    await self._ear.call(_UNLISTEN, [self.queue], self.timeout)
                 else:
                     await self._change.wait()
-            except (psycopg.Error, OSError) as e:
+            except psycopg.Error as e:
                 self._listening = False
                 self._log.warning("worker %s listens no more, and polls: %s", self.worker_id, e)
                 self._wake()
                 await asyncio.sleep(backoff(failures))
                 failures += 1
 
-    async def _ear_until(self, seconds: float) -> None:
-        """Until it is time to probe, the connection is gone, or nobody wants wake-ups."""
-        deadline = time.monotonic() + seconds
-        while self._wants_wakes and (left := deadline - time.monotonic()) > 0:
-            changed = asyncio.ensure_future(self._change.wait())
-            gone = asyncio.ensure_future(self._ear.dropped.wait())
-            try:
-                await asyncio.wait(
-                    (changed, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED
-                )
-            finally:
-                changed.cancel()
-                gone.cancel()
-            if self._ear.dropped.is_set():
-                return
-            self._change.clear()
+    async def _hear(self) -> None:
+        """Until it is time to probe, or nobody wants wake-ups any more."""
+        try:
+            async with asyncio.timeout(PROBE):
+                while self._wants_wakes:
+                    if not self._ear.connected:
+                        raise ConnectionFailed("the connection was lost")
+                    await self._change.wait()
+                    self._change.clear()
+        except TimeoutError:
+            pass
 
     async def _end(self) -> None:
         """Releases what was not begun, waits for what runs, acks and reports it."""
@@ -680,8 +729,12 @@ class BaseWorker(Generic[J]):
             running = self._active
             if not self._held:
                 return
+            if self._reporter.done() and running <= 0 and not self._acks:
+                return
             if now >= late and running > 0:
                 if told:
+                    if self._acks:
+                        await self._last_acks()
                     text = f"{running} handlers did not return"
                     self._log.error("worker %s: %s", self.worker_id, text)
                     raise Abandoned(text)
@@ -693,14 +746,18 @@ class BaseWorker(Generic[J]):
             wait = max(late - now, 0.001) if running > 0 else 1.0
             if self._acks:
                 if running <= 0 or now - self._ack_at >= LINGER_ACK:
-                    try:
-                        await self._turn(False)
-                    except (psycopg.Error, OSError) as e:
-                        self._log.warning("worker %s: the last acks: %s", self.worker_id, e)
-                        failures += 1
-                        if failures > 8:
-                            return  # Their leases run out.
-                        await asyncio.sleep(backoff(failures))
+                    failures = 0 if await self._last_acks() else failures + 1
+                    if failures > 8:
+                        return  # Their leases run out.
+                    await asyncio.sleep(backoff(failures) if failures else 0)
                     continue
                 wait = min(wait, LINGER_ACK)
             await self._pause(wait)
+
+    async def _last_acks(self) -> bool:
+        try:
+            await self._turn(False)
+            return True
+        except psycopg.Error as e:
+            self._log.warning("worker %s: the last acks: %s", self.worker_id, e)
+            return False

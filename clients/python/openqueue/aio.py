@@ -9,22 +9,21 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import Any, Generic, Unpack
 
 import psycopg
 
 from . import _calls as calls
 from ._calls import Enqueued, JobOptions, JobPatch, JobResult, NewJob, encode
-from ._job import BaseJob
-from ._run import AsyncDB, AsyncPool, run_async
+from ._job import BaseJob, P
+from ._run import AsyncDB, AsyncPool, Pool, run_async
+from ._session import Connect
 from ._trace import trace_of, use_trace
 from ._worker import BaseWorker, Outcome
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 __all__ = [
     "AsyncDB",
+    "AsyncPool",
     "Handler",
     "Job",
     "Middleware",
@@ -44,7 +43,7 @@ _EMPTY: dict[str, Any] = {}
 async def enqueue(
     db: AsyncDB, queue: str, payload: Any = _EMPTY, **options: Unpack[JobOptions]
 ) -> int:
-    """Enqueues one job, in the transaction of db, and returns its id."""
+    """Enqueues one job, in the transaction of db, and returns its id. See openqueue.enqueue()."""
     return await run_async(db, calls.enqueue(queue, payload, options))
 
 
@@ -54,23 +53,23 @@ async def enqueue_bulk(
     payloads: Iterable[Any],
     *,
     priority: int = 0,
-    run_at: Optional[datetime] = None,
-    max_retries: Optional[int] = None,
+    run_at: datetime | None = None,
+    max_retries: int | None = None,
 ) -> list[int]:
-    """Enqueues many plain jobs of one queue, the fast way. The ids come in the payloads' order."""
+    """Enqueues many plain jobs of one queue, the fast way. See openqueue.enqueue_bulk()."""
     return await run_async(
         db, calls.enqueue_bulk(queue, payloads, priority, run_at, max_retries)
     )
 
 
 async def enqueue_many(
-    db: AsyncDB, jobs: Iterable[Union[NewJob, Mapping[str, Any]]]
+    db: AsyncDB, jobs: Iterable[NewJob | Mapping[str, Any]]
 ) -> list[Enqueued]:
-    """Enqueues jobs of their own queues and options, all or none, in one call."""
+    """Enqueues jobs of their own queues and options. See openqueue.enqueue_many()."""
     return await run_async(db, calls.enqueue_many(jobs))
 
 
-async def cancel(db: AsyncDB, job_id: int, reason: Optional[str] = None) -> bool:
+async def cancel(db: AsyncDB, job_id: int, reason: str | None = None) -> bool:
     """Cancels a job in any unfinished state. False where it is finished or unknown."""
     return await run_async(db, calls.cancel(job_id, reason))
 
@@ -80,36 +79,39 @@ async def update(db: AsyncDB, job_id: int, **patch: Unpack[JobPatch]) -> bool:
     return await run_async(db, calls.update(job_id, patch))
 
 
-async def get(db: AsyncDB, job_id: int) -> Optional[dict[str, Any]]:
+async def get(db: AsyncDB, job_id: int) -> dict[str, Any] | None:
     """The job's row of oq_jobs, or None."""
     return await run_async(db, calls.get(job_id))
 
 
-async def result(db: AsyncDB, job_id: int) -> Optional[JobResult]:
+async def result(db: AsyncDB, job_id: int) -> JobResult | None:
     """The job's state, result and error, or None."""
     return await run_async(db, calls.result(job_id))
 
 
-class Job(BaseJob):
-    """A leased job, in the hands of a coroutine, which is cancelled when it has to end."""
+class Job(BaseJob[P]):
+    """A leased job, in the hands of a coroutine, which is cancelled when it has to end: ``why`` says
+    why then."""
 
     __slots__ = ()
 
     async def ack(
         self,
-        db: Union[psycopg.AsyncConnection[Any], psycopg.AsyncCursor[Any]],
+        db: psycopg.AsyncConnection[Any] | psycopg.AsyncCursor[Any],
         result: Any = None,
     ) -> None:
-        """Acks in the caller's transaction, so that what it did there takes effect once, or not.
-
-        LeaseLost fails the transaction. The caller commits; its failure has to leave the handler.
-        """
-        self._acked = True
+        """Acks in the caller's transaction. See openqueue.Job.ack()."""
         value = None if result is None else encode(result)
-        await run_async(db, calls.ack_strictly(self.id, self.token, value))
+        self._acked = True
+        try:
+            await run_async(db, calls.ack_strictly(self.id, self.token, value))
+        except BaseException:
+            self._acked = False
+            raise
 
     async def progress(self, value: Any) -> None:
-        """Shows value in oq_jobs, and is a heartbeat."""
+        """Shows value in oq_jobs, and is a heartbeat: where the lease is gone, the handler is
+        cancelled. Raises psycopg.Error where the server does not answer."""
         if self._worker is not None:
             await self._worker._progress(self, value)
 
@@ -118,11 +120,13 @@ class Job(BaseJob):
         await run_async(db, calls.throttle(self.queue, until, self.group_key))
 
 
-Handler = Callable[[Job], Awaitable[Any]]
-Middleware = Callable[[Handler], Handler]
+Handler = Callable[[Job[P]], Awaitable[Any]]
+"""Does a job, as openqueue.Handler does."""
+Middleware = Callable[[Handler[Any]], Handler[Any]]
+"""Wraps a handler."""
 
 
-async def _handle(handler: Handler, job: Job) -> None:
+async def _handle(handler: Handler[Any], job: Job[Any]) -> None:
     """Runs the handler, and leaves its result or error in the job."""
     began = monotonic()
     try:
@@ -134,16 +138,14 @@ async def _handle(handler: Handler, job: Job) -> None:
                 value = await handler(job)
         if value is not None:
             job._result = encode(value)
-    except BaseException as e:
+    except BaseException as e:  # A cancellation; SystemExit as well, which is the job's failure.
         job._error = e
-        if not isinstance(e, (Exception, asyncio.CancelledError)):
-            raise
     finally:
         job.seconds = monotonic() - began
 
 
-class Worker(BaseWorker[Job]):
-    """Does the jobs of one queue, each in a task. Times are in seconds; see README.md.
+class Worker(BaseWorker[Job[P]], Generic[P]):
+    """Does the jobs of one queue, each in a task. The arguments are those of openqueue.Worker.
 
     ``await run()`` works until stop(), or until its task is cancelled, and drains; cancelled once
     more it leaves everything as it is.
@@ -153,22 +155,22 @@ class Worker(BaseWorker[Job]):
 
     def __init__(
         self,
-        db: Union[str, AsyncPool, psycopg.AsyncConnection[Any], Callable[[], Awaitable[Any]]],
+        db: str | AsyncPool | Pool | psycopg.BaseConnection[Any] | Connect,
         queue: str,
-        handler: Handler,
+        handler: Handler[P],
         *,
-        worker_id: Optional[str] = None,
+        worker_id: str | None = None,
         concurrency: int = 10,
-        batch: Optional[int] = None,
-        lease_seconds: Optional[int] = None,
-        poll: Optional[float] = None,
+        batch: int | None = None,
+        lease_seconds: int | None = None,
+        poll: float | None = None,
         drain: float = 30.0,
         timeout: float = 30.0,
         pooler: bool = False,
-        decode: Optional[Callable[[Any], Any]] = None,
+        decode: Callable[[Any], P] | None = None,
         middleware: Sequence[Middleware] = (),
-        observe: Optional[Callable[[Outcome[Job]], None]] = None,
-        logger: Optional[logging.Logger] = None,
+        observe: Callable[[Outcome[Job[P]]], None] | None = None,
+        logger: logging.Logger | None = None,
     ) -> None:
         super().__init__(
             db,
@@ -188,11 +190,15 @@ class Worker(BaseWorker[Job]):
         for wrap in reversed(middleware):
             handler = wrap(handler)
         self._handler = handler
-        self._queue: deque[Job] = deque()
+        self._queue: deque[Job[P]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, *, signals: Sequence[int] = ()) -> None:
-        """Works until it is stopped. ``signals`` are caught, and the first of them drains."""
+        """Works until it is stopped, and drains as openqueue.Worker.run() does.
+
+        ``signals`` are caught: for a program that is this one worker. Raises the server's refusal of
+        the very first lease, and Abandoned.
+        """
         inner = asyncio.ensure_future(self._run(signals))
         try:
             await asyncio.shield(inner)
@@ -207,7 +213,7 @@ class Worker(BaseWorker[Job]):
                 await asyncio.gather(inner, return_exceptions=True)
             raise
 
-    def _give(self, jobs: list[Job]) -> None:
+    def _give(self, jobs: list[Job[P]]) -> None:
         self._queue.extend(jobs)
         self._start()
 
@@ -217,12 +223,13 @@ class Worker(BaseWorker[Job]):
             if job.why is not None:
                 self._settle(job)
                 continue
-            task = asyncio.ensure_future(_handle(self._handler, job))
+            assert self._loop is not None
+            task = self._loop.create_task(_handle(self._handler, job))
             job._handle = task
             self._tasks.add(task)
             task.add_done_callback(lambda task, job=job: self._ended(task, job))  # type: ignore[misc]
 
-    def _ended(self, task: asyncio.Task[None], job: Job) -> None:
+    def _ended(self, task: asyncio.Task[None], job: Job[P]) -> None:
         self._tasks.discard(task)
         job._handle = None
         if task.cancelled():  # Before its first step.
@@ -238,11 +245,11 @@ class Worker(BaseWorker[Job]):
     def _unstarted(self) -> int:
         return len(self._queue)
 
-    def _take_back(self) -> list[Job]:
+    def _take_back(self) -> list[Job[P]]:
         jobs = list(self._queue)
         self._queue.clear()
         return jobs
 
-    def _tell(self, job: Job) -> None:
+    def _tell(self, job: Job[P]) -> None:
         if job._handle is not None:
             job._handle.cancel(job.why)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, Optional, TypeVar, Union
+from typing import Any, Generic, NamedTuple, TypeVar
 
-import psycopg
 from psycopg.rows import dict_row
 
 from . import DB, Handler, Job, _calls, aio
 from . import _handle as _handle_here
 from ._calls import interval
 from ._errors import Discard, RetryAfter, Snooze, describe
-from ._job import BaseJob
+from ._job import BaseJob, P
 from ._run import run, run_async
 
-J = TypeVar("J", bound=BaseJob)
+J = TypeVar("J", bound="BaseJob[Any]")
 
 
 class Done(NamedTuple, Generic[J]):
@@ -23,52 +22,61 @@ class Done(NamedTuple, Generic[J]):
 
     job: J
     state: str
-    error: Optional[BaseException]
+    error: BaseException | None
 
 
-Decode = Optional[Callable[[Any], Any]]
 _WORKER = "openqueue.testing"
 
 
 def drain(
-    db: DB, queue: str, handler: Handler, *, decode: Decode = None, max_jobs: int = 1000
-) -> list[Done[Job]]:
+    db: DB,
+    queue: str,
+    handler: Handler[P],
+    *,
+    decode: Callable[[Any], P] | None = None,
+    max_jobs: int = 1000,
+) -> list[Done[Job[P]]]:
     """Leases, does and reports one job after the other until the queue gives no more.
 
     In the transaction of db, which may be rolled back. Retries and snoozed jobs are not waited for;
     more than max_jobs are an error.
     """
-    done: list[Done[Job]] = []
+    done: list[Done[Job[P]]] = []
     while True:
         row = run(db, _calls.lease_one(queue, _WORKER))
         if row is None:
             return done
         if len(done) == max_jobs:
             raise RuntimeError(f"{queue} is not empty after {max_jobs} jobs")
-        job = Job(row, queue, decode)
+        job: Job[P] = Job(row, queue, decode)
         _handle_here(handler, job)
         state = "completed" if job._acked and job._error is None else None
         done.append(Done(job, state or _state(job, run(db, _verdict(job))), job._error))
 
 
 async def drain_async(
-    db: aio.AsyncDB, queue: str, handler: aio.Handler, *, decode: Decode = None, max_jobs: int = 1000
-) -> list[Done[aio.Job]]:
+    db: aio.AsyncDB,
+    queue: str,
+    handler: aio.Handler[P],
+    *,
+    decode: Callable[[Any], P] | None = None,
+    max_jobs: int = 1000,
+) -> list[Done[aio.Job[P]]]:
     """:func:`drain` for asyncio."""
-    done: list[Done[aio.Job]] = []
+    done: list[Done[aio.Job[P]]] = []
     while True:
         row = await run_async(db, _calls.lease_one(queue, _WORKER))
         if row is None:
             return done
         if len(done) == max_jobs:
             raise RuntimeError(f"{queue} is not empty after {max_jobs} jobs")
-        job = aio.Job(row, queue, decode)
+        job: aio.Job[P] = aio.Job(row, queue, decode)
         await aio._handle(handler, job)
         state = "completed" if job._acked and job._error is None else None
         done.append(Done(job, state or _state(job, await run_async(db, _verdict(job))), job._error))
 
 
-def _verdict(job: BaseJob) -> _calls.Call[Any]:
+def _verdict(job: BaseJob[Any]) -> _calls.Call[Any]:
     error = job._error
     if error is None:
         return _calls.ack(job.id, job.token, job._result)
@@ -78,7 +86,7 @@ def _verdict(job: BaseJob) -> _calls.Call[Any]:
     return _calls.nack(job.id, job.token, describe(error), not isinstance(error, Discard), after)
 
 
-def _state(job: BaseJob, answer: Union[bool, str, None]) -> str:
+def _state(job: BaseJob[Any], answer: bool | str | None) -> str:
     if isinstance(answer, str):
         return answer
     if not answer:
@@ -86,15 +94,21 @@ def _state(job: BaseJob, answer: Union[bool, str, None]) -> str:
     return "completed" if job._error is None else "released"
 
 
-def jobs(db: Union[psycopg.Connection[Any], psycopg.Cursor[Any]], queue: str) -> list[dict[str, Any]]:
+def jobs(db: DB, queue: str) -> list[dict[str, Any]]:
     """The unfinished jobs of a queue as rows of oq_jobs, ids ascending: what was enqueued."""
-    return run(
-        db,
-        _calls.Call(
-            "select * from oq_jobs where queue_name = %s"
-            " and state in ('ready', 'scheduled', 'waiting', 'leased') order by job_id",
-            [queue],
-            list,
-            dict_row,
-        ),
+    return run(db, _unfinished(queue))
+
+
+async def jobs_async(db: aio.AsyncDB, queue: str) -> list[dict[str, Any]]:
+    """:func:`jobs` for asyncio."""
+    return await run_async(db, _unfinished(queue))
+
+
+def _unfinished(queue: str) -> _calls.Call[list[dict[str, Any]]]:
+    return _calls.Call(
+        "select * from oq_jobs where queue_name = %s"
+        " and state in ('ready', 'scheduled', 'waiting', 'leased') order by job_id",
+        [queue],
+        list,
+        dict_row,
     )

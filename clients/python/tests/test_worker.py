@@ -1,0 +1,577 @@
+"""Both workers: what a handler's end becomes, and how a worker itself ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from unittest import mock
+
+import psycopg
+from psycopg import errors as pg
+
+from . import support
+from .support import PATIENCE, URL
+
+import openqueue
+from openqueue import _worker, aio
+
+
+@dataclass
+class Task:
+    do: str
+    n: int = 0
+
+    @classmethod
+    def read(cls, value: Any) -> Task:
+        return cls(**value)
+
+
+class Both:
+    """What holds for both workers."""
+
+    # Of support.Case and of its Threads or Tasks.
+    db: Any
+    queue: Any
+    ask: Any
+    state: Any
+    until: Any
+    until_state: Any
+    start: Any
+
+    options = '{"max_retries": 1, "retry": {"kind": "fixed", "base": "1 hour", "jitter": 0}}'
+
+    def enqueue(self: Any, payload: Any = None, **options: Any) -> int:
+        return openqueue.enqueue(self.db, self.queue, payload, **options)
+
+    def test_outcomes(self: Any) -> None:
+        """What a handler returns or raises is what happens, what observe sees and what is logged."""
+        want: dict[str, tuple[str, str, Any]] = {  # what to do: state in the database, observed, error
+            "return": ("completed", "acked", None),
+            "fail": ("scheduled", "scheduled", ValueError),
+            "expected": ("scheduled", "scheduled", openqueue.Failed),
+            "exit": ("scheduled", "scheduled", SystemExit),
+            "discard": ("dead", "dead", openqueue.Discard),
+            "discard for": ("dead", "dead", openqueue.Discard),
+            "retry": ("scheduled", "scheduled", openqueue.RetryAfter),
+            "snooze": ("scheduled", "released", openqueue.Snooze),
+            "no result": ("scheduled", "scheduled", openqueue.ArgumentError),
+            "no jsonb": ("scheduled", "scheduled", psycopg.DataError),
+            "no pause": ("scheduled", "scheduled", openqueue.RetryAfter),
+            "no snooze": ("scheduled", "scheduled", openqueue.Snooze),
+            "unreadable": ("scheduled", "scheduled", TypeError),
+        }
+
+        def handle(job: Any) -> Any:
+            match job.payload.do:
+                case "return":
+                    return {"n": job.payload.n}
+                case "fail":
+                    raise ValueError("out of luck")
+                case "expected":
+                    raise openqueue.Failed("no luck")
+                case "exit":
+                    sys.exit(3)
+                case "discard":
+                    raise openqueue.Discard("never again")
+                case "discard for":
+                    raise openqueue.Discard(KeyError("k"))
+                case "retry":
+                    raise openqueue.RetryAfter(timedelta(hours=2), "busy")
+                case "snooze":
+                    raise openqueue.Snooze("3 hours")
+                case "no result":
+                    return {1, 2}
+                case "no jsonb":
+                    return "a\0b"
+                case "no pause":
+                    raise openqueue.RetryAfter("a while", "busy")
+                case "no snooze":
+                    raise openqueue.Snooze("a while")
+
+        jobs = {do: self.enqueue({"word": 1} if do == "unreadable" else {"do": do, "n": 5}) for do in want}
+        outcomes: dict[int, Any] = {}
+        logger = logging.getLogger(self.queue)
+        with self.assertLogs(logger, logging.DEBUG) as logs:
+            running = self.start(
+                handle,
+                decode=Task.read,
+                concurrency=3,
+                batch=20,
+                observe=lambda o: outcomes.update({o.job.id: o}),
+                logger=logger,
+            )
+            self.until("all are observed", lambda: len(outcomes) == len(jobs))
+            self.assertIsNone(running.end())
+        levels = {
+            r.job_id: r.levelname for r in logs.records if hasattr(r, "job_id")
+        }
+        for do, (state, observed, error) in want.items():
+            with self.subTest(do=do):
+                job = jobs[do]
+                self.assertEqual(self.state(job), state)
+                self.assertEqual(outcomes[job].state, observed)
+                if error is None:
+                    self.assertIsNone(outcomes[job].error)
+                else:
+                    self.assertIsInstance(outcomes[job].error, error)
+                self.assertEqual(
+                    levels[job],
+                    {"acked": "DEBUG", "released": "DEBUG", "dead": "ERROR"}.get(observed, "WARNING"),
+                )
+        self.assertEqual(self.ask("select result from oq_get(%s)", jobs["return"]), {"n": 5})
+
+        def error_of(do: str) -> str:
+            return str(self.ask("select error from oq_get(%s)", jobs[do]))
+
+        self.assertRegex(error_of("fail"), r"(?s)^ValueError: out of luck\n\nTraceback.*test_worker\.py")
+        self.assertEqual(error_of("expected"), "no luck")
+        self.assertRegex(error_of("exit"), "^SystemExit: 3\n")
+        self.assertEqual(error_of("discard"), "never again")
+        self.assertRegex(error_of("discard for"), "^KeyError: 'k'")
+        self.assertEqual(error_of("retry"), "busy")
+        self.assertRegex(error_of("no result"), "^ArgumentError: no JSON value")
+        self.assertRegex(error_of("no jsonb"), "unsupported Unicode escape sequence")
+        self.assertRegex(error_of("no pause"), "invalid input syntax for type interval")
+        self.assertRegex(error_of("no snooze"), "invalid input syntax for type interval")
+        self.assertRegex(error_of("unreadable"), "^TypeError: .*word")
+
+        def pause(do: str) -> Any:
+            return self.ask("select extract(epoch from run_at - now())::int from oq_get(%s)", jobs[do])
+
+        self.assertAlmostEqual(pause("retry"), 7200, delta=60)
+        self.assertAlmostEqual(pause("snooze"), 10800, delta=60)
+        self.assertEqual(self.ask("select attempt from oq_get(%s)", jobs["snooze"]), 0)
+
+    def test_the_job(self: Any) -> None:
+        """What a handler can read of its job."""
+        seen: list[Any] = []
+
+        def handle(job: Any) -> None:
+            seen.append(
+                (job.id, job.attempt, job.queue, job.priority, job.max_retries, job.group_key, job.headers)
+            )
+            seen.append((job.payload, json.loads(job.payload_text), repr(job), job.token, job.created_at))
+
+        began = self.ask("select now()")
+        job = self.enqueue({"é": 1}, priority=3, max_retries=7, group_key="ü g", headers={"h": [1]})
+        plain = self.enqueue()
+        running = self.start(handle, concurrency=1)
+        self.until_state(job, "completed")
+        self.until_state(plain, "completed")
+        running.end()
+        self.assertEqual(seen[0], (job, 1, self.queue, 3, 7, "ü g", {"h": [1]}))
+        payload, text, said, token, created = seen[1]
+        self.assertEqual((payload, text), ({"é": 1}, {"é": 1}))
+        self.assertEqual(said, f"<job {job} of {self.queue}, attempt 1>")
+        self.assertGreater(token, 0)
+        self.assertLess(abs(created - began), timedelta(minutes=1))
+        self.assertEqual(seen[2][3:], (0, 1, None, {}))
+
+    def test_middleware(self: Any) -> None:
+        """The first is the outermost; what they return is the result."""
+        threads = isinstance(self, support.Threads)
+
+        def wrap(name: str) -> Any:
+            def middleware(handler: Any) -> Any:
+                def run(job: Any) -> Any:
+                    return [name, handler(job)]
+
+                async def run_async(job: Any) -> Any:
+                    return [name, await handler(job)]
+
+                return run if threads else run_async
+
+            return middleware
+
+        job = self.enqueue()
+        running = self.start(lambda job: "x", middleware=[wrap("a"), wrap("b")])
+        self.until_state(job, "completed")
+        running.end()
+        self.assertEqual(self.ask("select result from oq_get(%s)", job), ["a", ["b", "x"]])
+
+    def test_trace(self: Any) -> None:
+        """What a handler enqueues goes on with its job's trace."""
+        second: list[int] = []
+
+        def handle(job: Any) -> None:
+            with psycopg.connect(URL, autocommit=True) as conn:
+                second.append(openqueue.enqueue(conn, f"{self.queue}.2"))
+
+        trace = openqueue.Trace("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "a=b")
+        with openqueue.use_trace(trace):
+            self.until_state_of_one(handle)
+        self.assertEqual(
+            self.ask("select headers from oq_get(%s)", second[0]),
+            {"traceparent": trace.parent, "tracestate": "a=b"},
+        )
+
+    def until_state_of_one(self: Any, handle: Any) -> None:
+        job = self.enqueue()
+        running = self.start(handle)
+        self.until_state(job, "completed")
+        self.assertIsNone(running.end())
+
+    def test_first_lease_refused(self: Any) -> None:
+        """A worker that may not work says so, and does not try for ever."""
+        self.db.execute("drop role if exists no_worker")
+        self.db.execute("create role no_worker login")
+        self.addCleanup(self.db.execute, "drop role no_worker")
+        url = psycopg.conninfo.make_conninfo(URL, user="no_worker")
+        self.assertIsInstance(self.start(lambda job: None, db=url).wait(), pg.InsufficientPrivilege)
+
+    def test_a_worker_that_can_not_connect(self: Any) -> None:
+        """Whatever a function that connects raises, it is tried again; one that is none ends the worker."""
+        tries = 0
+
+        async def connect() -> psycopg.AsyncConnection[Any]:
+            nonlocal tries
+            tries += 1
+            if tries <= 2:
+                raise KeyError("no password yet")
+            return await psycopg.AsyncConnection.connect(URL, autocommit=True)
+
+        job = self.enqueue()
+        running = self.start(lambda job: None, db=connect)
+        self.until_state(job, "completed")
+        self.assertIsNone(running.end())
+        self.assertGreater(tries, 2)
+        self.assertIsInstance(self.start(lambda job: None, db=lambda: None).wait(), TypeError)
+
+    def test_a_connect_that_swallows_cancels(self: Any) -> None:
+        """As psycopg's does in Python 3.11 now and then: the worker ends all the same."""
+        connecting = threading.Event()
+        first = True
+
+        async def connect() -> psycopg.AsyncConnection[Any]:
+            nonlocal first
+            if not first:
+                connecting.set()
+                try:
+                    await asyncio.sleep(PATIENCE * 2)
+                except asyncio.CancelledError:
+                    pass
+            first = False
+            return await psycopg.AsyncConnection.connect(URL, autocommit=True)
+
+        running = self.start(lambda job: None, db=connect)
+        self.assertTrue(connecting.wait(PATIENCE), "the second connection is to listen")
+        self.assertIsNone(running.end())
+
+    def test_a_broken_part_ends_the_worker(self: Any) -> None:
+        """No part of a worker dies in silence: jobs would be lost without heartbeats."""
+        job = self.enqueue()
+        with mock.patch.object(_worker.BaseWorker, "_beat", mock.AsyncMock(side_effect=ZeroDivisionError)):
+            with self.assertLogs("openqueue", logging.ERROR):
+                running = self.start(lambda job: None)
+                self.assertIsInstance(running.wait(), ZeroDivisionError)
+        self.until("its end is known", lambda: self.state(job) in ("ready", "completed"))
+
+    def test_progress(self: Any) -> None:
+        """It is seen; when the job is cancelled, the handler ends."""
+        threads = isinstance(self, support.Threads)
+        seen = threading.Event()
+
+        def handle(job: Any) -> Any:
+            job.progress({"done": 1})
+            assert seen.wait(PATIENCE)
+            job.progress({"done": 2})
+            raise AssertionError("it was cancelled")
+
+        async def handle_async(job: Any) -> Any:
+            await job.progress({"done": 1})
+            while not seen.is_set():
+                await asyncio.sleep(0.005)
+            await job.progress({"done": 2})
+            await asyncio.sleep(PATIENCE)
+
+        outcomes: list[Any] = []
+        job = self.enqueue()
+        running = self.start(handle if threads else handle_async, observe=outcomes.append)
+        self.until(
+            "progress", lambda: self.ask("select progress from oq_get(%s)", job) == {"done": 1}
+        )
+        self.assertTrue(openqueue.cancel(self.db, job))
+        seen.set()
+        self.until("the end", lambda: outcomes)
+        running.end()
+        self.assertEqual(outcomes[0].state, "cancelled")
+        self.assertIsInstance(
+            outcomes[0].error, openqueue.Stopped if threads else asyncio.CancelledError
+        )
+        self.assertEqual(outcomes[0].job.why, "cancelled")
+
+    def test_throttle(self: Any) -> None:
+        until = datetime.now(timezone.utc) + timedelta(hours=1)
+
+        def handle(job: Any) -> Any:
+            if isinstance(self, support.Threads):
+                with psycopg.connect(URL, autocommit=True) as conn:
+                    job.throttle(conn, until)
+                return None
+            return throttle(job)
+
+        async def throttle(job: Any) -> None:
+            async with await psycopg.AsyncConnection.connect(URL, autocommit=True) as conn:
+                await job.throttle(conn, until)
+
+        self.until_state_of_one(handle)
+        job = self.enqueue()
+        self.assertIsNone(self.ask("select job_id from oq_lease(%s)", self.queue))
+        self.assertEqual(self.state(job), "ready")
+
+    def test_abandoned(self: Any) -> None:
+        """Handlers that do not return though they were told to are left behind; what ended is acked."""
+        stuck = threading.Event()
+        forever = threading.Event()
+        self.addCleanup(forever.set)
+
+        async def deaf(job: Any) -> None:
+            while not forever.is_set():
+                try:
+                    stuck.set()
+                    await asyncio.sleep(0.01)
+                except asyncio.CancelledError:
+                    pass
+
+        def handle(job: Any) -> Any:
+            if job.payload == "deaf":
+                if isinstance(self, support.Tasks):
+                    return deaf(job)
+                stuck.set()
+                forever.wait(PATIENCE)
+
+        job = self.enqueue("deaf")
+        done = self.enqueue("done")
+        with mock.patch.object(_worker, "GRACE", 0.2):
+            running = self.start(handle, concurrency=2, drain=0.05)
+            self.assertTrue(stuck.wait(PATIENCE))
+            self.until_state(done, "completed")
+            running.worker.stop()
+            if isinstance(self, support.Tasks):
+                # asyncio.run waits for the task.
+                self.until("told", lambda: running.worker._closed)
+                threading.Timer(1, forever.set).start()
+            self.assertIsInstance(running.wait(), openqueue.Abandoned)
+        self.assertEqual(self.state(job), "leased")
+
+    def test_arguments(self: Any) -> None:
+        for options in (
+            {"concurrency": 0},
+            {"batch": 0},
+            {"batch": 10_001},
+            {"lease_seconds": 0},
+            {"poll": 0},
+            {"drain": -1},
+            {"timeout": 0},
+        ):
+            with self.subTest(options=options), self.assertRaises(openqueue.ArgumentError):
+                self.start(lambda job: None, **options)
+        running = self.start(lambda job: None)
+        running.end()
+        with self.assertRaises(RuntimeError):
+            asyncio.run(running.worker._run(()))
+
+    def test_stopped_before_it_runs(self: Any) -> None:
+        job = self.enqueue()
+        running = self.start(lambda job: None)
+        running.worker.stop()
+        running.worker.stop()
+        self.assertIsNone(running.wait())
+        self.assertIn(self.state(job), ("ready", "completed"))
+
+
+class ThreadsTest(support.Threads, Both, support.Case):
+    def test_context_manager(self) -> None:
+        with openqueue.Worker(URL, self.queue, lambda job: None):
+            self.until_state(openqueue.enqueue(self.db, self.queue), "completed")
+
+    def test_context_manager_that_fails(self) -> None:
+        async def connect() -> Any:
+            raise TypeError("no")
+
+        with self.assertRaises(TypeError):
+            with openqueue.Worker(connect, self.queue, lambda job: None) as worker:
+                self.until("its end", lambda: not worker._thread.is_alive())
+
+    def test_signals(self) -> None:
+        """The first drains; afterwards the handlers of before are there again."""
+        heard: list[int] = []
+        before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+        self.addCleanup(signal.signal, signal.SIGTERM, before)
+        began = threading.Event()
+
+        def handle(job: openqueue.Job[Any]) -> None:
+            began.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        job = openqueue.enqueue(self.db, self.queue)
+        openqueue.Worker(URL, self.queue, handle).run()
+        self.assertTrue(began.is_set())
+        self.assertEqual(self.state(job), "completed")
+        self.assertEqual(heard, [])
+        os.kill(os.getpid(), signal.SIGTERM)
+        self.assertEqual(heard, [signal.SIGTERM])
+        worker = openqueue.Worker(URL, self.queue, lambda job: worker.stop())
+        openqueue.enqueue(self.db, self.queue)
+        worker.run()  # Ended without a signal.
+        os.kill(os.getpid(), signal.SIGTERM)
+        self.assertEqual(heard, [signal.SIGTERM] * 2)
+
+    def lease(self, job_id: int) -> Any:
+        """When the job's first lease ends."""
+        return self.ask("select lease_expires_at from oq_get(%s) where attempt = 1", job_id)
+
+    def until_kept(self, job_id: int) -> None:
+        """Until a heartbeat from now on has kept the job."""
+        before = self.lease(job_id)
+        self.until("heartbeats", lambda: (self.lease(job_id) or before) > before)
+
+    def test_a_report_that_waits_for_a_lock(self) -> None:
+        """Neither heartbeats nor acks and leases wait for it."""
+        tokens: dict[str, int] = {}
+        locked, over = threading.Event(), threading.Event()
+        self.addCleanup(over.set)
+
+        def handle(job: openqueue.Job[str]) -> None:
+            tokens[job.payload] = job.token
+            if job.payload == "fails":
+                assert locked.wait(PATIENCE)
+                raise openqueue.Failed("x")
+            if job.payload == "long":
+                assert over.wait(PATIENCE)
+
+        long, fails = self.enqueue("long"), self.enqueue("fails")
+        running = self.start(handle, concurrency=3, lease_seconds=4)
+        self.until("both run", lambda: len(tokens) == 2)
+        with psycopg.connect(URL) as conn:
+            conn.execute("select oq_heartbeat(%s, %s, 60)", [fails, tokens["fails"]])
+            locked.set()
+            self.until(
+                "the report waits",
+                lambda: self.ask(
+                    "select count(*) from pg_stat_activity where datname = current_database()"
+                    " and wait_event_type = 'Lock' and query like '%%oq_nack(%%' and query not like '%%pg_stat%%'"
+                ),
+            )
+            self.until_kept(long)
+            self.until_state(self.enqueue("short"), "completed")
+            conn.commit()
+        self.until_state(fails, "scheduled")
+        over.set()
+        self.until_state(long, "completed")
+        self.assertIsNone(running.end())
+
+    def test_the_ack_in_a_transaction(self) -> None:
+        """No heartbeat waits for it; when it fails, they go on, and the work can be done again."""
+        over = threading.Event()
+        self.addCleanup(over.set)
+        runs: set[str] = set()
+
+        def handle(job: openqueue.Job[str]) -> Any:
+            runs.add(job.payload)
+            if job.payload == "other":
+                return over.wait(PATIENCE)
+            with psycopg.connect(URL) as conn:
+                with self.assertRaises(pg.DivisionByZero):
+                    conn.execute("select 1 / 0")
+                with self.assertRaises(pg.InFailedSqlTransaction):
+                    job.ack(conn)
+                conn.rollback()
+                self.until_kept(job.id)
+                openqueue.enqueue(conn, f"{self.queue}.2")
+                job.ack(conn, {"n": 1})
+                self.until_kept(other)
+            return "not seen"
+
+        other, job = self.enqueue("other"), self.enqueue("acks")
+        running = self.start(handle, concurrency=2, lease_seconds=4)
+        self.until_state(job, "completed")
+        over.set()
+        self.until_state(other, "completed")
+        self.assertIsNone(running.end())
+        self.assertEqual(self.ask("select result from oq_get(%s)", job), {"n": 1})
+        self.assertEqual(self.ask("select count(*) from oq_jobs where queue_name = %s", f"{self.queue}.2"), 1)
+
+    def test_check(self) -> None:
+        """A handler that never sleeps asks whether it has to end."""
+        outcomes: list[Any] = []
+        began = threading.Event()
+
+        def handle(job: openqueue.Job[Any]) -> None:
+            began.set()
+            while True:
+                job.check()
+
+        openqueue.enqueue(self.db, self.queue)
+        running = self.start(handle, drain=0.01, observe=outcomes.append)
+        self.assertTrue(began.wait(PATIENCE))
+        self.assertIsNone(running.end())
+        self.assertEqual([o.state for o in outcomes], ["released"])
+        self.assertTrue(outcomes[0].job.stopped)
+
+
+class TasksTest(support.Tasks, Both, support.Case):
+    def test_cancelled(self) -> None:
+        """Cancelled, run() drains; cancelled again, it leaves everything."""
+        for times in (1, 2):
+            with self.subTest(times=times):
+                job = openqueue.enqueue(self.db, self.queue)
+                told = threading.Event()
+                asyncio.run(self.cancelled(times, told))
+                self.assertEqual(self.state(job), "completed" if times == 1 else "leased")
+                self.assertEqual(told.is_set(), times == 2)
+
+    async def cancelled(self, times: int, told: threading.Event) -> None:
+        began = asyncio.Event()
+        go_on = asyncio.Event()
+
+        async def handle(job: aio.Job[Any]) -> None:
+            began.set()
+            try:
+                await go_on.wait()
+            except asyncio.CancelledError:
+                told.set()
+                raise
+
+        task = asyncio.create_task(aio.Worker(URL, self.queue, handle).run())
+        async with asyncio.timeout(PATIENCE):
+            await began.wait()
+            task.cancel()
+            await asyncio.sleep(0)
+            if times == 1:
+                go_on.set()
+            else:
+                await asyncio.sleep(0.05)
+                task.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await task
+
+    def test_the_ack_in_a_transaction(self) -> None:
+        states: list[bool] = []
+
+        async def handle(job: aio.Job[Any]) -> None:
+            async with await psycopg.AsyncConnection.connect(URL) as conn:
+                with self.assertRaises(pg.DivisionByZero):
+                    await conn.execute("select 1 / 0")
+                with self.assertRaises(pg.InFailedSqlTransaction):
+                    await job.ack(conn)
+                states.append(job._acked)
+                await conn.rollback()
+                async with conn.cursor() as cursor:
+                    await job.ack(cursor, [1])
+                states.append(job._acked)
+
+        job = self.enqueue()
+        running = self.start(handle)
+        self.until_state(job, "completed")
+        self.assertIsNone(running.end())
+        self.assertEqual(states, [False, True])
+        self.assertEqual(self.ask("select result from oq_get(%s)", job), [1])
