@@ -310,3 +310,49 @@ func TestPreparedTransactions(t *testing.T) {
 	}
 	audit(t, b)
 }
+
+// Whoever stands in for a leader that is frozen goes on until that one ticks again, whatever ticks himself.
+func TestStandInLeadsUntilTheLeaderTicks(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	leader, other := db.Conn(t), db.Conn(t)
+	leads := func(c *pgx.Conn) bool {
+		t.Helper()
+		return get[bool](t, c, "select oq_lead()")
+	}
+	// Five seconds without a tick of the leader.
+	freeze := func() { exec(t, db.Pool, "select setval('oq.led', greatest(last_value - 6000, 0)) from oq.led") }
+	if !leads(leader) || leads(other) {
+		t.Fatal("the first leads, before it ticks as well, and the second does not")
+	}
+	freeze()
+	for range 3 {
+		if !leads(other) {
+			t.Fatal("nobody leads while the leader is frozen")
+		}
+		tick(t, other, 1)
+	}
+	tick(t, leader, 1)
+	if leads(other) {
+		t.Error("the other leads while the leader ticks")
+	}
+	if !leads(leader) {
+		t.Error("the leader has lost its lock")
+	}
+	// A tick by anybody else, pg_cron or a person, is no sign of the leader.
+	freeze()
+	tick(t, db.Conn(t), 1)
+	if !leads(other) {
+		t.Error("a tick by hand counts as the leader's")
+	}
+	// Who was leader and is not any more does not tick in its name.
+	exec(t, leader, "select pg_advisory_unlock_all()")
+	if !leads(other) || leads(leader) {
+		t.Error("the lock is free, and the other does not take it")
+	}
+	freeze()
+	tick(t, leader, 1)
+	if !leads(leader) {
+		t.Error("who gave the lock away ticks as the leader")
+	}
+}

@@ -29,6 +29,9 @@ begin
     end if;
     perform verify_instance();
     perform setval('beat', v_ms);
+    if current_setting('{{.schema}}.leads', true) = '1' and v_ms > pg_sequence_last_value('led'::regclass) + 999 then
+        perform setval('led', v_ms);
+    end if;
     -- Has anything been enqueued or put back since the last tick? Its epoch began at the last position.
     select coalesce(pg_sequence_last_value('position'::regclass), 0) > e.lo into v_moved
       from epoch_open e
