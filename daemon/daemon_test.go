@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -113,6 +115,8 @@ func TestExitCodes(t *testing.T) {
 		"unknown flag":      {[]string{"run", "--fast"}, nil, exitConfig},
 		"extra argument":    {[]string{"run", "now"}, nil, exitConfig},
 		"version":           {[]string{"version"}, nil, exitOK},
+		"version of what":   {[]string{"version", "x"}, nil, exitConfig},
+		"no such port":      {[]string{"run"}, map[string]string{"OQ_HTTP_ADDR": "127.0.0.1:99999"}, exitConfig},
 		"config":            {[]string{"config"}, nil, exitOK},
 		"bad level":         {[]string{"config"}, map[string]string{"OQ_LOG_LEVEL": "loud"}, exitConfig},
 		"bad format":        {[]string{"config"}, map[string]string{"OQ_LOG_FORMAT": "xml"}, exitConfig},
@@ -135,6 +139,74 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("exit %d, want %d", got, c.want)
 			}
 		})
+	}
+}
+
+// What is in a log file is text, with times that tell a tick from the next.
+func TestLogLines(t *testing.T) {
+	stamp := regexp.MustCompile(`\d\d:\d\d:\d\d\.\d\d\d`)
+	for _, format := range []string{"json", "console"} {
+		var out, errOut bytes.Buffer
+		t.Setenv("OQ_LOG_FORMAT", format)
+		t.Setenv("OQ_HTTP_ADDR", "")
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if err := command(ctx, []string{"openqueued", "run"}, &out, &errOut); err != nil {
+			t.Fatal(err)
+		}
+		got := errOut.String()
+		if !strings.Contains(got, "started") || len(stamp.FindAllString(got, -1)) != strings.Count(got, "\n") {
+			t.Errorf("%s: no milliseconds in %q", format, got)
+		}
+		if strings.Contains(got, "\x1b") {
+			t.Errorf("%s: colours where there is no terminal: %q", format, got)
+		}
+	}
+}
+
+// The settings in force name the database also where libpq's variables do.
+func TestConfigNamesTheDatabase(t *testing.T) {
+	t.Setenv("PGHOST", "db.example")
+	t.Setenv("PGPORT", "5433")
+	t.Setenv("PGUSER", "me")
+	t.Setenv("PGDATABASE", "app")
+	var out bytes.Buffer
+	if err := command(t.Context(), []string{"openqueued", "config"}, &out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "db.example:5433/app") {
+		t.Errorf("config says\n%s", out.String())
+	}
+}
+
+func TestEmptyVariableIsNotSet(t *testing.T) {
+	t.Setenv("OQ_DATABASE_URL", "")
+	t.Setenv("DATABASE_URL", "postgres://me@db.example/app")
+	if cfg, err := loadConfig(); err != nil || cfg.DatabaseURL != "postgres://me@db.example/app" {
+		t.Errorf("%q, %v", cfg.DatabaseURL, err)
+	}
+}
+
+// Where the address is taken, dev neither makes a server nor says that one runs.
+func TestDevWantsItsAddressFirst(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	cfg := config("")
+	cfg.HTTPAddr = taken.Addr().String()
+	cfg.DataDir = filepath.Join(t.TempDir(), "data")
+	var out bytes.Buffer
+	if err := dev(t.Context(), cfg, zerolog.Nop(), &out); err == nil || !strings.Contains(err.Error(), "OQ_HTTP_ADDR") {
+		t.Errorf("dev ended with %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(cfg.DataDir, "pgdata")); !os.IsNotExist(err) {
+		t.Errorf("there is a server's data: %v", err)
+	}
+	if out.Len() > 0 {
+		t.Errorf("it says %q", out.String())
 	}
 }
 

@@ -41,6 +41,9 @@ usage: openqueued <command>
 Settings are environment variables: see daemon/README.md.
 `
 
+// The library's own format has whole seconds.
+func init() { zerolog.TimeFieldFormat = "2006-01-02T15:04:05.000Z07:00" }
+
 // Main runs a command line and returns its exit code.
 func Main(args []string) int {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -91,13 +94,10 @@ func command(ctx context.Context, args []string, out, errOut io.Writer) error {
 		flags.IntVar(&to, "to", -1, "migrate to this version; 0 removes everything")
 	}
 	switch name {
-	case "version":
-		fmt.Fprintln(out, Version)
-		return nil
 	case "help", "-h", "--help":
 		fmt.Fprint(out, usage)
 		return nil
-	case "run", "migrate", "dev", "health", "config":
+	case "run", "migrate", "dev", "health", "config", "version":
 	default:
 		fmt.Fprint(errOut, usage)
 		return fmt.Errorf("%w: unknown command %q", errConfig, name)
@@ -110,6 +110,10 @@ func command(ctx context.Context, args []string, out, errOut io.Writer) error {
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("%w: unexpected argument %q", errConfig, flags.Arg(0))
+	}
+	if name == "version" {
+		fmt.Fprintln(out, Version)
+		return nil
 	}
 	cfg, err := loadConfig()
 	if err != nil {
@@ -132,7 +136,12 @@ func command(ctx context.Context, args []string, out, errOut io.Writer) error {
 
 func newLogger(cfg Config, w io.Writer) zerolog.Logger {
 	if cfg.LogFormat == "console" {
-		w = zerolog.ConsoleWriter{Out: w, TimeFormat: "15:04:05.000"}
+		terminal := false
+		if f, ok := w.(*os.File); ok {
+			info, err := f.Stat()
+			terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
+		}
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: "15:04:05.000", NoColor: !terminal}
 	}
 	level, _ := zerolog.ParseLevel(cfg.LogLevel) // loadConfig has parsed it already.
 	return zerolog.New(w).Level(level).With().Timestamp().Logger()
