@@ -61,7 +61,7 @@ create sequence {{.schema}}.beat as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.beat is 'When oq_tick last ran, in milliseconds since 1970.';
 
 create sequence {{.schema}}.led as bigint minvalue 0 cache 1;
-comment on sequence {{.schema}}.led is 'When the holder of the leader''s lock last ticked, to the second, in milliseconds since 1970.';
+comment on sequence {{.schema}}.led is 'When the leader last ticked, in milliseconds since 1970, to the second.';
 
 create sequence {{.schema}}.epoch_low as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.epoch_low is 'No unresolved epoch is below it: oq_advance starts there.';

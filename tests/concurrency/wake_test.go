@@ -356,3 +356,47 @@ func TestStandInLeadsUntilTheLeaderTicks(t *testing.T) {
 		t.Error("who gave the lock away ticks as the leader")
 	}
 }
+
+// A sleeper that does not take what is ready: the tick says it again, but not at each of its thirty a second.
+func TestTheTickDoesNotRepeatItselfForEver(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b, c := db.Conn(t), db.Conn(t), db.Conn(t)
+	exec(t, a, "select oq_listen('q'), oq_enqueue('q')")
+	woke := func() int {
+		t.Helper()
+		return get[int](t, b, "select done::int from oq_tick() where duty = 'wake'")
+	}
+	// After 20, 40, 80, 160, 320 and 640 ms.
+	said := 0
+	end := get[time.Time](t, b, "select clock_timestamp() + interval '1 second'")
+	for get[bool](t, b, "select clock_timestamp() < $1", end) {
+		said += woke()
+	}
+	if said < 2 || said > 7 {
+		t.Errorf("%d times in a second: want it soon again, and then less and less often", said)
+	}
+	// Another first job, and another queue's, are news.
+	exec(t, a, "select oq_enqueue('q', priority => 1)")
+	if woke() != 1 {
+		t.Error("a new first job wakes nobody")
+	}
+	exec(t, c, "select oq_listen('other'), oq_enqueue('other')")
+	tick(t, b, 1)
+	if !woken(t, c, b, "other") {
+		t.Error("another queue's job wakes nobody")
+	}
+	// Whoever asks himself is not put off.
+	if n := get[int](t, b, "select oq_wake()::int"); n != 2 {
+		t.Errorf("oq_wake woke %d queues", n)
+	}
+	drain(t, db, "q")
+	drain(t, db, "other")
+	if woke() != 0 {
+		t.Error("woken for nothing")
+	}
+	exec(t, a, "select oq_enqueue('q')")
+	if woke() != 1 {
+		t.Error("a new job after none wakes nobody")
+	}
+}
