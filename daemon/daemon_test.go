@@ -394,10 +394,11 @@ func TestLoopBacksOffAndComesBack(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
 	tries, failures := 0, 0
+	var said bytes.Buffer
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	l := &loop{
-		log: zerolog.Nop(), failed: func(string) { failures++ }, limit: patience,
+		log: zerolog.New(&said), failed: func(string) { failures++ }, limit: patience,
 		connect: func(ctx context.Context) (*pgx.Conn, error) {
 			if tries++; tries <= 2 {
 				return nil, errors.New("no server")
@@ -417,6 +418,9 @@ func TestLoopBacksOffAndComesBack(t *testing.T) {
 	}}
 	if err := l.run(ctx); err != nil || tries != 3 || failures != 3 || runs != 3 {
 		t.Fatalf("%v after %d connections, %d failures, %d runs", err, tries, failures, runs)
+	}
+	if strings.Count(said.String(), "cannot begin a session") != 2 || strings.Contains(said.String(), "lost the session") {
+		t.Errorf("no session was lost: %s", said.String())
 	}
 }
 
