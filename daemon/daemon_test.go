@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	osexec "os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -23,7 +25,66 @@ import (
 	"github.com/openqueue/openqueue/tests/testdb"
 )
 
-func TestMain(m *testing.M) { testdb.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv("OQ_TEST_DAEMON") != "" {
+		os.Exit(Main([]string{"openqueued", "run"}))
+	}
+	testdb.Main(m)
+}
+
+// A closed terminal, and a log whose reader is gone (make run | tee log, and ^C), end it in order.
+func TestEndsInOrder(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		signals []syscall.Signal
+		deaf    bool
+	}{
+		"term":         {[]syscall.Signal{syscall.SIGTERM}, false},
+		"hangups":      {[]syscall.Signal{syscall.SIGHUP, syscall.SIGHUP}, false},
+		"nobody reads": {[]syscall.Signal{syscall.SIGINT}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			self, err := os.Executable()
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			cmd := osexec.CommandContext(ctx, self)
+			cmd.Env = append(os.Environ(), "OQ_TEST_DAEMON=1", "OQ_HTTP_ADDR=", "OQ_DATABASE_URL="+db.URL)
+			log, err := cmd.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewScanner(log)
+			for lines.Scan() && !strings.Contains(lines.Text(), "leadership") {
+			}
+			if c.deaf {
+				log.Close()
+			}
+			for _, s := range c.signals {
+				if err := cmd.Process.Signal(s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			last := ""
+			for lines.Scan() {
+				last = lines.Text()
+			}
+			if !c.deaf && !strings.Contains(last, "stopped") {
+				t.Errorf("it ends with %q", last)
+			}
+			if err := cmd.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
 
 const patience = 30 * time.Second
 

@@ -48,24 +48,9 @@ func init() { zerolog.TimeFieldFormat = "2006-01-02T15:04:05.000Z07:00" }
 func Main(args []string) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
 	done := make(chan struct{})
 	defer close(done)
-	go func() {
-		select {
-		case <-signals:
-			cancel()
-		case <-done:
-			return
-		}
-		select {
-		case <-signals:
-			os.Exit(exitFailed)
-		case <-done:
-		}
-	}()
+	go stopOnSignals(cancel, done)
 	err := command(ctx, args, os.Stdout, os.Stderr)
 	switch {
 	case err == nil || errors.Is(err, flag.ErrHelp):
@@ -79,6 +64,33 @@ func Main(args []string) int {
 	}
 	fmt.Fprintln(os.Stderr, "openqueued:", err)
 	return exitFailed
+}
+
+// stopOnSignals ends the program in order at the first signal, at once at the second. A terminal that is closed
+// says so more than once, and its reader or a pipe's may be gone: neither counts as the second, or dev would
+// leave its server behind.
+func stopOnSignals(stop func(), done <-chan struct{}) {
+	signals, hangups := make(chan os.Signal, 2), make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	if !signal.Ignored(syscall.SIGHUP) { // as by nohup
+		signal.Notify(hangups, syscall.SIGHUP)
+		defer signal.Stop(hangups)
+	}
+	// Who is told of it gets an error of the write instead of dying.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	for asked := 0; ; {
+		select {
+		case <-signals:
+			if asked++; asked == 2 {
+				os.Exit(exitFailed)
+			}
+		case <-hangups:
+		case <-done:
+			return
+		}
+		stop()
+	}
 }
 
 func command(ctx context.Context, args []string, out, errOut io.Writer) error {
