@@ -32,6 +32,41 @@ func TestMain(m *testing.M) {
 	testdb.Main(m)
 }
 
+// The second signal ends it at once, unless it is the first one come by two ways, or a hangup.
+func TestSecondSignal(t *testing.T) {
+	t.Parallel()
+	signals, hangups, done := make(chan os.Signal), make(chan os.Signal), make(chan struct{})
+	var now time.Time
+	stopped, killed := make(chan bool), make(chan bool)
+	go stopOn(signals, hangups, done, func() time.Time { return now },
+		func() { stopped <- true }, func() { killed <- true })
+	defer close(done)
+	got := func() string {
+		select {
+		case <-stopped:
+			return "stop"
+		case <-killed:
+			<-stopped
+			return "kill"
+		}
+	}
+	for i, c := range []struct {
+		from chan os.Signal
+		at   time.Duration
+		want string
+	}{
+		{hangups, 0, "stop"}, {hangups, 9 * time.Second, "stop"},
+		{signals, 10 * time.Second, "stop"}, {signals, 10*time.Second + 100*time.Millisecond, "stop"},
+		{hangups, 12 * time.Second, "stop"}, {signals, 13 * time.Second, "kill"},
+	} {
+		now = time.Unix(1, 0).Add(c.at)
+		c.from <- os.Interrupt
+		if did := got(); did != c.want {
+			t.Errorf("%d: %s, want %s", i, did, c.want)
+		}
+	}
+}
+
 // A closed terminal, and a log whose reader is gone (make run | tee log, and ^C), end it in order.
 func TestEndsInOrder(t *testing.T) {
 	t.Parallel()

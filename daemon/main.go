@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/rs/zerolog"
 )
@@ -50,7 +51,16 @@ func Main(args []string) int {
 	defer cancel()
 	done := make(chan struct{})
 	defer close(done)
-	go stopOnSignals(cancel, done)
+	signals, hangups := make(chan os.Signal, 2), make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	if !signal.Ignored(syscall.SIGHUP) { // as by nohup
+		signal.Notify(hangups, syscall.SIGHUP)
+		defer signal.Stop(hangups)
+	}
+	// Who is told of it gets an error of the write instead of dying.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	go stopOn(signals, hangups, done, time.Now, cancel, func() { os.Exit(exitFailed) })
 	err := command(ctx, args, os.Stdout, os.Stderr)
 	switch {
 	case err == nil || errors.Is(err, flag.ErrHelp):
@@ -66,24 +76,21 @@ func Main(args []string) int {
 	return exitFailed
 }
 
-// stopOnSignals ends the program in order at the first signal, at once at the second. A terminal that is closed
-// says so more than once, and its reader or a pipe's may be gone: neither counts as the second, or dev would
-// leave its server behind.
-func stopOnSignals(stop func(), done <-chan struct{}) {
-	signals, hangups := make(chan os.Signal, 2), make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
-	if !signal.Ignored(syscall.SIGHUP) { // as by nohup
-		signal.Notify(hangups, syscall.SIGHUP)
-		defer signal.Stop(hangups)
-	}
-	// Who is told of it gets an error of the write instead of dying.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	for asked := 0; ; {
+// A process group is told twice: by who stops it, and by the make or shell in it that passes it on.
+const sameSignal = 500 * time.Millisecond
+
+// stopOn ends the program in order at the first signal, at once at the second. A terminal that is closed says
+// so more than once: a hangup is never the second, or dev would leave its server behind.
+func stopOn(signals, hangups <-chan os.Signal, done <-chan struct{}, now func() time.Time, stop, kill func()) {
+	var first time.Time
+	for {
 		select {
 		case <-signals:
-			if asked++; asked == 2 {
-				os.Exit(exitFailed)
+			switch at := now(); {
+			case first.IsZero():
+				first = at
+			case at.Sub(first) > sameSignal:
+				kill()
 			}
 		case <-hangups:
 		case <-done:
