@@ -1,10 +1,12 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -45,6 +47,8 @@ func loadConfig() (Config, error) {
 	if err := envconfig.Process("oq", &c); err != nil {
 		return c, fmt.Errorf("%w: %v", errConfig, err)
 	}
+	// A variable that is empty, as compose files have them, is not set.
+	c.DatabaseURL = cmp.Or(c.DatabaseURL, os.Getenv("DATABASE_URL"))
 	bad := func(name, value, want string) (Config, error) {
 		return c, fmt.Errorf("%w: OQ_%s=%s: want %s", errConfig, name, value, want)
 	}
@@ -74,7 +78,11 @@ func loadConfig() (Config, error) {
 		return bad("STATS_EVERY", c.StatsEvery.String(), "1s or more")
 	}
 	if c.HTTPAddr != "" {
-		if _, _, err := net.SplitHostPort(c.HTTPAddr); err != nil {
+		_, port, err := net.SplitHostPort(c.HTTPAddr)
+		if err == nil {
+			_, err = net.LookupPort("tcp", port)
+		}
+		if err != nil {
 			return bad("HTTP_ADDR", c.HTTPAddr, "host:port, or nothing for no HTTP")
 		}
 	}
@@ -83,13 +91,16 @@ func loadConfig() (Config, error) {
 
 func (c Config) print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	if c.DatabaseUrls == "" {
+	sources, err := c.sources()
+	if err != nil {
+		return err
+	}
+	switch {
+	case c.DatabaseURL != "":
 		fmt.Fprintf(t, "OQ_DATABASE_URL\t%s\n", redact(c.DatabaseURL))
-	} else {
-		sources, err := c.sources()
-		if err != nil {
-			return err
-		}
+	case c.DatabaseUrls == "":
+		fmt.Fprintf(t, "PG*\t%s\n", sources[0].label)
+	default:
 		var urls []string
 		for _, s := range sources {
 			urls = append(urls, redact(s.url))

@@ -1,14 +1,18 @@
 package daemon
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	osexec "os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,7 +25,101 @@ import (
 	"github.com/openqueue/openqueue/tests/testdb"
 )
 
-func TestMain(m *testing.M) { testdb.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv("OQ_TEST_DAEMON") != "" {
+		os.Exit(Main([]string{"openqueued", "run"}))
+	}
+	testdb.Main(m)
+}
+
+// The second signal ends it at once, unless it is the first one come by two ways, or a hangup.
+func TestSecondSignal(t *testing.T) {
+	t.Parallel()
+	signals, hangups, done := make(chan os.Signal), make(chan os.Signal), make(chan struct{})
+	var now time.Time
+	stopped, killed := make(chan bool), make(chan bool)
+	go stopOn(signals, hangups, done, func() time.Time { return now },
+		func() { stopped <- true }, func() { killed <- true })
+	defer close(done)
+	got := func() string {
+		select {
+		case <-stopped:
+			return "stop"
+		case <-killed:
+			<-stopped
+			return "kill"
+		}
+	}
+	for i, c := range []struct {
+		from chan os.Signal
+		at   time.Duration
+		want string
+	}{
+		{hangups, 0, "stop"}, {hangups, 9 * time.Second, "stop"},
+		{signals, 10 * time.Second, "stop"}, {signals, 10*time.Second + 100*time.Millisecond, "stop"},
+		{hangups, 12 * time.Second, "stop"}, {signals, 13 * time.Second, "kill"},
+	} {
+		now = time.Unix(1, 0).Add(c.at)
+		c.from <- os.Interrupt
+		if did := got(); did != c.want {
+			t.Errorf("%d: %s, want %s", i, did, c.want)
+		}
+	}
+}
+
+// A closed terminal, and a log whose reader is gone (make run | tee log, and ^C), end it in order.
+func TestEndsInOrder(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		signals []syscall.Signal
+		deaf    bool
+	}{
+		"term":         {[]syscall.Signal{syscall.SIGTERM}, false},
+		"hangups":      {[]syscall.Signal{syscall.SIGHUP, syscall.SIGHUP}, false},
+		"nobody reads": {[]syscall.Signal{syscall.SIGINT}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			self, err := os.Executable()
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			cmd := osexec.CommandContext(ctx, self)
+			cmd.Env = append(os.Environ(), "OQ_TEST_DAEMON=1", "OQ_HTTP_ADDR=", "OQ_DATABASE_URL="+db.URL)
+			log, err := cmd.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewScanner(log)
+			for lines.Scan() && !strings.Contains(lines.Text(), "leadership") {
+			}
+			if c.deaf {
+				log.Close()
+			}
+			for _, s := range c.signals {
+				if err := cmd.Process.Signal(s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			last := ""
+			for lines.Scan() {
+				last = lines.Text()
+			}
+			if !c.deaf && !strings.Contains(last, "stopped") {
+				t.Errorf("it ends with %q", last)
+			}
+			if err := cmd.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
 
 const patience = 30 * time.Second
 
@@ -113,6 +211,8 @@ func TestExitCodes(t *testing.T) {
 		"unknown flag":      {[]string{"run", "--fast"}, nil, exitConfig},
 		"extra argument":    {[]string{"run", "now"}, nil, exitConfig},
 		"version":           {[]string{"version"}, nil, exitOK},
+		"version of what":   {[]string{"version", "x"}, nil, exitConfig},
+		"no such port":      {[]string{"run"}, map[string]string{"OQ_HTTP_ADDR": "127.0.0.1:99999"}, exitConfig},
 		"config":            {[]string{"config"}, nil, exitOK},
 		"bad level":         {[]string{"config"}, map[string]string{"OQ_LOG_LEVEL": "loud"}, exitConfig},
 		"bad format":        {[]string{"config"}, map[string]string{"OQ_LOG_FORMAT": "xml"}, exitConfig},
@@ -135,6 +235,74 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("exit %d, want %d", got, c.want)
 			}
 		})
+	}
+}
+
+// What is in a log file is text, with times that tell a tick from the next.
+func TestLogLines(t *testing.T) {
+	stamp := regexp.MustCompile(`\d\d:\d\d:\d\d\.\d\d\d`)
+	for _, format := range []string{"json", "console"} {
+		var out, errOut bytes.Buffer
+		t.Setenv("OQ_LOG_FORMAT", format)
+		t.Setenv("OQ_HTTP_ADDR", "")
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if err := command(ctx, []string{"openqueued", "run"}, &out, &errOut); err != nil {
+			t.Fatal(err)
+		}
+		got := errOut.String()
+		if !strings.Contains(got, "started") || len(stamp.FindAllString(got, -1)) != strings.Count(got, "\n") {
+			t.Errorf("%s: no milliseconds in %q", format, got)
+		}
+		if strings.Contains(got, "\x1b") {
+			t.Errorf("%s: colours where there is no terminal: %q", format, got)
+		}
+	}
+}
+
+// The settings in force name the database also where libpq's variables do.
+func TestConfigNamesTheDatabase(t *testing.T) {
+	t.Setenv("PGHOST", "db.example")
+	t.Setenv("PGPORT", "5433")
+	t.Setenv("PGUSER", "me")
+	t.Setenv("PGDATABASE", "app")
+	var out bytes.Buffer
+	if err := command(t.Context(), []string{"openqueued", "config"}, &out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "db.example:5433/app") {
+		t.Errorf("config says\n%s", out.String())
+	}
+}
+
+func TestEmptyVariableIsNotSet(t *testing.T) {
+	t.Setenv("OQ_DATABASE_URL", "")
+	t.Setenv("DATABASE_URL", "postgres://me@db.example/app")
+	if cfg, err := loadConfig(); err != nil || cfg.DatabaseURL != "postgres://me@db.example/app" {
+		t.Errorf("%q, %v", cfg.DatabaseURL, err)
+	}
+}
+
+// Where the address is taken, dev neither makes a server nor says that one runs.
+func TestDevWantsItsAddressFirst(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	cfg := config("")
+	cfg.HTTPAddr = taken.Addr().String()
+	cfg.DataDir = filepath.Join(t.TempDir(), "data")
+	var out bytes.Buffer
+	if err := dev(t.Context(), cfg, zerolog.Nop(), &out); err == nil || !strings.Contains(err.Error(), "OQ_HTTP_ADDR") {
+		t.Errorf("dev ended with %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(cfg.DataDir, "pgdata")); !os.IsNotExist(err) {
+		t.Errorf("there is a server's data: %v", err)
+	}
+	if out.Len() > 0 {
+		t.Errorf("it says %q", out.String())
 	}
 }
 
@@ -322,10 +490,11 @@ func TestLoopBacksOffAndComesBack(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
 	tries, failures := 0, 0
+	var said bytes.Buffer
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	l := &loop{
-		log: zerolog.Nop(), failed: func(string) { failures++ }, limit: patience,
+		log: zerolog.New(&said), failed: func(string) { failures++ }, limit: patience,
 		connect: func(ctx context.Context) (*pgx.Conn, error) {
 			if tries++; tries <= 2 {
 				return nil, errors.New("no server")
@@ -345,6 +514,9 @@ func TestLoopBacksOffAndComesBack(t *testing.T) {
 	}}
 	if err := l.run(ctx); err != nil || tries != 3 || failures != 3 || runs != 3 {
 		t.Fatalf("%v after %d connections, %d failures, %d runs", err, tries, failures, runs)
+	}
+	if strings.Count(said.String(), "cannot begin a session") != 2 || strings.Contains(said.String(), "lost the session") {
+		t.Errorf("no session was lost: %s", said.String())
 	}
 }
 

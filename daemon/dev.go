@@ -23,12 +23,13 @@ func dev(ctx context.Context, cfg Config, log zerolog.Logger, out io.Writer) err
 	if cfg.DatabaseUrls != "" {
 		return fmt.Errorf("%w: dev is for one database: use migrate and run with OQ_DATABASE_URLS", errConfig)
 	}
-	if cfg.DatabaseURL == "" {
+	embedded := cfg.DatabaseURL == ""
+	dataDir := filepath.Join(cfg.DataDir, "pgdata")
+	if embedded {
 		lock, holder, err := lockDir(cfg.DataDir)
 		if err != nil {
 			return err
 		}
-		dataDir := filepath.Join(cfg.DataDir, "pgdata")
 		if lock == nil {
 			if server, err := pgserver.Attach(dataDir); err == nil {
 				fmt.Fprintf(out, "OpenQueue is running already (process %s). Connect with\n\n    psql '%s'\n",
@@ -38,6 +39,16 @@ func dev(ctx context.Context, cfg Config, log zerolog.Logger, out io.Writer) err
 			return fmt.Errorf("OpenQueue is being started or stopped by process %s in %s", holder, cfg.DataDir)
 		}
 		defer lock.Close()
+	}
+	// First: a server that was made and is said to run must not be stopped because the address is taken.
+	listener, err := listen(cfg)
+	if err != nil {
+		return err
+	}
+	if listener != nil {
+		defer listener.Close()
+	}
+	if embedded {
 		server, err := devServer(ctx, dataDir, out)
 		if err != nil {
 			return err
@@ -68,7 +79,12 @@ OpenQueue %s is running. In another terminal:
 
 Stop it with ^C; the data stays.
 `, Version, redact(cfg.DatabaseURL))
-	return run(ctx, cfg, log)
+	c, err := newClock(cfg, log)
+	if err != nil {
+		return err
+	}
+	c.listener = listener
+	return c.run(ctx)
 }
 
 // lockDir is nil, with the holder's process id, where another process has the folder.

@@ -45,7 +45,9 @@ func (l *loop) run(ctx context.Context) error {
 	pause := backoffMin
 	for ctx.Err() == nil {
 		conn, err := l.connect(ctx)
+		what := "cannot begin a session"
 		if err == nil {
+			what = "lost the session"
 			var worked bool
 			worked, err = l.serve(ctx, conn)
 			// The server ends the session, and gives its locks back, without our waiting for it.
@@ -70,7 +72,7 @@ func (l *loop) run(ctx context.Context) error {
 			event = l.log.Error()
 		}
 		l.failed(l.duty.name)
-		event.Err(err).Str("duty", l.duty.name).Dur("again_in", pause).Msg("lost the session")
+		event.Err(err).Str("duty", l.duty.name).Dur("again_in", pause).Msg(what)
 		sleep(ctx, pause/2+rand.N(pause/2+1))
 		pause = min(2*pause, backoffMax)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/rs/zerolog"
 )
@@ -41,28 +42,25 @@ usage: openqueued <command>
 Settings are environment variables: see daemon/README.md.
 `
 
+// The library's own format has whole seconds.
+func init() { zerolog.TimeFieldFormat = "2006-01-02T15:04:05.000Z07:00" }
+
 // Main runs a command line and returns its exit code.
 func Main(args []string) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
 	done := make(chan struct{})
 	defer close(done)
-	go func() {
-		select {
-		case <-signals:
-			cancel()
-		case <-done:
-			return
-		}
-		select {
-		case <-signals:
-			os.Exit(exitFailed)
-		case <-done:
-		}
-	}()
+	signals, hangups := make(chan os.Signal, 2), make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	if !signal.Ignored(syscall.SIGHUP) { // as by nohup
+		signal.Notify(hangups, syscall.SIGHUP)
+		defer signal.Stop(hangups)
+	}
+	// Who is told of it gets an error of the write instead of dying.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	go stopOn(signals, hangups, done, time.Now, cancel, func() { os.Exit(exitFailed) })
 	err := command(ctx, args, os.Stdout, os.Stderr)
 	switch {
 	case err == nil || errors.Is(err, flag.ErrHelp):
@@ -78,6 +76,30 @@ func Main(args []string) int {
 	return exitFailed
 }
 
+// A process group is told twice: by who stops it, and by the make or shell in it that passes it on.
+const sameSignal = 500 * time.Millisecond
+
+// stopOn ends the program in order at the first signal, at once at the second. A terminal that is closed says
+// so more than once: a hangup is never the second, or dev would leave its server behind.
+func stopOn(signals, hangups <-chan os.Signal, done <-chan struct{}, now func() time.Time, stop, kill func()) {
+	var first time.Time
+	for {
+		select {
+		case <-signals:
+			switch at := now(); {
+			case first.IsZero():
+				first = at
+			case at.Sub(first) > sameSignal:
+				kill()
+			}
+		case <-hangups:
+		case <-done:
+			return
+		}
+		stop()
+	}
+}
+
 func command(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if len(args) < 2 {
 		fmt.Fprint(errOut, usage)
@@ -91,13 +113,10 @@ func command(ctx context.Context, args []string, out, errOut io.Writer) error {
 		flags.IntVar(&to, "to", -1, "migrate to this version; 0 removes everything")
 	}
 	switch name {
-	case "version":
-		fmt.Fprintln(out, Version)
-		return nil
 	case "help", "-h", "--help":
 		fmt.Fprint(out, usage)
 		return nil
-	case "run", "migrate", "dev", "health", "config":
+	case "run", "migrate", "dev", "health", "config", "version":
 	default:
 		fmt.Fprint(errOut, usage)
 		return fmt.Errorf("%w: unknown command %q", errConfig, name)
@@ -110,6 +129,10 @@ func command(ctx context.Context, args []string, out, errOut io.Writer) error {
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("%w: unexpected argument %q", errConfig, flags.Arg(0))
+	}
+	if name == "version" {
+		fmt.Fprintln(out, Version)
+		return nil
 	}
 	cfg, err := loadConfig()
 	if err != nil {
@@ -132,7 +155,12 @@ func command(ctx context.Context, args []string, out, errOut io.Writer) error {
 
 func newLogger(cfg Config, w io.Writer) zerolog.Logger {
 	if cfg.LogFormat == "console" {
-		w = zerolog.ConsoleWriter{Out: w, TimeFormat: "15:04:05.000"}
+		terminal := false
+		if f, ok := w.(*os.File); ok {
+			info, err := f.Stat()
+			terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
+		}
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: "15:04:05.000", NoColor: !terminal}
 	}
 	level, _ := zerolog.ParseLevel(cfg.LogLevel) // loadConfig has parsed it already.
 	return zerolog.New(w).Level(level).With().Timestamp().Logger()

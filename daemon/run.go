@@ -19,6 +19,7 @@ type clock struct {
 	log       zerolog.Logger
 	registry  *prometheus.Registry
 	databases []*database
+	listener  net.Listener // of OQ_HTTP_ADDR; nil: run makes it
 
 	mu      sync.Mutex
 	fatal   error
@@ -50,12 +51,14 @@ func (c *clock) run(ctx context.Context) error {
 	ctx, c.stopped = context.WithCancel(ctx)
 	defer c.stopped()
 
-	var wait sync.WaitGroup
-	if cfg.HTTPAddr != "" {
-		listener, err := net.Listen("tcp", cfg.HTTPAddr)
-		if err != nil {
-			return fmt.Errorf("OQ_HTTP_ADDR=%s: %w", cfg.HTTPAddr, err)
+	if c.listener == nil {
+		var err error
+		if c.listener, err = listen(cfg); err != nil {
+			return err
 		}
+	}
+	var wait sync.WaitGroup
+	if listener := c.listener; listener != nil {
 		server := &http.Server{Handler: c.handler(), ReadHeaderTimeout: 5 * time.Second}
 		wait.Add(1)
 		go func() {
@@ -92,6 +95,18 @@ func (c *clock) run(ctx context.Context) error {
 		log.Info().Msg("stopped")
 	}
 	return c.fatal
+}
+
+// listen is nil where no HTTP is wanted.
+func listen(cfg Config) (net.Listener, error) {
+	if cfg.HTTPAddr == "" {
+		return nil, nil
+	}
+	l, err := net.Listen("tcp", cfg.HTTPAddr)
+	if err != nil {
+		return nil, fmt.Errorf("OQ_HTTP_ADDR=%s: %w", cfg.HTTPAddr, err)
+	}
+	return l, nil
 }
 
 // end stops the whole process for the first reason given.

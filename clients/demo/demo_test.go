@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -21,7 +23,56 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	if os.Getenv("DEMO_TEST_PARENT") != "" {
+		parent()
+	}
 	testdb.Main(m)
+}
+
+// parent has a child, and is killed.
+func parent() {
+	var p processes
+	p.env = os.Environ()
+	if _, err := p.start("child", "sleep", "600"); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println("started")
+	select {}
+}
+
+func TestKilledDemoLeavesNoProcess(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Open for as long as the parent or its child lives.
+	in, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	cmd := exec.Command(self)
+	cmd.Env, cmd.Stdout = append(os.Environ(), "DEMO_TEST_PARENT=1"), out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out.Close()
+	if err := in.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(in)
+	if line, err := lines.ReadString('\n'); err != nil || line != "started\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if rest, err := lines.ReadString('\n'); err != io.EOF {
+		t.Errorf("the child lives on: %q, %v", rest, err)
+	}
 }
 
 func TestDemo(t *testing.T) {

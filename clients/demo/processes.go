@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"slices"
@@ -10,11 +11,17 @@ import (
 	"time"
 )
 
-// processes are child processes, each with a goroutine that waits for it.
+// processes are child processes, each with a goroutine that waits for it, and a guard that outlives this
+// one: when this is killed it asks them to end. It leads their process group, so that a number that has
+// come to be somebody else's is never signalled.
 type processes struct {
-	env []string
-	all []*process
+	env   []string
+	all   []*process
+	guard *exec.Cmd
+	alive io.WriteCloser // the guard reads it
 }
+
+const guardScript = `trap '' TERM; read -r end || kill -TERM 0`
 
 type process struct {
 	name   string
@@ -37,8 +44,11 @@ func (p *processes) start(name, bin string, args ...string) (*process, error) {
 	w := &process{name: name, cmd: exec.Command(bin, args...), done: make(chan struct{})}
 	w.cmd.Env = append(slices.Clip(p.env), "PGAPPNAME="+session(name))
 	w.cmd.Stdout, w.cmd.Stderr = os.Stdout, os.Stderr
+	if err := p.guarded(); err != nil {
+		return nil, err
+	}
 	// An interrupt in the terminal is for the demo, which ends them in order.
-	w.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	w.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: p.guard.Process.Pid}
 	if err := w.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -48,6 +58,23 @@ func (p *processes) start(name, bin string, args ...string) (*process, error) {
 	}()
 	p.all = append(p.all, w)
 	return w, nil
+}
+
+func (p *processes) guarded() error {
+	if p.guard != nil {
+		return nil
+	}
+	cmd := exec.Command("/bin/sh", "-c", guardScript)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	alive, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("the guard of the processes: %w", err)
+	}
+	p.guard, p.alive = cmd, alive
+	return nil
 }
 
 // session is the application_name of a process, by which the server's list tells it.
@@ -98,4 +125,9 @@ func (p *processes) stop(grace time.Duration) {
 		}
 	}
 	p.all = nil
+	if p.guard != nil {
+		_, _ = io.WriteString(p.alive, "end\n")
+		_ = p.guard.Wait()
+		p.guard = nil
+	}
 }

@@ -60,6 +60,9 @@ comment on sequence {{.schema}}.generation is 'The generation into which rows go
 create sequence {{.schema}}.beat as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.beat is 'When oq_tick last ran, in milliseconds since 1970.';
 
+create sequence {{.schema}}.led as bigint minvalue 0 cache 1;
+comment on sequence {{.schema}}.led is 'When the leader last ticked, in milliseconds since 1970, to the second.';
+
 create sequence {{.schema}}.epoch_low as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.epoch_low is 'No unresolved epoch is below it: oq_advance starts there.';
 
@@ -74,6 +77,7 @@ begin
     perform setval('{{.schema}}.token', 0);
     perform setval('{{.schema}}.generation', 0);
     perform setval('{{.schema}}.beat', 0);
+    perform setval('{{.schema}}.led', 0);
 end
 $$;
 

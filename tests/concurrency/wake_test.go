@@ -310,3 +310,93 @@ func TestPreparedTransactions(t *testing.T) {
 	}
 	audit(t, b)
 }
+
+// Whoever stands in for a leader that is frozen goes on until that one ticks again, whatever ticks himself.
+func TestStandInLeadsUntilTheLeaderTicks(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	leader, other := db.Conn(t), db.Conn(t)
+	leads := func(c *pgx.Conn) bool {
+		t.Helper()
+		return get[bool](t, c, "select oq_lead()")
+	}
+	// Five seconds without a tick of the leader.
+	freeze := func() { exec(t, db.Pool, "select setval('oq.led', greatest(last_value - 6000, 0)) from oq.led") }
+	if !leads(leader) || leads(other) {
+		t.Fatal("the first leads, before it ticks as well, and the second does not")
+	}
+	freeze()
+	for range 3 {
+		if !leads(other) {
+			t.Fatal("nobody leads while the leader is frozen")
+		}
+		tick(t, other, 1)
+	}
+	tick(t, leader, 1)
+	if leads(other) {
+		t.Error("the other leads while the leader ticks")
+	}
+	if !leads(leader) {
+		t.Error("the leader has lost its lock")
+	}
+	// A tick by anybody else, pg_cron or a person, is no sign of the leader.
+	freeze()
+	tick(t, db.Conn(t), 1)
+	if !leads(other) {
+		t.Error("a tick by hand counts as the leader's")
+	}
+	// Who was leader and is not any more does not tick in its name.
+	exec(t, leader, "select pg_advisory_unlock_all()")
+	if !leads(other) || leads(leader) {
+		t.Error("the lock is free, and the other does not take it")
+	}
+	freeze()
+	tick(t, leader, 1)
+	if !leads(leader) {
+		t.Error("who gave the lock away ticks as the leader")
+	}
+}
+
+// A sleeper that does not take what is ready: the tick says it again, but not at each of its thirty a second.
+func TestTheTickDoesNotRepeatItselfForEver(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b, c := db.Conn(t), db.Conn(t), db.Conn(t)
+	exec(t, a, "select oq_listen('q'), oq_enqueue('q')")
+	woke := func() int {
+		t.Helper()
+		return get[int](t, b, "select done::int from oq_tick() where duty = 'wake'")
+	}
+	// After 20, 40, 80, 160, 320 and 640 ms.
+	said := 0
+	end := get[time.Time](t, b, "select clock_timestamp() + interval '1 second'")
+	for get[bool](t, b, "select clock_timestamp() < $1", end) {
+		said += woke()
+	}
+	if said < 2 || said > 7 {
+		t.Errorf("%d times in a second: want it soon again, and then less and less often", said)
+	}
+	// Another first job, and another queue's, are news.
+	exec(t, a, "select oq_enqueue('q', priority => 1)")
+	if woke() != 1 {
+		t.Error("a new first job wakes nobody")
+	}
+	exec(t, c, "select oq_listen('other'), oq_enqueue('other')")
+	tick(t, b, 1)
+	if !woken(t, c, b, "other") {
+		t.Error("another queue's job wakes nobody")
+	}
+	// Whoever asks himself is not put off.
+	if n := get[int](t, b, "select oq_wake()::int"); n != 2 {
+		t.Errorf("oq_wake woke %d queues", n)
+	}
+	drain(t, db, "q")
+	drain(t, db, "other")
+	if woke() != 0 {
+		t.Error("woken for nothing")
+	}
+	exec(t, a, "select oq_enqueue('q')")
+	if woke() != 1 {
+		t.Error("a new job after none wakes nobody")
+	}
+}

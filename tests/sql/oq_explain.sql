@@ -27,7 +27,7 @@ select oq_enqueue('q') as b \gset
 select oq_enqueue('q', priority => 5) as c \gset
 select is(gates(:a), 'worker, verdict ready', 'ready, and no worker seen');
 select is((select string_agg(e.step, ' ' order by e.n) from oq_explain(:a) with ordinality e(step, v, d, r, n)),
-    'finished leased paused scheduled parent group group_throttled group_rate limit throttled rate line worker verdict',
+    'finished leased restored paused scheduled parent group group_throttled group_rate limit throttled rate line worker verdict',
     'the gates, in the order in which they bind');
 select is((select detail from oq_explain(:c) where step = 'line'), 'the next', 'the highest priority');
 select is((select detail from oq_explain(:a) where step = 'line'), '1 jobs before it', 'behind it');
@@ -99,6 +99,35 @@ select oq_ack(job_id, lease_token) as x from oq_lease('n') \gset
 select is(gates(:n2), 'rate, worker, verdict held', 'the rate is used up');
 select ok(opens(:n2) between clock_timestamp() and clock_timestamp() + interval '1 hour', 'until the next slot');
 
+-- A long list of holders is cut; a group that is throttled has its first job parked.
+select oq_limit('m', max_running => 12) as x \gset
+select oq_throttle('m', '-infinity') as x \gset
+select oq_enqueue('m') from generate_series(1, 12) \g /dev/null
+select count(*) as x from oq_lease('m', max_jobs => 11) \gset
+select job_id as m3 from oq_jobs where queue_name = 'm' and state = 'ready' limit 1 \gset
+select is((select regexp_replace(detail, '[0-9]+(, [0-9]+){9} ', 'ten ') from oq_explain(:m3) where step = 'limit'),
+    'held by jobs ten and 2 more', 'ten of twelve');
+select oq_create_queue('p') as x \gset
+select oq_enqueue('p', group_key => 'k') as p1 \gset
+select oq_throttle('p', '2100-01-01', 'k') as x \gset
+select is(why(:p1), 'scheduled: its group is throttled', 'parked until its group may go on');
+select is(opens(:p1), '2100-01-01'::timestamptz, 'until then');
+
+-- A time to live that has passed: it waits for nothing but its end.
+select oq_enqueue('t', options => '{"ttl": "1 hour"}') as t \gset
+select is(gates(:t), 'worker, verdict ready', 'it may still run');
+select pass_lives() as x \gset
+select is(state_of(:t), 'ready', 'over, and nobody has looked');
+select is(gates(:t), 'finished, verdict finished', 'it will not run');
+select is(why(:t), 'its time to live passed before a worker took it', 'and why');
+
+-- A restored copy.
+update oq.instance set system_identifier = system_identifier + 1;
+select is(gates(:a), 'restored, worker, verdict held', 'nothing runs in a copy');
+select ok(why(:a) like '%oq_adopt()%', 'until it is adopted');
+select oq_adopt() as x \gset
+select is(gates(:a), 'worker, verdict ready', 'it is');
+
 -- No daemon.
 select daemon_ticks(false) as x \gset
 select ok(why(:a) like '%no tick%is the daemon running?', 'no tick for long');
@@ -112,5 +141,11 @@ set role explainer;
 select is_empty(format('select * from oq_explain(%s)', :z), 'a restricted queue''s job is not explained');
 reset role;
 select ok(exists (select from oq_explain(:z)), 'but to who may');
+select oq_enqueue('q', options => jsonb_build_object('depends_on', array[:z])) as child \gset
+select is((select detail from oq_explain(:child) where step = 'parent'), format('waits for jobs %s (ready)', :z), 'a parent');
+set role explainer;
+select is((select detail from oq_explain(:child) where step = 'parent'), format('waits for jobs %s (hidden)', :z),
+    'which is one also where it may not be seen');
+reset role;
 drop role explainer;
 select finish();

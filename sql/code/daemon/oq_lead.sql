@@ -1,5 +1,6 @@
 -- One leader among many daemons, for economy only: every duty is safe to run twice. A leader whose last
--- tick is five seconds old is frozen or gone: then everybody leads until it beats again.
+-- tick is five seconds old is frozen or gone: then everybody leads until it ticks again. Only its own ticks
+-- count for that, which oq_tick knows by the setting: else those of who stands in would send him away.
 -- Locks: leader (session, try).
 create or replace function {{.api_schema}}.oq_lead()
 returns boolean
@@ -7,13 +8,18 @@ language plpgsql
 {{template "internal/pinned.sql" .}}
 as $$
 #variable_conflict use_column
+declare
+    v_ms bigint := (date_part('epoch', clock_timestamp()) * 1000)::bigint;
 begin
     if 0 = any (own_locks('leader')) then
+        perform set_config('{{.schema}}.leads', '1', false);
+        return true;
+    elsif pg_try_advisory_lock(hashtext('{{.schema}}:leader'), 0) then
+        perform set_config('{{.schema}}.leads', '1', false), setval('led', v_ms);
         return true;
     end if;
-    return pg_try_advisory_lock(hashtext('{{.schema}}:leader'), 0)
-        or pg_sequence_last_value('beat'::regclass)
-            < (date_part('epoch', clock_timestamp()) * 1000)::bigint - 5000;
+    perform set_config('{{.schema}}.leads', '', false);
+    return pg_sequence_last_value('led'::regclass) < v_ms - 5000;
 end
 $$;
 comment on function {{.api_schema}}.oq_lead() is

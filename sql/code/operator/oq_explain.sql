@@ -47,6 +47,17 @@ begin
         return next;
         return;
     end if;
+    if v_job.state <> 'leased' and v_job.expires_at <= v_now then
+        verdict := 'closed';
+        detail := format('its time to live passed at %s; the next tick, or a lease that comes to it, ends it',
+            v_job.expires_at);
+        return next;
+        step := 'verdict';
+        verdict := 'finished';
+        detail := 'its time to live passed before a worker took it';
+        return next;
+        return;
+    end if;
     verdict := 'open';
     return next;
     step := 'leased';
@@ -67,7 +78,7 @@ begin
     return next;
 
     -- In this order: what a closed gate hides need not be looked at by who opens it.
-    v_gates := array['paused', 'scheduled', 'parent', 'group', 'group_throttled', 'group_rate', 'limit',
+    v_gates := array['restored', 'paused', 'scheduled', 'parent', 'group', 'group_throttled', 'group_rate', 'limit',
         'throttled', 'rate'];
     for v_gate in
         select n.gate, n.nth, x.gate is not null as closed, x.detail, x.until
@@ -75,27 +86,44 @@ begin
           left join (
             select case g.gate when 'max_running' then 'limit' else g.gate end as gate, case g.gate
                     when 'paused' then format('select oq_resume(%L)', v_job.queue_name)
-                    when 'max_running' then 'held by jobs ' || array_to_string(g.held_by, ', ')
+                    when 'max_running' then 'held by jobs ' || array_to_string(g.held_by[1:10], ', ')
+                        || case when cardinality(g.held_by) > 10
+                            then format(' and %s more', cardinality(g.held_by) - 10) else '' end
                     when 'rate' then 'the rate of the queue is used up'
                     else 'the queue is throttled' end as detail,
                 g.until
               from queue_gate(v_queue) g
             union all
+            select 'restored', 'this is a copy of another cluster; if that one is stopped: select oq_adopt()', null
+             where (select i.system_identifier from instance i)
+                is distinct from (select c.system_identifier from pg_control_system() c)
+            union all
             select 'scheduled', case
                     when v_job.run_at <= v_now then 'due; the next tick, or a lease that finds too little, makes it ready'
                     when v_job.attempt > 0 then format('attempt %s was not the last: its retry', v_job.attempt)
+                    when exists (
+                        select from throttled t
+                         where t.queue_id = v_queue and t.until = v_job.run_at
+                           and t.group_id = hashtextextended(v_job.group_key, v_queue) & 9223372036854775807)
+                        then 'its group is throttled'
                     else 'runs at a later time' end,
                 v_job.run_at
              where v_job.state = 'scheduled'
             union all
-            select 'parent', 'waits for jobs ' || string_agg(p.job_id || ' (' || p.state || ')', ', ' order by p.job_id), null
+            -- What the caller may not see holds it all the same.
+            select 'parent', 'waits for jobs '
+                    || string_agg(format('%s (%s)', p.job_id, coalesce(p.state, 'hidden')), ', ' order by p.job_id), null
               from (
-                select p.job_id, p.state
+                select d.parent_id as job_id, p.state
                   from job j
                  cross join lateral unnest(j.depends_on) d(parent_id)
-                 cross join lateral (
-                    select p.job_id, p.state from {{.api_schema}}.oq_jobs p where p.job_id = d.parent_id) p
-                 where j.job_id = v_job.job_id and p.state not in ('completed', 'cancelled', 'expired', 'dead')
+                  left join lateral (
+                    select p.state from {{.api_schema}}.oq_jobs p where p.job_id = d.parent_id) p on true
+                 where j.job_id = v_job.job_id
+                   and case when p.state is null then exists (
+                            select from dependency e
+                             where e.parent_id = d.parent_id and e.child_id = v_job.job_id)
+                        else p.state not in ('completed', 'cancelled', 'expired', 'dead') end
                  limit 10) p
              where v_job.state = 'waiting'
             having count(*) > 0
@@ -105,7 +133,9 @@ begin
                     when 'line' then 'behind jobs ' || array_to_string(g.held_by, ', ')
                     when 'throttled' then 'the group is throttled'
                     when 'rate' then 'the rate of the group is used up'
-                    else 'held by jobs ' || array_to_string(g.held_by, ', ') end, '; '), max(g.until)
+                    else 'held by jobs ' || array_to_string(g.held_by[1:10], ', ')
+                        || case when cardinality(g.held_by) > 10
+                            then format(' and %s more', cardinality(g.held_by) - 10) else '' end end, '; '), max(g.until)
               from group_gate(v_job.job_id) g
              where v_job.state = 'waiting'
              group by 1) x on x.gate = n.gate
@@ -187,7 +217,7 @@ end
 $$;
 comment on function {{.api_schema}}.oq_explain(bigint) is
 'Says why a job is not running.
-A row for each gate, in the order in which they bind. step: finished, leased, paused, scheduled, parent,
+A row for each gate, in the order in which they bind. step: finished, leased, restored, paused, scheduled, parent,
 group, group_throttled, group_rate, limit, throttled, rate, line, worker, and last verdict. verdict: open,
 closed or unknown; in the last row finished, dead, running, held (detail: by the first closed gate), due or
 ready. retry_at: when a gate opens; in the last row when the job can run, where that is known. No rows for a

@@ -94,6 +94,6 @@ $$;
 comment on function {{.api_schema}}.oq_stats(text) is
 'Counts, age and rates of one queue, or of all.
 Of restricted queues those that the caller may observe. completed: those still kept.
-oldest_ready_seconds: how long the first ready job has waited, 0 where none does. The rates are of
-the last ten seconds. It counts every row: ask every few seconds, not more often. An unknown queue
+oldest_ready_seconds: how long ago the first ready job was enqueued, due or last attempted, 0 where none is
+ready. The rates are of the last ten seconds. It counts every row: ask every few seconds, not more often. An unknown queue
 gives no rows. Errors: OQ001.';

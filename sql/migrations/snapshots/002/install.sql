@@ -23,6 +23,7 @@
 {{template "internal/demand_lease.sql" .}}
 {{template "internal/lost_lease.sql" .}}
 {{template "internal/wake_sleepers.sql" .}}
+{{template "internal/wake_ready.sql" .}}
 {{template "internal/backoff.sql" .}}
 {{template "internal/link_queue.sql" .}}
 {{template "internal/limit_of.sql" .}}

@@ -1,7 +1,7 @@
 -- Every duty once. A duty that fails says so in a warning and does not keep the others from their work;
 -- each is bounded and goes on at the next tick.
 -- Calls: oq_advance, oq_promote, oq_reap, oq_expire, oq_run_schedules, do_links, sweep_links, do_todo, sweep_groups, oq_rotate,
--- oq_compact, oq_wake.
+-- oq_compact, wake_ready.
 create or replace function {{.api_schema}}.oq_tick(max_rows int default 1000)
 returns table (duty text, done bigint)
 language plpgsql
@@ -29,6 +29,9 @@ begin
     end if;
     perform verify_instance();
     perform setval('beat', v_ms);
+    if current_setting('{{.schema}}.leads', true) = '1' and v_ms > pg_sequence_last_value('led'::regclass) + 999 then
+        perform setval('led', v_ms);
+    end if;
     -- Has anything been enqueued or put back since the last tick? Its epoch began at the last position.
     select coalesce(pg_sequence_last_value('position'::regclass), 0) > e.lo into v_moved
       from epoch_open e
@@ -76,7 +79,7 @@ begin
                 end if;
             when 'rotate' then v_done := {{.api_schema}}.oq_rotate();
             when 'compact' then v_done := {{.api_schema}}.oq_compact();
-            when 'wake' then v_done := {{.api_schema}}.oq_wake();
+            when 'wake' then v_done := wake_ready(true);
             end case;
         exception when others then
             raise warning 'duty % failed: % (%)', v_duty, sqlerrm, sqlstate;
@@ -121,6 +124,7 @@ end
 $$;
 comment on function {{.api_schema}}.oq_tick(int) is
 'Runs every duty once; a row for each.
-The last row, sleep_ms, says how long until the next is due. The daemon calls it in time; pg_cron, or
+rotate and compact have one in the first tick of a second only. While sleepers take nothing, wake wakes them
+after pauses that grow to a second. The last row, sleep_ms, says how long until the next is due. The daemon calls it in time; pg_cron, or
 anybody by hand, can as well, at once or twice. Commit at once: while the transaction is open nobody
 else moves the low marks. max_rows bounds each duty, 1 to 100000. Errors: OQ001; 55000 in a restored copy.';
