@@ -122,7 +122,7 @@ insert into shop.orders values (3);
 select is((select run_at from oq_jobs where queue_name = 'w'), timestamptz '2100-01-01 00:00+00', 'run_at');
 select is(made_count('w'), 1, 'one');
 select throws_ok(format('select oq_watch(''shop.orders'', ''w'', options => %L)', o), 'OQ001', m, 'options ' || left(o, 60))
-  from (values ('1', 'options must not be 1'), ('[]', 'options must not be %'), ('{"nope": 1}', 'options must not be with the key ''nope'''),
+  from (values ('1', 'options must not be 1'), ('[]', 'options must not be %'), ('{"nope": 1}', 'options must not have the key ''nope'''),
     ('{"priority": 40000}', 'options.priority must not be 40000'), ('{"priority": "x"}', 'options.priority%'),
     ('{"max_retries": -1}', 'options.max_retries%'), ('{"headers": [1]}', 'options.headers%'), ('{"run_at": "x"}', 'options.run_at%'),
     ('{"run_at": "infinity"}', 'options.run_at%'), ('{"run_at": "2100-01-01", "delay": "1 s"}', 'options.delay%'),
