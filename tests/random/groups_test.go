@@ -85,7 +85,7 @@ func (l *lines) leave(id int64) {
 func (l *lines) one() {
 	r := l.r
 	name := pick(r, []string{"enqueue", "enqueue", "enqueue", "many", "begin", "commit", "commit", "rollback", "lease", "lease",
-		"lease", "lease", "ack", "ack", "ack", "nack", "nack", "release", "cancel", "update", "redrive", "purge", "throttle", "tick",
+		"lease", "lease", "ack", "ack", "ack", "nack", "nack", "release", "cancel", "update", "change", "redrive", "purge", "throttle", "tick",
 		"tick", "time", "compact", "rotate", "undone", "expire"})
 	r.done[name]++
 	key := fmt.Sprint("g", r.rnd.IntN(4))
@@ -156,6 +156,11 @@ func (l *lines) one() {
 		if n, ok := l.any(); ok && one[bool](r, `select oq_update($1, '{"run_at": "2200-01-01", "priority": 3}')`, n) {
 			l.leave(n)
 			l.floating[n] = true
+		}
+	case "change":
+		// Whoever stands in line or has the turn keeps its place.
+		if n, ok := l.any(); ok {
+			one[bool](r, "select oq_update($1, $2)", n, pick(r, []string{`{"priority": 5}`, `{"run_at": null}`}))
 		}
 	case "redrive":
 		for _, n := range list[int64](r, "select oq_redrive('q', jsonb_build_object('state', $1::text), max_jobs => 3)", pick(r, []string{"dead", "cancelled"})) {

@@ -116,4 +116,22 @@ begin isolation level repeatable read;
 select throws_ok('select oq_repair()', '25001', '%READ COMMITTED%', 'not with an old snapshot');
 rollback;
 
+-- A child without a place waits for the parents that it has left, ended or not, and no other becomes ready.
+select oq_enqueue('p') as p, oq_enqueue('p') as r \gset
+select oq_enqueue('c', options => jsonb_build_object('depends_on', array[:p])) as c1,
+    oq_enqueue('c', options => jsonb_build_object('depends_on', array[:r])) as c2,
+    oq_enqueue('c', options => jsonb_build_object('depends_on', array[:r])) as c3 \gset
+delete from oq.waiting where job_id in (:c1, :c2);
+select oq_ack(l.job_id, l.lease_token) from oq_lease('p', max_jobs => 2) l where l.job_id = :p \g /dev/null
+select oq_advance(), oq_enqueue('other') from generate_series(1, 3) \g /dev/null
+select oq_advance() as x \gset
+insert into oq.dependency values (:p, :c1);
+select is((select done from oq_repair() where repair = 'job_without_place'), 2::bigint, 'two children are put back');
+select is(array[state_of(:c1), state_of(:c2), state_of(:c3)], '{waiting,waiting,waiting}', 'where they wait');
+select is((select sum(violations) from oq_audit()), 0::numeric, 'and all is well');
+select count(*) as x from oq_tick() \gset
+select is(array[state_of(:c1), state_of(:c2)], '{ready,waiting}', 'the one whose parent was over may run');
+select oq_ack(l.job_id, l.token) from oq.leased l where l.job_id = :r \g /dev/null
+select is(state_of(:c2), 'ready', 'the other when its parent is');
+
 select finish();

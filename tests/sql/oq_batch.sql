@@ -171,4 +171,11 @@ select oq_revoke('secret', 'batch_p', '{produce}') \gset
 drop role batch_p;
 drop role batch_w;
 
+-- The id as a string, as drivers give a bigint.
+select oq_batch() as s \gset
+select is(state_of(oq_enqueue('s', options => jsonb_build_object('batch_id', :'s'))), 'ready', 'batch_id as a string');
+select is(oq_batch_seal(:s), true, 'sealed');
+select throws_ok(format('select oq_enqueue(''s'', options => %L)', jsonb_build_object('batch_id', b)), 'OQ001',
+    'options.batch_id must not be ' || b || '%', 'batch_id ' || b) from unnest('{x,1.5,-1,true}'::text[]) b;
+
 select finish();

@@ -56,8 +56,10 @@ select oq_create_queue('small', '{"max_payload_bytes": 10}') is null as x \gset
 select is((select count(*) from oq_enqueue_bulk('small', array[to_jsonb(repeat('x', 8))])),
     1::bigint, 'exactly at the limit');
 select throws_ok($$select oq_enqueue_bulk('small', array['1', to_jsonb(repeat('x', 9)), '2'])$$,
-    'OQ001', 'payload%11 bytes%',
-    'one over the limit, none is enqueued');
+    'OQ001', 'payloads[2] %11 bytes%',
+    'one over the limit, which is named; none is enqueued');
+select throws_ok($$select oq_enqueue_bulk('small', array['1', '2', null]::jsonb[])$$, 'OQ001', 'payloads[3] must not be null',
+    'a null in the array');
 create table stored as select to_jsonb(repeat('x', 2000000)) as payload;
 select throws_ok('select oq_enqueue_bulk(''q'', (select array_agg(payload) from stored))', 'OQ001',
     'payload%2000002 bytes%',

@@ -150,4 +150,12 @@ select is((select count(*)
 select is((select count(*) from oq_enqueue_many((select jsonb_agg('{"queue_name": "big"}'::jsonb)
     from generate_series(1, 20000)))), 20000::bigint, 'twenty thousand');
 
+-- The name of a queue is a string.
+select throws_ok(format('select * from oq_enqueue_many(''[{"queue_name": "q"}, {"queue_name": %s}]'')', n), 'OQ001',
+    'jobs[1].queue_name%' || n || '%', 'queue_name ' || n) from unnest('{1,true}'::text[]) n;
+-- What is empty is shown.
+select throws_ok('select * from oq_enqueue_many(''[{"queue_name": "q", "' || k || '": ""}]'')', 'OQ001',
+    'jobs[0].' || k || ' must not be ''''', k || ' empty')
+  from unnest('{unique_key,group_key,ref,run_at,ttl,unique_mode,expires_at}'::text[]) k;
+
 select finish();

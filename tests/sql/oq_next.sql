@@ -53,11 +53,11 @@ select oq_enqueue('b') as x, oq_enqueue('b') as y \gset
 select job_id as j, lease_token as t from oq_lease('b') \gset
 select throws_ok(format('select oq_next(''b'', %s)', replace(replace(a, 'J', :'j'), 'T', :'t')),
     'OQ001', m, a)
-  from (values ('acked_job_ids => ''{J}''', 'lease_tokens%null%'),
-      ('acked_tokens => ''{T}''', 'job_ids%null%'),
-    ('acked_job_ids => ''{J}'', acked_tokens => ''{}''', 'lease_tokens%0%'),
-    ('acked_job_ids => ''{}'', acked_tokens => ''{T}''', 'lease_tokens%1%'),
-    ('acked_job_ids => ''{J,J}'', acked_tokens => ''{T}''', 'lease_tokens%1%'),
+  from (values ('acked_job_ids => ''{J}''', 'acked_tokens%null%'),
+      ('acked_tokens => ''{T}''', 'acked_job_ids%null%'),
+    ('acked_job_ids => ''{J}'', acked_tokens => ''{}''', 'acked_tokens%0%'),
+    ('acked_job_ids => ''{}'', acked_tokens => ''{T}''', 'acked_tokens%1%'),
+    ('acked_job_ids => ''{J,J}'', acked_tokens => ''{T}''', 'acked_tokens%1%'),
     ('acked_job_ids => ''{{J,J}}'', acked_tokens => ''{T,T}''', '%dimensions%'),
     ('acked_job_ids => ''{J}'', acked_tokens => ''{T}'', max_jobs => 0', 'max_jobs%0%'),
     ('acked_job_ids => ''{J}'', acked_tokens => ''{T}'', max_jobs => 10001', 'max_jobs%10001%'),
@@ -91,5 +91,16 @@ select array_agg(job_id) as ids, array_agg(lease_token) as tokens
 select is_empty(format('select from oq_next(''none'', acked_job_ids => %L, acked_tokens => %L)',
     :'ids', :'tokens'), 'two more');
 select is_empty('select from oq_jobs where queue_name = ''none''', 'nothing is kept');
+
+-- Errors name the arguments of this call.
+select throws_ok('select oq_next(''q'', ' || a || ')', 'OQ001', m, a)
+  from (values ('acked_job_ids => ''{1}''', 'acked_tokens must not be null'),
+    ('acked_tokens => ''{1}''', 'acked_job_ids must not be null'),
+    ('acked_job_ids => ''{1}'', acked_tokens => ''{1,2}''', 'acked_tokens must not be 2 long'),
+    ('acked_job_ids => ''{{1},{2}}'', acked_tokens => ''{{1},{2}}''', 'acked_job_ids must not be of several dimensions')) v(a, m);
+begin isolation level repeatable read;
+select throws_ok('select oq_next(''q'', acked_job_ids => ''{1,2}'', acked_tokens => ''{1,2}'')', '40001',
+    'could not tell in this snapshot whether all of the jobs are leased', 'an old snapshot');
+rollback;
 
 select finish();

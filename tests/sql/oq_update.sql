@@ -96,4 +96,28 @@ select throws_ok(format('select oq_update(%s, jsonb_build_object(''payload'', re
     :b), 'OQ001', '%payload%11 bytes%',
     'a payload over it');
 
+-- Whoever has its group's turn keeps it, with another priority and before its retry is due; put off it gives it on.
+select oq_enqueue('g', group_key => 'k') as a, oq_enqueue('g', group_key => 'k') as b \gset
+select is(oq_update(:a, '{"priority": 5}'), true, 'the first in line gets a priority');
+select results_eq('select job_id, priority from oq_lease(''g'', max_jobs => 9)', format('values (%s::bigint, 5)', :a),
+    'and is the first still');
+select oq_nack(l.job_id, l.token, 'e', retry_after => '1 h') from oq.leased l where l.job_id = :a \g /dev/null
+select is(oq_update(:a, '{"run_at": null}'), true, 'its retry now');
+select is(array(select job_id from oq_lease('g', max_jobs => 9)), array[:a::bigint], 'before the other');
+select oq_release(l.job_id, l.token, '1 h') from oq.leased l where l.job_id = :a \g /dev/null
+select is(oq_update(:a, jsonb_build_object('run_at', now() + interval '10 minutes')), true, 'a retry sooner');
+select is_empty('select from oq_lease(''g'')', 'keeps the turn');
+select is(oq_update(:a, '{"run_at": "2100-01-01"}'), true, 'a retry put off');
+select is(array(select job_id from oq_lease('g', max_jobs => 9)), array[:b::bigint], 'gives it on');
+select is(oq_update(:a, '{"run_at": null}'), true, 'now again');
+select is(state_of(:a), 'waiting', 'behind whoever has it');
+select oq_ack(l.job_id, l.token) from oq.leased l where l.job_id = :b \g /dev/null
+select is(array(select job_id from oq_lease('g', max_jobs => 9)), array[:a::bigint], 'then it is its turn');
+-- The same by replace.
+select oq_enqueue('gr', '1', unique_key => 'u', group_key => 'k') as a, oq_enqueue('gr', '2', group_key => 'k') as b \gset
+select oq_nack(job_id, lease_token, 'e', retry_after => '1 h') from oq_lease('gr') \g /dev/null
+select oq_enqueue('gr', '3', 7, unique_key => 'u', group_key => 'k', options => '{"unique_mode": "replace"}') \g /dev/null
+select results_eq('select payload, priority from oq_lease(''gr'', max_jobs => 9)', $$values (jsonb '3', 7)$$,
+    'replaced while it waits for its retry: it keeps the turn');
+
 select finish();

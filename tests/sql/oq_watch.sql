@@ -122,7 +122,7 @@ insert into shop.orders values (3);
 select is((select run_at from oq_jobs where queue_name = 'w'), timestamptz '2100-01-01 00:00+00', 'run_at');
 select is(made_count('w'), 1, 'one');
 select throws_ok(format('select oq_watch(''shop.orders'', ''w'', options => %L)', o), 'OQ001', m, 'options ' || left(o, 60))
-  from (values ('1', 'options must not be 1'), ('[]', 'options must not be %'), ('{"nope": 1}', 'options must not be with the key ''nope'''),
+  from (values ('1', 'options must not be 1'), ('[]', 'options must not be %'), ('{"nope": 1}', 'options must not have the key ''nope'''),
     ('{"priority": 40000}', 'options.priority must not be 40000'), ('{"priority": "x"}', 'options.priority%'),
     ('{"max_retries": -1}', 'options.max_retries%'), ('{"headers": [1]}', 'options.headers%'), ('{"run_at": "x"}', 'options.run_at%'),
     ('{"run_at": "infinity"}', 'options.run_at%'), ('{"run_at": "2100-01-01", "delay": "1 s"}', 'options.delay%'),
@@ -258,4 +258,23 @@ select results_eq('select * from (select table_name, events, columns, condition,
         where queue_name in (''p'', ''p1'')) x order by 1',
     $$values ('store.part1', '{insert}'::text[], null::text[], null::text, current_user::name, 0::bigint, null::text),
         ('store.part2a', '{insert,update,delete}', '{k}', 'coalesce(new.id, old.id) > 0', current_user, 0, null)$$, 'oq_watches');
+-- Columns of any name: those that the trigger's function uses for itself too.
+create schema shop;
+create table shop.names (id int primary key, p point, n text, o text, r text, i text, op text, tg_op text,
+    tg_table_name text, tg_table_schema text, schema_name text, table_name text, payload text, new text, old text);
+select oq_watch('shop.names', 'names', 'insert,update,delete', options => '{"payload_columns": ["id", "n", "p", "op"]}') as x,
+    oq_watch('shop.names', 'names-all', 'insert,update,delete', columns => '{n,p}',
+        condition => 'new.id > 0 or old.id > 0') as y \gset
+insert into shop.names (id, n, p, op, tg_op, tg_table_name, tg_table_schema) values (1, 'a', '(1,2)', 'b', 'c', 'd', 'e');
+update shop.names set n = 'z';
+delete from shop.names;
+select is(array(select payload from oq_jobs where queue_name = 'names' order by job_id), array[
+    jsonb_build_object('op', 'INSERT', 'schema', 'shop', 'table', 'names', 'new', r || '{"n": "a"}', 'old', null),
+    jsonb_build_object('op', 'UPDATE', 'schema', 'shop', 'table', 'names', 'new', r || '{"n": "z"}', 'old', r || '{"n": "a"}'),
+    jsonb_build_object('op', 'DELETE', 'schema', 'shop', 'table', 'names', 'new', null, 'old', r || '{"n": "z"}')],
+    'some columns') from (select jsonb '{"id": 1, "p": "(1,2)", "op": "b"}' as r) r;
+select is(array(select payload - 'new' - 'old' from oq_jobs where queue_name = 'names-all' order by job_id), array[
+    '{"op": "INSERT", "schema": "shop", "table": "names"}', '{"op": "UPDATE", "schema": "shop", "table": "names"}',
+    '{"op": "DELETE", "schema": "shop", "table": "names"}']::jsonb[], 'all columns');
+
 select finish();

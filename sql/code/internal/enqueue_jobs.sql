@@ -92,6 +92,7 @@ begin
     select e.ord - 1 as idx, e.job ->> 'queue_name' as name into v_bad
       from jsonb_array_elements(jobs) with ordinality e(job, ord)
      where coalesce(e.job ->> 'queue_name', '') !~ '^[A-Za-z0-9_.:/-]{1,57}$'
+        or jsonb_typeof(e.job -> 'queue_name') <> 'string'
      limit 1;
     if v_bad.idx is not null then
         perform fail('jobs[' || v_bad.idx || '].queue_name', coalesce(quote_literal(left(v_bad.name, 100)), 'null'),

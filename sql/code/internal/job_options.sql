@@ -106,7 +106,8 @@ begin
             end if;
         when 'batch_id' then
             continue when v_value is null;
-            if jsonb_typeof(options -> v_key) = 'number' and v_value ~ '^[0-9]{1,18}$' then
+            -- As a string too: drivers give a bigint as one where theirs has no room for it.
+            if v_value ~ '^[0-9]{1,18}$' then
                 batch_id := v_value::bigint;
             else
                 perform {{.schema}}.fail(prefix || v_key, v_value, 'the id of a batch');

@@ -35,7 +35,8 @@ begin
     select min(e.lo) into v_lo from epoch_open e where e.epoch >= v_epoch;
     with lone as materialized (
         select j.job_id, (j.queue_id << 16) + 32767 - j.priority as lane,
-            case when j.expires_at > clock_timestamp() then j.expires_at end as expires_at
+            case when j.expires_at > clock_timestamp() then j.expires_at end as expires_at,
+            exists (select from dependency d where d.child_id = j.job_id) as held
           from job j
          where j.job_id <= v_lo
            and not exists (select from ready p where p.job_id = j.job_id)
@@ -49,18 +50,34 @@ begin
     ), timers as (
         insert into ttl (expires_at, job_id)
         select greatest(o.expires_at, clock_timestamp()), o.job_id from lone o where o.expires_at is not null
+    ), back as materialized (
+        select o.lane, o.job_id, o.expires_at, o.held, coalesce(a.token, 0) as token, a.attempt, a.failed, a.lost
+          from lone o
+         cross join lateral (
+            select max(a.token) as token, count(*)::int as attempt,
+                count(*) filter (where a.outcome = 'failed') as failed,
+                count(*) filter (where a.outcome = 'lost') as lost
+              from attempt a
+             where a.job_id = o.job_id) a
+    ), children as (
+        -- Who has parents left waits for them; the todos look whether one of them is over.
+        insert into waiting (job_id, lane, holder, position, token, attempt, failed, lost, expires_at)
+        select b.job_id, b.lane, 'parent', b.job_id, b.token, b.attempt, b.failed, b.lost, b.expires_at
+          from back b
+         where b.held
+    ), todos as (
+        insert into todo (kind, id, queue_id, due_at)
+        select 'parent', d.parent_id, min(b.lane >> 16), clock_timestamp()
+          from back b
+          join dependency d on d.child_id = b.job_id
+         where b.held
+         group by d.parent_id
     )
-    select array_agg(row(o.lane, 0, o.job_id, coalesce(a.token, 0), a.attempt, a.failed, a.lost,
-        o.expires_at)::ready order by o.job_id) into v_jobs
-      from lone o
-     cross join lateral (
-        select max(a.token) as token, count(*)::int as attempt,
-            count(*) filter (where a.outcome = 'failed') as failed,
-            count(*) filter (where a.outcome = 'lost') as lost
-          from attempt a
-         where a.job_id = o.job_id) a;
-    done := coalesce(cardinality(v_jobs), 0);
-    if done > 0 then
+    select count(*), array_agg(row(b.lane, 0, b.job_id, b.token, b.attempt, b.failed, b.lost,
+            b.expires_at)::ready order by b.job_id) filter (where not b.held)
+      into done, v_jobs
+      from back b;
+    if v_jobs is not null then
         perform place_jobs(v_jobs);
     end if;
     return next;
@@ -85,6 +102,7 @@ end
 $$;
 comment on function {{.api_schema}}.oq_repair(int) is
 'Puts right what oq_audit found after a fault from outside.
-job_without_place: up to max_rows jobs (1 to 100000) that stand nowhere become ready, with the
-attempts that were recorded. A job that was being leased or completed at that moment runs again.
+job_without_place: up to max_rows jobs (1 to 100000) that stand nowhere become ready, or wait for their
+parents, with the attempts that were recorded. A job that was being leased or completed at that moment
+runs again.
 lane_without_mark: priorities that no lease would look at. Errors: OQ001.';

@@ -1,23 +1,26 @@
 -- The arrays of ids and tokens of a call for many leases.
 -- Calls: fail.
-create or replace function {{.schema}}.check_leases(job_ids bigint[], lease_tokens bigint[], results jsonb[])
+create or replace function {{.schema}}.check_leases(
+    job_ids bigint[], lease_tokens bigint[], results jsonb[], ids_name text default 'job_ids',
+    tokens_name text default 'lease_tokens')
 returns void
 language plpgsql
 as $$
 begin
     if job_ids is null or lease_tokens is null then
-        perform {{.schema}}.fail(case when job_ids is null then 'job_ids' else 'lease_tokens' end, null, 'an array');
+        perform {{.schema}}.fail(case when job_ids is null then ids_name else tokens_name end, null, 'an array');
     elsif cardinality(job_ids) <> cardinality(lease_tokens) then
-        perform {{.schema}}.fail('lease_tokens', cardinality(lease_tokens) || ' long',
-            'as long as job_ids, which has ' || cardinality(job_ids));
+        perform {{.schema}}.fail(tokens_name, cardinality(lease_tokens) || ' long',
+            'as long as ' || ids_name || ', which has ' || cardinality(job_ids));
     elsif results is not null and cardinality(job_ids) <> cardinality(results) then
         perform {{.schema}}.fail('results', cardinality(results) || ' long',
-            'as long as job_ids, which has ' || cardinality(job_ids));
+            'as long as ' || ids_name || ', which has ' || cardinality(job_ids));
     elsif cardinality(job_ids) > 10000 then
-        perform {{.schema}}.fail('job_ids', cardinality(job_ids) || ' long', 'at most 10000 long');
+        perform {{.schema}}.fail(ids_name, cardinality(job_ids) || ' long', 'at most 10000 long');
     elsif array_ndims(job_ids) > 1 or array_ndims(lease_tokens) > 1 or array_ndims(results) > 1 then
-        perform {{.schema}}.fail('job_ids', 'of several dimensions', 'plain arrays');
+        perform {{.schema}}.fail(ids_name, 'of several dimensions', 'plain arrays');
     end if;
 end
 $$;
-comment on function {{.schema}}.check_leases(bigint[], bigint[], jsonb[]) is 'Checks the arrays of a call for many leases.';
+comment on function {{.schema}}.check_leases(bigint[], bigint[], jsonb[], text, text) is
+    'Checks the arrays of a call for many leases.';

@@ -36,7 +36,8 @@ begin
             when u.debounce_max is not null and u.unique_mode is distinct from 'debounce' then 'debounce_max'
             when u.unique_mode = 'debounce' and u.run_at is null then 'delay'
             when u.unique_for > interval '100 years' then 'unique_for'
-            else 'debounce_max ' end as what
+            else 'debounce_max ' end as what, case when u.unique_for > interval '100 years' then u.unique_for
+            else u.debounce_max end as long
       into v_bad
       from unnest(claim_keys.jobs) u
      where u.unique_key is null
@@ -50,7 +51,7 @@ begin
         perform {{.schema}}.fail(case when not single then 'jobs[' || v_bad.ord - 1 || '].'
                 when v_bad.what = 'unique_key' then '' else 'options.' end || rtrim(v_bad.what),
             case v_bad.what when 'unique_key' then null when 'delay' then null
-                when 'debounce_max' then 'given' else 'so long' end,
+                when 'debounce_max' then 'given' else v_bad.long::text end,
             case v_bad.what
                 when 'unique_key' then 'given where unique_mode, unique_for or debounce_max is'
                 when 'debounce_max' then 'left out unless unique_mode is debounce'
@@ -152,7 +153,8 @@ begin
     if v_reject is not null then
         raise exception 'job % has the unique key %', v_found[v_reject],
                 quote_literal(claim_keys.jobs[v_reject].unique_key)
-            using errcode = 'OQ005', detail = case when single then '' else 'jobs[' || v_reject - 1 || ']' end,
+            using errcode = 'OQ005', detail = case when single then 'It is unfinished, or its unique_for has not passed.'
+                else 'jobs[' || v_reject - 1 || '] is to have it.' end,
             hint = 'unique_mode skip returns its id instead.';
     end if;
     -- Whose key went to a newer job while a worker had it: if it comes back, it is none of the key's any more.
@@ -188,7 +190,7 @@ begin
      limit 1;
     if v_bad.ord is not null then
         raise exception 'jobs[%] has the unique key % of one before it', v_bad.ord - 1, quote_literal(v_bad.unique_key)
-            using errcode = 'OQ005';
+            using errcode = 'OQ005', hint = 'unique_mode skip returns its id instead.';
     end if;
     return query
     select u.ord, case when u.unique_key is null then claim_keys.ids[u.ord]

@@ -5,7 +5,8 @@ language plpgsql
 as $$
 begin
     raise exception '% must not be %', argument,
-        coalesce(case when length(value) > 200 then left(value, 200) || '…' else value end, 'null')
+        case when value is null then 'null' when value = '' then '''''' when length(value) > 200 then left(value, 200) || '…'
+            else value end
         using errcode = 'OQ001', hint = fail.hint;
 end
 $$;

@@ -6,7 +6,8 @@ language plpgsql
 as $$
 begin
     if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        raise exception 'could not tell in this snapshot whether job % is leased', job_id
+        raise exception 'could not tell in this snapshot whether %', coalesce('job ' || job_id || ' is leased',
+                'all of the jobs are leased')
             using errcode = '40001', hint = 'Try the transaction again.';
     end if;
     if strict then

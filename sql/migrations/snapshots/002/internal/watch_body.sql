@@ -98,12 +98,12 @@ begin
                  cross join lateral (select (n.r).*) as new
                  cross join lateral (select (o.r).*) as old$from$ end end;
         v_new := case when v_event = 'delete' then 'null' when plan ? 'payload_columns' then (
-            select format('(select to_jsonb(p) from (select %s) p)', string_agg(
+            select format('(select to_jsonb(p.*) from (select %s) p)', string_agg(
                 format(case when v_new = 'n.r' then '(n.r).%1$I' else 'new.%1$I' end || ' as %1$I', c.name), ', '))
               from jsonb_array_elements_text(plan -> 'payload_columns') c(name))
             else format('to_jsonb(%s)', v_new) end;
         v_old := case when v_event = 'insert' then 'null' when plan ? 'payload_columns' then (
-            select format('(select to_jsonb(p) from (select %s) p)', string_agg(
+            select format('(select to_jsonb(p.*) from (select %s) p)', string_agg(
                 format(case when v_old = 'o.r' then '(o.r).%1$I' else 'old.%1$I' end || ' as %1$I', c.name), ', '))
               from jsonb_array_elements_text(plan -> 'payload_columns') c(name))
             else format('to_jsonb(%s)', v_old) end;
@@ -120,11 +120,11 @@ $loop$;
             case when v_by_row then $loop$            if (%6$s) and %7$s then
                 v_unique := array[%4$s]::text[];
                 v_groups := array[%5$s]::text[];
-                v_payloads := array[jsonb_build_object('op', tg_op, 'schema', tg_table_schema, 'table', tg_table_name,
+                v_payloads := array[jsonb_build_object('op', oq_watch.op, 'schema', oq_watch.schema_name, 'table', oq_watch.table_name,
                     'new', %1$s, 'old', %2$s)];
             end if;
 $loop$ else $loop$            for v_row in
-                select jsonb_build_object('op', tg_op, 'schema', tg_table_schema, 'table', tg_table_name,
+                select jsonb_build_object('op', oq_watch.op, 'schema', oq_watch.schema_name, 'table', oq_watch.table_name,
                         'new', %1$s, 'old', %2$s) as payload,
                     %4$s as unique_key, %5$s as group_key
                   from %3$s
@@ -149,7 +149,12 @@ $loop$ else '' end);
     end loop;
     return format($body$
 #variable_conflict use_column
+<<oq_watch>>
 declare
+    -- Named with the block where the table's columns could have the same names.
+    op          constant text := tg_op;
+    schema_name constant text := tg_table_schema;
+    table_name  constant text := tg_table_name;
     v_row      record;
     v_payloads jsonb[] := '{}';
     v_unique   text[] := '{}';

@@ -147,9 +147,9 @@ begin
         when 'delay', 'ttl', 'expires_at', 'retry', 'tags', 'unique_mode', 'unique_for', 'debounce_max' then
             v_job := v_job || jsonb_build_object(v_key, options -> v_key);
         else
-            perform fail('options', 'with the key ' || quote_literal(left(v_key, 100)),
-                'priority, delay, run_at, max_retries, headers, ttl, expires_at, retry, tags, unique_columns, '
-                'unique_mode, unique_for, debounce_max, group_columns, payload_columns');
+            raise exception 'options must not have the key %', quote_literal(left(v_key, 100))
+                using errcode = 'OQ001', hint = 'priority, delay, run_at, max_retries, headers, ttl, expires_at, retry, '
+                    'tags, unique_columns, unique_mode, unique_for, debounce_max, group_columns, payload_columns';
         end case;
     end loop;
     if v_job <> '{}' then

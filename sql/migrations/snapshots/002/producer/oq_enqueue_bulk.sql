@@ -55,9 +55,12 @@ begin
     elsif cardinality(payloads) = 0 then
         return;
     end if;
-    perform check_payload(p.payload, v_max_bytes)
-       from unnest(payloads) p(payload)
-      where p.payload is null or octet_length(p.payload::text) > v_max_bytes;
+    if exists (
+        select from unnest(payloads) p(payload) where p.payload is null or octet_length(p.payload::text) > v_max_bytes)
+    then
+        perform check_payload(p.payload, v_max_bytes, 'payloads[' || p.ord || ']')
+           from unnest(payloads) with ordinality p(payload, ord);
+    end if;
     if v_max_depth is not null then
         perform check_depth(v_queue_id, oq_enqueue_bulk.queue_name, v_max_depth, cardinality(payloads));
     end if;

@@ -83,7 +83,8 @@ begin
         update waiting w set lane = v_lane where w.job_id = oq_update.job_id;
         return true;
     end if;
-    if v_place.place = 'ready' and v_queue.linked and v_due > v_now then
+    -- Put off by hand it gives its group's turn on, even one that waits for a retry.
+    if v_queue.linked and v_due > v_now and (v_place.place = 'ready' or v_due > v_place.due_at) then
         perform leave_slots(array[oq_update.job_id]);
     end if;
     if v_place.place = 'ready' then
@@ -101,8 +102,10 @@ begin
             perform settle(array[oq_update.job_id]);
         end if;
     elsif v_queue.linked then
+        -- Whoever has its group's turn keeps it: what was let in goes past the line, as what comes from a lease.
         perform place_jobs(array[row(v_lane, 0, oq_update.job_id, v_place.token, v_place.attempt,
-            v_place.failed, v_place.lost, v_place.expires_at)::ready]);
+            v_place.failed, v_place.lost, v_place.expires_at)::ready],
+            case v_place.place when 'ready' then 'leased' else v_place.place end);
     else
         insert into ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
         values (v_lane, nextval('position'), oq_update.job_id, v_place.token, v_place.attempt,

@@ -28,7 +28,7 @@ begin
             end if;
         end if;
     elsif acked_job_ids is not null or acked_tokens is not null then
-        perform check_leases(acked_job_ids, acked_tokens, null);
+        perform check_leases(acked_job_ids, acked_tokens, null, 'acked_job_ids', 'acked_tokens');
         v_gen := pg_sequence_last_value('generation'::regclass);
         v_now := clock_timestamp();
         with ended as (
