@@ -95,3 +95,34 @@ func TestAdvancedTwiceRolledBack(t *testing.T) {
 		t.Fatalf("leased %v, want the late job %d", got, late)
 	}
 }
+
+// A transaction enqueues, others raise the mark over what they can't see, and the same transaction leases:
+// it finds its own jobs, in their order, and nobody else does.
+func TestOwnJobsBelowTheMark(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	w, d := db.Conn(t), db.Conn(t)
+	exec(t, d, "select oq_enqueue('q')")
+	tick(t, d, 1)
+	exec(t, w, "begin")
+	mine := list[int64](t, w, "select oq_enqueue_bulk('q', '{1,2}')")
+	tick(t, d, 1)
+	exec(t, d, "select oq_ack(job_id, lease_token) from oq_lease('q')")
+	exec(t, d, agedMarks)
+	tick(t, d, 1)
+	if low := get[int64](t, d, "select max(low) from oq.mark where lane > 0"); low <= mine[1] {
+		t.Fatalf("the mark is at %d, not above %v", low, mine)
+	}
+	if got := lease(t, w, "q", 3); len(got) != 2 || got[0].ID != mine[0] || got[1].ID != mine[1] {
+		t.Fatalf("leased %v, want %v", got, mine)
+	}
+	if got := lease(t, w, "q", 1); len(got) != 0 {
+		t.Fatalf("leased %v again", got)
+	}
+	exec(t, w, "rollback")
+	tick(t, d, 2)
+	if got := lease(t, d, "q", 1); len(got) != 0 {
+		t.Fatalf("leased %v, which was rolled back", got)
+	}
+	audit(t, d)
+}

@@ -2,7 +2,7 @@
 -- While the daemon ticks, it is done for this queue only, so that a worker's long transaction hides
 -- nothing of another's; without the daemon, for all, so that nobody's due jobs bar the way.
 -- linked: what this transaction itself has put in line is let in as if it committed, so that it can lease it.
--- Calls: promote_due, reap_expired, expire_due, do_links, do_todo, advance_alone. Index: scheduled_due_idx, leased_expires_idx.
+-- Calls: promote_due, reap_expired, expire_due, do_links, do_todo, advance_alone, take_up_own. Index: scheduled_due_idx, leased_expires_idx.
 create or replace function {{.schema}}.tend(queue_id bigint, wanted int, linked boolean)
 returns boolean
 language plpgsql
@@ -53,6 +53,10 @@ begin
     -- Late commits below the marks.
     if v_alone then
         v_count := v_count + {{.schema}}.advance_alone();
+    end if;
+    -- This transaction's own jobs, where it is old enough for a mark to have gone by.
+    if v_count = 0 and now() < v_now - interval '5 milliseconds' and pg_current_xact_id_if_assigned() is not null then
+        v_count := {{.schema}}.take_up_own(queue_id, wanted);
     end if;
     return v_count > 0;
 end
