@@ -37,7 +37,7 @@ begin
             perform lost_lease(oq_ack.job_id, oq_ack.strict);
             return false;
         end if;
-        perform settle(array[v_done]);
+        v_linked := settle(array[v_done], true);
     end if;
     return true;
 end
