@@ -36,7 +36,9 @@
 {{template "internal/queue_gate.sql" .}}
 {{template "internal/limit_queue.sql" .}}
 {{template "internal/leave_slots.sql" .}}
+{{template "internal/admit_limited.sql" .}}
 {{template "internal/admit.sql" .}}
+{{template "internal/admit_one.sql" .}}
 {{template "internal/line_up.sql" .}}
 {{template "internal/place_jobs.sql" .}}
 {{template "internal/job_ends.sql" .}}

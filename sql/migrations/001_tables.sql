@@ -609,9 +609,11 @@ create table {{.schema}}.group_slot (
     low         bigint      not null,
     admitted_at timestamptz not null,
     slot        int         not null,
-    version     bigint      generated always as identity constraint group_slot_pk primary key
+    version     bigint      generated always as identity
 );
-create index group_slot_idx on {{.schema}}.group_slot (group_id, slot, version desc);
+-- The only index of the table that each turn of a group writes. A primary key can't be descending.
+create unique index group_slot_idx on {{.schema}}.group_slot (group_id, slot, version desc);
+alter table {{.schema}}.group_slot replica identity using index group_slot_idx;
 comment on table {{.schema}}.group_slot is 'Which job of a group was let into ready last, slot by slot.';
 comment on column {{.schema}}.group_slot.low is 'All that stands in line below it has been let in; the highest of the group counts.';
 
@@ -671,7 +673,7 @@ comment on column {{.schema}}.todo.position is 'Rows from here on may have been 
 create sequence {{.schema}}.sweep as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.sweep is 'Up to which group the sweep of waiting has come.';
 create sequence {{.schema}}.trim as bigint minvalue 0 cache 1;
-comment on sequence {{.schema}}.trim is 'Up to which row the idle ones of group_slot have been taken away.';
+comment on sequence {{.schema}}.trim is 'Up to which group the idle rows of group_slot have been taken away.';
 do $$
 begin
     perform setval('{{.schema}}.sweep', 0);

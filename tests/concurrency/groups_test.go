@@ -426,6 +426,65 @@ func TestHeadOfTheLineIsLocked(t *testing.T) {
 	audit(t, c)
 }
 
+// One call ends the heads of several lines: the next of each is let in by itself, whatever is in the way of
+// others. One is being changed, one's group is held by an open transaction, one has a slot of a limit that was
+// taken away, and one is throttled.
+func TestManyHeadsEndAtOnce(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b, c := db.Conn(t), db.Conn(t), db.Conn(t)
+	keys := []string{"free", "changed", "held", "limited"}
+	ids := map[string][]int64{}
+	exec(t, c, "select oq_create_queue('q')")
+	exec(t, c, "select oq_limit('q', 'limited', 2)")
+	for _, key := range keys {
+		for range 4 {
+			ids[key] = append(ids[key], inGroup(t, c, "q", key))
+		}
+	}
+	jobs := next(t, c, "q", ids["free"][0], ids["changed"][0], ids["held"][0], ids["limited"][0], ids["limited"][1])
+	exec(t, c, "select oq_limit('q', 'limited')")
+	if n := get[int](t, c, "select count(*)::int from oq.limit_rule"); n != 0 {
+		t.Fatalf("%d rules are left", n)
+	}
+	exec(t, a, "begin")
+	exec(t, a, `select oq_update($1, '{"priority": 3}')`, ids["changed"][1])
+	exec(t, b, "begin")
+	exec(t, b, "select oq_cancel($1)", ids["held"][3])
+
+	var second job
+	var done, tokens []int64
+	for _, j := range jobs {
+		if j.ID == ids["limited"][1] {
+			second = j
+			continue
+		}
+		done, tokens = append(done, j.ID), append(tokens, j.Token)
+	}
+	if n := len(list[int64](t, c, "select oq_ack_many($1, $2)", done, tokens)); n != 4 {
+		t.Fatalf("%d acked", n)
+	}
+	audit(t, c)
+	free := next(t, c, "q", ids["free"][1])[0]
+	exec(t, a, "commit")
+	exec(t, b, "rollback")
+	tick(t, c, 2)
+	next(t, c, "q", ids["changed"][1], ids["held"][1])
+	ack(t, c, second)
+	ack(t, c, next(t, c, "q", ids["limited"][2])[0])
+	audit(t, c)
+
+	// Throttled while others of its queue end: nobody gets it.
+	exec(t, c, "select oq_throttle('q', clock_timestamp() + interval '1 hour', 'free')")
+	next(t, c, "q", ids["limited"][3])
+	other := inGroup(t, c, "q", "other")
+	beside := inGroup(t, c, "q", "other")
+	o := next(t, c, "q", other)[0]
+	exec(t, c, "select oq_ack_many($1, $2)", []int64{free.ID, o.ID}, []int64{free.Token, o.Token})
+	next(t, c, "q", beside)
+	audit(t, c)
+}
+
 // Eight producers and eight workers in a dozen groups, jobs failing and leases being lost: one at a time of
 // each group, in order, and none is left.
 func TestGroupsUnderLoad(t *testing.T) {

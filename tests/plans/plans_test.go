@@ -35,6 +35,12 @@ type node struct {
 	Read   int    `json:"Shared Read Blocks"`
 	Record int    `json:"WAL Records"`
 	Bytes  int    `json:"WAL Bytes"`
+
+	Rows     float64 `json:"Actual Rows"` // of each loop
+	Loops    float64 `json:"Actual Loops"`
+	Joined   float64 `json:"Rows Removed by Join Filter"`
+	Filtered float64 `json:"Rows Removed by Filter"`
+
 	Nested []node `json:"Plans"`
 }
 

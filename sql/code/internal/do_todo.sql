@@ -8,12 +8,15 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    v_now   timestamptz := clock_timestamp();
-    v_todo  record;
-    v_low   bigint;
-    v_held  int := 0;
-    v_count bigint := 0;
-    v_xact  bigint;
+    v_now    timestamptz := clock_timestamp();
+    v_todo   record;
+    v_low    bigint;
+    v_groups bigint[];
+    v_queues bigint[];
+    v_done   bigint[];
+    v_count  bigint;
+    v_xact   bigint;
+    v_late   boolean;
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         return 0;
@@ -30,12 +33,19 @@ begin
          group by t.id
          order by t.id
     loop
-        exit when v_held >= do_todo.most;
+        exit when cardinality(v_groups) >= do_todo.most;
         continue when not pg_try_advisory_xact_lock(
             hashtext('{{.schema}}:group'), (v_todo.id & 2147483647)::int);
-        v_held := v_held + 1;
+        v_groups := v_groups || v_todo.id;
+        v_queues := v_queues || v_todo.queue_id;
+        v_late := false;
         if v_todo.position is not null then
             v_low := {{template "internal/group_low.sql" dict "schema" .schema "group" "v_todo.id"}};
+            v_late := exists (
+                select from {{.schema}}.waiting w
+                 where w.group_id = v_todo.id and w.position >= v_todo.position and w.position < v_low);
+        end if;
+        if v_late then
             perform {{.schema}}.enter();
             v_xact := pg_current_xact_id()::text::bigint;
             update {{.schema}}.waiting w
@@ -50,14 +60,20 @@ begin
                        for update skip locked) x
                 offset 0) o
              where w.job_id = o.job_id;
+            -- Held by somebody, or more of them: the todo stays.
+            v_late := exists (
+                select from {{.schema}}.waiting w
+                 where w.group_id = v_todo.id and w.position >= v_todo.position and w.position < v_low);
         end if;
-        v_count := v_count + 1 + {{.schema}}.admit(array[v_todo.id], array[v_todo.queue_id], do_todo.most);
-        delete from {{.schema}}.todo t
-         where t.todo_id = any (v_todo.todo_ids)
-           and not exists (
-            select from {{.schema}}.waiting w
-             where w.group_id = v_todo.id and w.position >= v_todo.position and w.position < v_low);
+        if not v_late then
+            v_done := v_done || v_todo.todo_ids;
+        end if;
     end loop;
+    if v_groups is null then
+        return 0;
+    end if;
+    v_count := cardinality(v_groups) + {{.schema}}.admit(v_groups, v_queues, do_todo.most);
+    delete from {{.schema}}.todo t where t.todo_id = any (v_done);
     return v_count;
 end
 $$;

@@ -24,22 +24,39 @@ declare
     v_plain    boolean;
     v_epoch    bigint;
     v_job_id   bigint;
+    v_linked   boolean;
 begin
     select q.queue_id, (q.queue_id << 16) + 32767,
         oq_enqueue.priority = 0 and octet_length(oq_enqueue.payload::text) <= q.max_payload_bytes
             and oq_enqueue.run_at is null and oq_enqueue.max_retries is null
-            and oq_enqueue.unique_key is null and oq_enqueue.group_key is null
-            and oq_enqueue.headers is null and oq_enqueue.options is null
+            and oq_enqueue.unique_key is null and oq_enqueue.headers is null and oq_enqueue.options is null
             and not q.restricted and q.dropped_at is null and q.max_depth is null and q.notify = 'wake'
-            and clock_timestamp() < now() + interval '1 second'
-      into v_queue_id, v_lane, v_plain
+            and clock_timestamp() < now() + interval '1 second',
+        q.linked
+      into v_queue_id, v_lane, v_plain, v_linked
       from queue q
      where q.queue_name = oq_enqueue.queue_name
      order by q.version desc, q.row_id
      limit 1;
-    if v_plain is not true then
-        return enqueue_checked(queue_name, payload, priority, run_at, max_retries, unique_key, group_key,
-            headers, options);
+    if v_plain is not true or group_key is not null then
+        if v_plain is not true or v_linked is not true or length(group_key) not between 1 and 1000 then
+            return enqueue_checked(queue_name, payload, priority, run_at, max_retries, unique_key, group_key,
+                headers, options);
+        end if;
+{{template "internal/enter_body.sql" .}}
+        -- line_up lets it in, before the commit.
+        with new_job as (
+            insert into job (gen, job_id, queue_id, priority, created_at, payload, group_key)
+            values (pg_sequence_last_value('generation'::regclass)::smallint, nextval('position'), v_queue_id,
+                0, clock_timestamp(), oq_enqueue.payload, oq_enqueue.group_key)
+            returning job_id
+        )
+        insert into waiting (job_id, lane, holder, group_id, position, xact, first)
+        select n.job_id, v_lane, 'group', hashtextextended(oq_enqueue.group_key, v_queue_id) & 9223372036854775807,
+            n.job_id, pg_current_xact_id()::text::bigint, true
+          from new_job n
+        returning job_id into v_job_id;
+        return v_job_id;
     end if;
 {{template "internal/enter_body.sql" .}}
     with new_job as (

@@ -54,7 +54,7 @@ begin
         perform lost_lease(null, false);
     end if;
     if v_linked is not null then
-        perform settle(v_linked);
+        perform settle(v_linked, true);
     end if;
     return query select u.job_id from unnest(v_ids) u(job_id);
 end

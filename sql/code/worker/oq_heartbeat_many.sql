@@ -46,14 +46,14 @@ begin
            and case when q.restricted then demand_lease(q.queue_id) else true end
         returning l.job_id, l.token
     )
-    select a.job_id, case when e.job_id is not null then 'ok'
+    -- By case and in, which is a hash: a join could only be by a walk through all for each.
+    select a.job_id, case when (a.job_id, a.token) in (select e.job_id, e.token from extended e) then 'ok'
             else coalesce((
                 -- A scalar: of an exists the planner may make a hash of the whole table.
                 select 'cancelled' from finished f
                  where f.job_id = a.job_id and f.token = a.token and f.outcome = 'cancelled'
                  limit 1), 'lost') end
       from asked a
-      left join extended e on e.job_id = a.job_id and e.token = a.token
      order by a.ord;
     if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
         and exists (

@@ -1,6 +1,6 @@
 -- The safety net: goes round the groups that have jobs in line, a bounded number at a time, and leaves a todo
 -- for those that look free. And takes away what idle groups left in group_slot.
--- Calls: group_gates. Locks: group_slot rows (skip locked). Index: waiting_group_idx, group_slot_pk.
+-- Calls: group_gates. Locks: group_slot rows (skip locked). Index: waiting_group_idx, group_slot_idx.
 create or replace function {{.schema}}.sweep_groups(max_rows int)
 returns bigint
 language plpgsql
@@ -30,14 +30,14 @@ begin
     perform setval('{{.schema}}.sweep', coalesce(v_group, 0));
 
     with seen as materialized (
-        select s.version, s.group_id, s.job_id, s.admitted_at from {{.schema}}.group_slot s
-         where s.version > v_row
-         order by s.version
+        select s.ctid as slot_row, s.group_id, s.job_id, s.admitted_at from {{.schema}}.group_slot s
+         where s.group_id > v_row
+         order by s.group_id, s.slot, s.version desc
          limit max_rows
     ), gone as (
         delete from {{.schema}}.group_slot d
-         where d.version = any (array(
-            select s.version
+         where d.ctid = any (array(
+            select s.slot_row
               from seen s
              where s.admitted_at < v_now - interval '10 minutes'
                and not exists (select from {{.schema}}.waiting w where w.group_id = s.group_id)
@@ -46,11 +46,11 @@ begin
                and not exists (
                 select from {{.schema}}.ready r where r.job_id = s.job_id and r.position <> r.job_id)
                and pg_try_advisory_xact_lock(hashtext('{{.schema}}:group'), (s.group_id & 2147483647)::int)
-             order by s.version
+             order by s.group_id
              limit 100))
-        returning d.version
+        returning d.group_id
     )
-    select case when count(*) = max_rows then max(s.version) else 0 end, (select count(*) from gone)
+    select case when count(*) = max_rows then max(s.group_id) else 0 end, (select count(*) from gone)
       into v_row, v_last
       from seen s;
     perform setval('{{.schema}}.trim', v_row);

@@ -25,7 +25,7 @@ begin
             perform lost_lease(oq_ack.job_id, oq_ack.strict);
             return false;
         end if;
-        perform settle(array[oq_ack.job_id]);
+        v_linked := settle(array[oq_ack.job_id], true);
     end if;
     return true;
 end
