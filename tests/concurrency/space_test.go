@@ -156,10 +156,12 @@ func (l *load) finish(t *testing.T, db *testdb.DB) {
 		t.Errorf("%d errors under load, the first: %v", len(l.errs), l.errs[0])
 	}
 	c := db.Conn(t)
-	deadline := time.Now().Add(patience)
+	before, moved := 0, time.Now()
 	for len(l.acked) < len(l.enqueued) {
-		if time.Now().After(deadline) {
-			t.Errorf("%d of %d jobs were acked", len(l.acked), len(l.enqueued))
+		if len(l.acked) > before {
+			before, moved = len(l.acked), time.Now()
+		} else if time.Since(moved) > patience {
+			t.Errorf("%d of %d jobs were acked, and no more", len(l.acked), len(l.enqueued))
 			break
 		}
 		tick(t, c, 1)
