@@ -103,7 +103,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 
 	if cfg.URL == "" {
-		stop, serverURL, startErr := startServer(ctx, b.dir, cfg.Holder, cfg.Log)
+		stop, serverURL, startErr := startServer(ctx, b.dir, cfg.Major, cfg.Holder, cfg.Log)
 		if startErr != nil {
 			return startErr
 		}

@@ -12,6 +12,7 @@ import (
 // Config is what one run of the benchmark needs.
 type Config struct {
 	URL      string // a superuser's; empty: a server of our own, gone afterwards
+	Major    int    // of a server of our own; 0: whichever is there
 	Pick     string // "B3,B5"; empty: every row
 	Depth    bool   // the rows of depth and breadth
 	Soak     bool   // no rows: steady load
@@ -123,6 +124,14 @@ func configure(env func(string) string, size sizes) (Config, error) {
 		return cfg, err
 	} else if set {
 		size.rounds, size.heldRounds = n, n
+	}
+	if n, set, err := number("BENCH_PG_MAJOR", 14, 18); err != nil {
+		return cfg, err
+	} else if set {
+		if cfg.URL != "" {
+			return cfg, fmt.Errorf("BENCH_PG_MAJOR=%d: not beside BENCH_DATABASE_URL", n)
+		}
+		cfg.Major = n
 	}
 	if n, set, err := number("BENCH_DEPTH", 10_000, 100_000_000); err != nil {
 		return cfg, err

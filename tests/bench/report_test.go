@@ -44,9 +44,15 @@ func TestConfigure(t *testing.T) {
 	if full.rounds != 3 || full.heldRounds != 3 {
 		t.Error("what one run configures reached the defaults")
 	}
+	if cfg, err = configure(env("BENCH_PG_MAJOR", "18"), full); err != nil || cfg.Major != 18 {
+		t.Errorf("BENCH_PG_MAJOR=18 gave %d, %v", cfg.Major, err)
+	}
+	if _, err = configure(env("BENCH_PG_MAJOR", "18", "BENCH_DATABASE_URL", "postgres://x"), full); err == nil {
+		t.Error("a version was asked of somebody else's server")
+	}
 	for name, value := range map[string]string{
 		"BENCH_ROUNDS": "0", "BENCH_SECONDS": "x", "BENCH_B6_SECONDS": "25", "BENCH_HOLDER": "nobody",
-		"BENCH_PEERS": "pgmq,mine", "BENCH_DEPTH": "-1", "SOAK_MINUTES": "1",
+		"BENCH_PEERS": "pgmq,mine", "BENCH_DEPTH": "-1", "SOAK_MINUTES": "1", "BENCH_PG_MAJOR": "13",
 	} {
 		if _, err := configure(env(name, value), full); err == nil || !strings.Contains(err.Error(), name+"="+value) {
 			t.Errorf("%s=%s gave %v", name, value, err)

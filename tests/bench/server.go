@@ -13,8 +13,8 @@ import (
 // somebody who runs a queue would set it, for every contender alike. Checkpoints are far apart
 // because the rows make their own between rounds. Only a logical slot gets wal_level = logical: it
 // makes every deleted row's key part of the log, which no other row should pay.
-func startServer(ctx context.Context, dir, holder string, log io.Writer) (stop func() error, url string, err error) {
-	install, err := pgserver.Ensure(ctx, 0, log)
+func startServer(ctx context.Context, dir string, major int, holder string, log io.Writer) (stop func() error, url string, err error) {
+	install, err := pgserver.Ensure(ctx, major, log)
 	if err != nil {
 		return nil, "", err
 	}
