@@ -15,6 +15,7 @@ declare
     v_busy    boolean;
     v_limited boolean;
     v_job_id  bigint;
+    v_holder  bigint;
     v_row     {{.schema}}.waiting%rowtype;
 begin
     if v_known <> '' then
@@ -34,13 +35,9 @@ begin
     end if;
 
     select s.slot_row, coalesce(s.low, 0), w.job_id,
-        case when s.job_id = admit_one.ended then false else coalesce(
-            (select true from {{.schema}}.leased l where l.job_id = s.job_id limit 1),
-            (select true from {{.schema}}.ready r
-              where r.job_id = s.job_id and r.position <> r.job_id limit 1),
-            (select true from {{.schema}}.scheduled d where d.job_id = s.job_id limit 1), false) end,
+        s.job_id,
         {{template "internal/group_limited.sql" dict "schema" .schema "group" "one.group_id" "queue" "one.queue_id"}}
-      into v_slot, v_low, v_job_id, v_busy, v_limited
+      into v_slot, v_low, v_job_id, v_holder, v_limited
       from (select admit_one.group_id, admit_one.queue_id) one
       left join lateral (
         select s.ctid as slot_row, s.job_id, s.low from {{.schema}}.group_slot s
@@ -53,13 +50,25 @@ begin
          order by w.position
          limit 1) w on true;
     if v_limited then
-        perform {{.schema}}.enter();
+        v_busy := {{.schema}}.enter();
         if {{.schema}}.admit_limited(admit_one.group_id, admit_one.queue_id, v_top) = 0 then
             return false;
         end if;
-    elsif v_busy or v_job_id is null then
+    elsif v_job_id is null then
         return false;
     else
+        if v_holder <> coalesce(admit_one.ended, 0) then
+            -- Not by exists, which may become a hash of a whole table. Apart, since few ask: each table that a
+            -- statement names is locked.
+            v_busy := coalesce(
+                (select true from {{.schema}}.leased l where l.job_id = v_holder limit 1),
+                (select true from {{.schema}}.ready r
+                  where r.job_id = v_holder and r.position <> r.job_id limit 1),
+                (select true from {{.schema}}.scheduled d where d.job_id = v_holder limit 1), false);
+            if v_busy then
+                return false;
+            end if;
+        end if;
         delete from {{.schema}}.waiting w
          where w.job_id = (
             select x.job_id from {{.schema}}.waiting x where x.job_id = v_job_id for update skip locked)
@@ -70,7 +79,7 @@ begin
             values ('group', admit_one.group_id, admit_one.queue_id, clock_timestamp());
             return false;
         end if;
-        perform {{.schema}}.enter();
+        v_busy := {{.schema}}.enter();
         insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
         values (v_row.lane, nextval('{{.schema}}.position'), v_job_id, v_row.token, v_row.attempt, v_row.failed,
             v_row.lost, v_row.expires_at);

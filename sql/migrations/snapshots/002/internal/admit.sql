@@ -68,15 +68,14 @@ begin
             return 0;
         end if;
     end if;
-    perform set_config('{{.schema}}.groups', array(
-        select g from unnest(v_held || v_groups) g group by g)::text, true);
+    v_known := case when {{.schema}}.enter() then set_config('{{.schema}}.groups', array(
+        select g from unnest(v_held || v_groups) g group by g)::text, true) end;
     if false = any (v_lined) then
         -- What is invisible is above the lo of the oldest epoch in any case.
         v_epoch := pg_sequence_last_value('{{.schema}}.epoch_low'::regclass);
         v_top := (
             select coalesce(min(e.lo) + 1, 0) from {{.schema}}.epoch_open e where e.epoch >= v_epoch);
     end if;
-    perform {{.schema}}.enter();
 
     -- The first in line may be held by somebody who changes or cancels it: nothing overtakes it, and the tick
     -- tries again.
