@@ -34,9 +34,11 @@ begin
             select coalesce(min(e.lo) + 1, 0) from {{.schema}}.epoch_open e where e.epoch >= v_epoch);
     end if;
 
-    select s.slot_row, coalesce(s.low, 0), w.job_id,
-        s.job_id,
-        {{template "internal/group_limited.sql" dict "schema" .schema "group" "one.group_id" "queue" "one.queue_id"}}
+    select s.slot_row, coalesce(s.low, 0), w.job_id, s.job_id,
+        exists (
+            select from {{.schema}}.limit_rule r where r.queue_id = one.queue_id and r.group_id > 0)
+            or exists (select from {{.schema}}.throttled t where t.queue_id = one.queue_id and t.group_id > 0)
+            or exists (select from {{.schema}}.group_slot x where x.group_id = one.group_id and x.slot > 0)
       into v_slot, v_low, v_job_id, v_holder, v_limited
       from (select admit_one.group_id, admit_one.queue_id) one
       left join lateral (
