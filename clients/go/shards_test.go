@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
@@ -209,8 +210,19 @@ func TestShardsRun(t *testing.T) {
 	for len(workers) > 0 {
 		<-workers
 	}
-	ended = startRun(ctx, s, worker)
-	refused(2)
+	said := make(lines, 1000)
+	ended = startRun(ctx, s, func(shard Shard) *Worker {
+		w := worker(shard)
+		w.Logger = slog.New(slog.NewTextHandler(said, nil))
+		return w
+	})
+	for line := ""; !strings.Contains(line, "the worker was refused"); {
+		select {
+		case line = <-said:
+		case <-time.After(patience):
+			t.Fatal("nobody was refused")
+		}
+	}
 	cancel()
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "shard empty: ") {
 		t.Errorf("refused at the end: %v", err)
@@ -238,4 +250,12 @@ func BenchmarkShardsFor(b *testing.B) {
 			}
 		})
 	}
+}
+
+// lines are what a logger writes.
+type lines chan string
+
+func (l lines) Write(line []byte) (int, error) {
+	l <- string(line)
+	return len(line), nil
 }
