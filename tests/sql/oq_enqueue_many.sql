@@ -131,6 +131,19 @@ select job_id as c from oq_enqueue_many('[{"queue_name": "uk", "unique_key": "k"
 select is((select parent_id from oq_parents(:c)), :u::bigint, 'the existing job is the parent');
 select oq_ack(job_id, lease_token) from oq_lease('uk') \gset
 select is(state_of(:c), 'ready', 'and frees it');
+-- Of several with one key in one call a ref to any means their one job; so a circle may go through it.
+select job_id as c from oq_enqueue_many('[{"queue_name": "uk2", "unique_key": "k"}, {"queue_name": "uk2", "unique_key": "k",
+    "ref": "b"}, {"queue_name": "uk2", "depends_on_refs": ["b"]}]') where idx = 2 \gset
+select is(state_of(:c), 'waiting', 'a ref to the second of a key');
+select oq_ack(job_id, lease_token) from oq_lease('uk2') \gset
+select is(state_of(:c), 'ready', 'means the job of the first');
+select throws_ok('select * from oq_enqueue_many(''' || j || ''')', 'OQ001', 'jobs[' || n || ']%a circle', 'a circle through a key')
+  from (values (0, '[{"queue_name": "uk3", "unique_key": "k", "depends_on_refs": ["b"]},
+        {"queue_name": "uk3", "unique_key": "k", "ref": "b"}]'),
+    (1, '[{"queue_name": "uk3", "unique_key": "k", "depends_on_refs": ["c"]},
+        {"queue_name": "uk3", "ref": "c", "depends_on_refs": ["b"]}, {"queue_name": "uk3", "unique_key": "k", "ref": "b"}]')) v(n, j);
+select is((select count(*) from oq_enqueue_many('[{"queue_name": "uk3", "unique_key": "k", "depends_on_refs": ["b"]},
+    {"queue_name": "uk4", "unique_key": "k", "ref": "b"}]')), 2::bigint, 'a key is a queue''s own');
 -- Long chains, backwards too.
 select is((select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'chain', 'ref', i::text,
     'depends_on_refs', case when i < 20000 then array[(i + 1)::text] else '{}' end) order by i) from generate_series(1, 20000) i))),

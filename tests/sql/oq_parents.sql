@@ -151,6 +151,17 @@ select count(*) from oq_tick() \gset
 select is((select ready from oq_stats('kids')), 2500::bigint, 'the rest by the tick');
 select is_empty('select from oq.dependency d where d.parent_id = ' || :p, 'no edge is left');
 
+-- What is not kept, or went with its queue, is not shown.
+select oq_create_queue('unkept', '{"keep": "none"}') \gset
+select oq_enqueue('unkept') as a \gset
+select oq_enqueue('dropped') as b \gset
+select oq_enqueue('c5', options => format('{"depends_on": [%s, %s]}', :a, :b)::jsonb) as c \gset
+select oq_ack(job_id, lease_token, '1') from oq_lease('unkept') \gset
+select oq_ack(job_id, lease_token, '1') from oq_lease('dropped') \gset
+select oq_drop_queue('dropped') \gset
+select results_eq(format('select * from oq_parents(%s)', :c),
+    format('values (%s::bigint, null::text, null::jsonb, null::text), (%s, null, null, null)', :a, :b), 'neither');
+
 -- Bad input.
 select throws_ok(format('select oq_enqueue(''x'', options => %L)', o), 'OQ001', m, o)
   from (values ('{"depends_on": [0]}', 'options.depends_on must not be 0'),

@@ -68,4 +68,12 @@ select throws_ok('select oq_purge(''other'', ' || a || ')', 'OQ001', m, a)
     ('''dead'', ''0'', 10001', 'max_jobs%10001%')) v(a, m);
 select unchanged('select oq_purge(''nowhere'', ''dead'')', '{(0)}', 'an unknown queue');
 
+-- A parent was completed, though its dependent came after the lease, and the tick had not looked yet.
+select oq_enqueue('first') as p \gset
+select job_id as id, lease_token as token from oq_lease('first') \gset
+select oq_enqueue('child', options => format('{"depends_on": [%s]}', :p)::jsonb) as c \gset
+select oq_ack(:id, :token) \gset
+select is(oq_purge('first', 'completed'), 1::bigint, 'a parent that was completed');
+select is(state_of(:c), 'ready', 'its child runs');
+
 select finish();

@@ -152,6 +152,26 @@ select is((select count(*) from oq_redrive('ttl2', patch => '{"run_at": "2999-01
 select is(oq_expire(), 0::bigint, 'its timer is void');
 select is(tap.state_of(:ttl), 'scheduled', 'it waits');
 
+-- One that was cancelled before its time runs now, whatever its queue has.
+select oq_enqueue('early', options => '{"delay": "1 h"}') as plain \gset
+select oq_enqueue('linked', group_key => 'g') as x \gset
+select oq_enqueue('linked', options => '{"delay": "1 h"}') as linked \gset
+select oq_cancel(:plain) \gset
+select oq_cancel(:linked) \gset
+select oq_redrive('early', '{"state": "cancelled"}') as x \gset
+select oq_redrive('linked', '{"state": "cancelled"}') as x \gset
+select is(state_of(:plain), 'ready', 'cancelled before its time');
+select is(state_of(:linked), 'ready', 'the same in a queue with groups');
+select is((select run_at from oq_get(:linked)), null, 'the time is no more');
+
+-- The first end counts, though its dependent came after the lease, and the tick had not looked yet.
+select oq_enqueue('first') as p \gset
+select job_id as id, lease_token as token from oq_lease('first') \gset
+select oq_enqueue('child', options => format('{"depends_on": [%s]}', :p)::jsonb) as c \gset
+select oq_nack(:id, :token, 'no', false) \gset
+select is((select array_agg(i) from oq_redrive('first') i), array[:p]::bigint[], 'a parent');
+select is(state_of(:c), 'cancelled', 'its child does not wait for the second end');
+
 -- Bad input: nothing comes back.
 select dead('bad', '1', 'e') as x \gset
 select refuses_bad_names('select oq_redrive(%L)');

@@ -45,9 +45,14 @@ begin
             'a ref that no other element has');
     end if;
     with refs as materialized (
-        select e.job ->> 'ref' as ref, e.ord::int as ord
-          from jsonb_array_elements(check_refs.jobs) with ordinality e(job, ord)
-         where e.job ->> 'ref' is not null
+        -- Of several with one unique key the first is the job that all of them mean.
+        select e.ref, e.ord
+          from (
+            select x.job ->> 'ref' as ref, min(x.ord::int) over (
+                partition by x.job ->> 'queue_name', x.job ->> 'unique_key',
+                    case when x.job ->> 'unique_key' is null then x.ord end) as ord
+              from jsonb_array_elements(check_refs.jobs) with ordinality x(job, ord)) e
+         where e.ref is not null
     ), wanted as materialized (
         select distinct e.ord::int as ord, r.ref
           from jsonb_array_elements(check_refs.jobs) with ordinality e(job, ord)

@@ -1,10 +1,10 @@
 -- The parents and batches of jobs that are being enqueued: refs become ids, edges are made, and who has to wait goes
--- to waiting, who is cancelled at once to finished: held. elements, became and is_new tell what each element of the
+-- to waiting, who is cancelled at once to finished: held. elements and became tell what each element of the
 -- call became; news and ids are those that are new. A parent that somebody else may just be ending gets a
 -- todo, which is seen when both have committed: neither waits for the other. Hash joins: the arrays can be long.
 -- Calls: job_ends, demand, may, fail, link_queue. Locks: batch (shared, try). Index: dependency_pk, and as job_ends.
 create or replace function {{.schema}}.place_children(
-    elements jsonb, inout news {{.schema}}.new_job[], ids bigint[], became bigint[], is_new boolean[],
+    elements jsonb, inout news {{.schema}}.new_job[], ids bigint[], became bigint[],
     now timestamptz, single boolean, out held boolean[], out over bigint[])
 language plpgsql
 set plan_cache_mode = force_generic_plan
@@ -51,10 +51,10 @@ begin
           from (
             select n.job_id, d.parent_id, false as own from new n cross join lateral unnest(n.depends_on) d(parent_id)
             union all
-            select w.job_id, place_children.became[e.ord],
-                place_children.is_new is null or place_children.is_new[e.ord]
+            select w.job_id, place_children.became[e.ord], p.job_id is not null
               from wanted w
-              join element e on e.ref = w.ref) x
+              join element e on e.ref = w.ref
+              left join new p on p.job_id = place_children.became[e.ord]) x
          group by x.job_id, x.parent_id) p;
 
     select array_agg(e.job_id), array_agg(e.queue_id), array_agg(e.ended) into v_known, v_queues, v_ends
@@ -178,5 +178,5 @@ begin
 end
 $$;
 comment on function {{.schema}}.place_children(
-    jsonb, {{.schema}}.new_job[], bigint[], bigint[], boolean[], timestamptz, boolean) is
+    jsonb, {{.schema}}.new_job[], bigint[], bigint[], timestamptz, boolean) is
     'The parents and batches of jobs that are being enqueued.';

@@ -222,7 +222,7 @@ begin
         or exists (select from jsonb_array_elements(jobs) e(job) where e.job ? 'depends_on_refs')
     then
         select p.news, p.held, p.over into v_jobs, v_held, v_over
-          from place_children(coalesce(v_all, enqueue_jobs.jobs), v_jobs, v_ids, v_found, v_new, v_now, single) p;
+          from place_children(coalesce(v_all, enqueue_jobs.jobs), v_jobs, v_ids, v_found, v_now, single) p;
     end if;
     perform link_queue(l.queue_id)
        from (select distinct j.queue_id from unnest(v_jobs) j where j.group_key is not null order by 1) l;

@@ -1,5 +1,5 @@
 -- What became of the jobs on which a job depends, for its worker.
--- Calls: may. Index: job_N_pk, finished_N_pk, dead_pk, leased_pk, scheduled_pk, waiting_pk.
+-- Calls: may. Index: job_N_pk, finished_N_pk, dead_pk, leased_pk, scheduled_pk, waiting_pk, queue_id_idx.
 create or replace function {{.api_schema}}.oq_parents(job_id bigint)
 returns table (parent_id bigint, state text, result jsonb, error text)
 language plpgsql
@@ -9,20 +9,26 @@ as $$
 begin
     return query
     select d.parent_id,
-        case when s.may_read then coalesce(f.outcome::text, case
+        case when s.may_read and f.shown is not false then coalesce(f.outcome::text, case
             when s.died then 'dead'
             when exists (select from leased l where l.job_id = d.parent_id) then 'leased'
             when exists (select from scheduled c where c.job_id = d.parent_id) then 'scheduled'
             when exists (select from waiting w where w.job_id = d.parent_id) then 'waiting'
             when s.queue_id is not null then 'ready' end) end,
-        case when s.may_read then f.result end,
-        case when s.may_read then coalesce(f.error, s.died_of) end
+        case when s.may_read and f.shown is not false then f.result end,
+        case when s.may_read and f.shown is not false then coalesce(f.error, s.died_of) end
       from (
         select j.queue_id, j.depends_on from job j where j.job_id = oq_parents.job_id limit 1) c
      cross join lateral unnest(c.depends_on) d(parent_id)
       left join lateral (
-        select f.queue_id, f.outcome, f.result, f.error from finished f
-         where f.job_id = d.parent_id and f.kept
+        -- As oq_jobs has it: what had finished when the queue was dropped went with it.
+        select f.queue_id, f.outcome, f.result, f.error, f.kept and f.finished_at >= (
+                select q.created_at from queue q
+                 where q.queue_id = f.queue_id
+                 order by q.version desc, q.row_id
+                 limit 1) as shown
+          from finished f
+         where f.job_id = d.parent_id
          limit 1) f on true
       left join lateral (select j.queue_id from job j where j.job_id = d.parent_id limit 1) p on true
       left join lateral (select x.error from dead x where x.job_id = d.parent_id) x on true

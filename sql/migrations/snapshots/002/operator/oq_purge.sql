@@ -1,6 +1,6 @@
 -- Deletes jobs of one state for good, ids ascending. Finished jobs go by themselves after the
 -- retention, as whole generations: this is for what must go earlier, row by row.
--- Calls: check_queue_name, demand, settle, delete_jobs.
+-- Calls: check_queue_name, demand, settle, settle_parents, delete_jobs.
 -- Locks: rows of the state's table by job id (skip locked), job rows.
 -- Index: ready_pk, dead_queue_idx, job_N_pk; scheduled, waiting and finished are scanned.
 create or replace function {{.api_schema}}.oq_purge(
@@ -116,20 +116,19 @@ begin
         select array_agg(g.job_id order by g.job_id) into v_ids from gone g;
     else
         -- By job_id, not by ctid, which is another row in another partition.
-        with doomed as materialized (
+        v_ids := array(
             select f.job_id
               from finished f
              where f.queue_id = v_queue.queue_id and f.outcome = oq_purge.state::outcome and f.kept
                and f.finished_at >= v_queue.created_at and f.finished_at <= v_until
              order by f.job_id
              limit v_limit
-               for update skip locked
-        ), gone as (
-            delete from finished f
-             where f.job_id = any (array(select d.job_id from doomed d))
-            returning f.job_id
-        )
-        select array_agg(g.job_id order by g.job_id) into v_ids from gone g;
+               for update skip locked);
+        -- How they ended counts, also where that was left to the next tick.
+        if v_queue.linked then
+            perform settle_parents(v_ids);
+        end if;
+        delete from finished f where f.job_id = any (v_ids);
     end case;
     if v_queue.linked and v_ids is not null and state in ('ready', 'scheduled', 'waiting') then
         perform settle(v_ids);

@@ -1,8 +1,8 @@
 -- Dead or cancelled jobs back to ready, set-based, ids ascending. Failures and lost leases begin
 -- again at 0; attempts go on counting and the token is kept. A cancelled job's rows move to the
 -- current generation: theirs may be on its way to TRUNCATE.
--- Calls: check_queue_name, check_patch, check_payload, demand, enter, open_lane, place_jobs, leave_slots, reclaim_keys,
--- wake_sleepers.
+-- Calls: check_queue_name, check_patch, check_payload, demand, enter, open_lane, place_jobs, leave_slots, settle_parents,
+-- reclaim_keys, wake_sleepers.
 -- Locks: dead or finished rows with their job rows by job id (skip locked), epoch shared (memory), as reclaim_keys.
 -- Index: dead_queue_idx, dead_pk, finished_N_pk, job_N_pk; finished is scanned without job_ids.
 create or replace function {{.api_schema}}.oq_redrive(
@@ -205,18 +205,20 @@ begin
             g.worker_id, g.error
           from gone g;
     end if;
-    -- A time to live that has passed is dropped: the operator wants the job to run.
+    -- A time to live that has passed is dropped, and so is a time to run that was to come: the operator wants
+    -- the job to run.
     update job j
        set priority = case when patch ? 'priority' then v_patch.priority::smallint
                else j.priority end,
-           run_at = case when patch ? 'run_at' then v_patch.run_at else j.run_at end,
+           run_at = case when patch ? 'run_at' then v_patch.run_at
+               when j.run_at <= v_now then j.run_at end,
            max_retries = case when patch ? 'max_retries' then v_patch.max_retries
                else j.max_retries end,
            payload = case when patch ? 'payload' then v_patch.payload else j.payload end,
            headers = case when patch ? 'headers' then v_patch.headers else j.headers end,
            expires_at = case when j.expires_at > v_now then j.expires_at end
      where j.job_id = any (v_ids)
-       and (patch <> '{}' or j.expires_at <= v_now);
+       and (patch <> '{}' or j.expires_at <= v_now or j.run_at > v_now);
     if exists (select from job j where j.job_id = any (v_ids) and j.unique_key is not null) then
         perform reclaim_keys(v_ids);
     end if;
@@ -235,6 +237,8 @@ begin
 
     if v_queue.linked then
         perform leave_slots(v_ids);
+        -- The first end counts, also one that was left to the next tick.
+        perform settle_parents(v_ids);
     end if;
 
     -- The i-th is due i / per_second after the first, which is due at once or at patch.run_at.
@@ -291,5 +295,6 @@ filter: state (dead, or cancelled), job_ids, reason (as in oq_dead), error (a pa
 counts), since and until (died or cancelled in that time), payload (contains this). patch: as in
 oq_update. per_second: how many become ready each second; null: all at once. max_jobs: 1 to 10000;
 null: as many as 100000, so call it until nothing comes. dry_run => true only says which. A
-cancelled job comes back while its payload is kept, a time to live that has passed is dropped. It takes
-its unique key back where that is free, else it comes back without one. An unknown queue gives no rows. Errors: OQ001.';
+cancelled job comes back while its payload is kept. A run_at that is to come and a time to live that has passed are
+dropped. It takes its unique key back where that is free, else it comes back without one. An unknown queue gives no
+rows. Errors: OQ001.';
