@@ -92,10 +92,7 @@ begin
         values (admit_one.group_id, 0, v_job_id, greatest(v_low, least(v_row.position + 1, v_top)),
             clock_timestamp());
     end if;
-    if not (case
-        when pg_try_advisory_lock(hashtext('{{.schema}}:sleeper'), (admit_one.queue_id & 2147483647)::int)
-        then pg_advisory_unlock(hashtext('{{.schema}}:sleeper'), (admit_one.queue_id & 2147483647)::int)
-        else false end)
+    if not ({{template "internal/nobody_sleeps.sql" dict "schema" .schema "queue" "admit_one.queue_id"}})
     then
         perform {{.schema}}.wake_sleepers(admit_one.queue_id);
     end if;

@@ -6,12 +6,7 @@ language plpgsql
 as $$
 #variable_conflict use_column
 begin
-    if not (case
-        when pg_try_advisory_lock(
-            hashtext('{{.schema}}:sleeper'), (wake_sleepers.queue_id & 2147483647)::int)
-        then pg_advisory_unlock(
-            hashtext('{{.schema}}:sleeper'), (wake_sleepers.queue_id & 2147483647)::int)
-        else false end)
+    if not ({{template "internal/nobody_sleeps.sql" dict "schema" .schema "queue" "wake_sleepers.queue_id"}})
     then
         perform {{.schema}}.wake(q.queue_name)
            from {{.schema}}.queue_now q

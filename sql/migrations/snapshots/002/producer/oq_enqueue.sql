@@ -68,10 +68,7 @@ begin
     insert into ready (lane, position, job_id)
     select v_lane, n.job_id, n.job_id from new_job n
     returning job_id into v_job_id;
-    if not (case
-        when pg_try_advisory_lock(hashtext('{{.schema}}:sleeper'), (v_queue_id & 2147483647)::int)
-        then pg_advisory_unlock(hashtext('{{.schema}}:sleeper'), (v_queue_id & 2147483647)::int)
-        else false end)
+    if not ({{template "internal/nobody_sleeps.sql" dict "schema" .schema "queue" "v_queue_id"}})
     then
         perform wake(queue_name);
     end if;
