@@ -318,6 +318,19 @@ type Server struct {
 // StartServer starts one; it ends with the test.
 func StartServer(t testing.TB, o ServerOptions) *Server {
 	t.Helper()
+	s := newServer(t, o.Settings)
+	s.Restart(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if err := Migrate(ctx, s.URL("postgres"), "oq", "public", -1); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// newServer has a folder that goes with the test, and no files yet.
+func newServer(t testing.TB, settings map[string]string) *Server {
+	t.Helper()
 	root, end, err := guardedDir()
 	if err != nil {
 		t.Fatal(err)
@@ -327,14 +340,7 @@ func StartServer(t testing.TB, o ServerOptions) *Server {
 			t.Error(err)
 		}
 	})
-	s := &Server{dir: filepath.Join(root, "data"), settings: o.Settings}
-	s.Restart(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	if err := Migrate(ctx, s.URL("postgres"), "oq", "public", -1); err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return &Server{dir: filepath.Join(root, "data"), settings: settings}
 }
 
 // Restart starts the server again after a Stop or a kill.
@@ -355,19 +361,10 @@ func (s *Server) Standby(t testing.TB) *Server {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	root, end, err := guardedDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := end(); err != nil {
-			t.Error(err)
-		}
-	})
+	standby := newServer(t, map[string]string{})
 	if err := s.Stop(ctx, "fast"); err != nil {
 		t.Fatal(err)
 	}
-	standby := &Server{dir: filepath.Join(root, "data"), settings: map[string]string{}}
 	if out, err := exec.CommandContext(ctx, "cp", "-RpH", s.dir, standby.dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
