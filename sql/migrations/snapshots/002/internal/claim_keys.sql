@@ -72,7 +72,7 @@ begin
         for v_key in
             with looked as materialized (
                 select u.ord, u.queue_id, u.unique_key, u.unique_mode, u.unique_for, u.debounce_max, h.key_hash,
-                    k.job_id as was, k.version, k.taken_at, s.is_over, case
+                    k.job_id as was, k.version, s.is_over, case
                         when k.job_id is null then 'free'
                         when s.is_over is not false then case when k.until > claim_keys.now then 'taken' else 'free' end
                         when coalesce(u.unique_mode not in ('replace', 'debounce'), true) then 'taken'
@@ -82,7 +82,7 @@ begin
                   from unnest(claim_keys.jobs) u
                  cross join lateral (select sha256(convert_to(u.unique_key, 'UTF8')) as key_hash) h
                   left join lateral (
-                    select k.job_id, k.version, k.taken_at, k.until from {{.schema}}.unique_key k
+                    select k.job_id, k.version, k.until from {{.schema}}.unique_key k
                      where k.queue_id = u.queue_id and k.key_hash = h.key_hash
                      limit 1) k on true
                  cross join lateral (
@@ -103,7 +103,7 @@ begin
                 returning job_id
             )
             select l.ord, l.queue_id, l.key_hash, l.unique_key, l.unique_mode, l.was, l.version, l.verdict, l.is_over,
-                l.taken_at + l.debounce_max as latest, c.job_id as mine
+                l.debounce_max, null::timestamptz as latest, c.job_id as mine
               from looked l
               left join claimed c on c.job_id = claim_keys.ids[l.ord]
              order by l.queue_id, l.key_hash
@@ -122,7 +122,7 @@ begin
                 end if;
                 continue;
             elsif v_key.verdict = 'change' then
-                select k.version = v_key.version into v_same
+                select k.version = v_key.version, k.taken_at + v_key.debounce_max into v_same, v_key.latest
                   from {{.schema}}.unique_key k
                  where k.queue_id = v_key.queue_id and k.key_hash = v_key.key_hash;
                 if v_same and {{.schema}}.replace_job(
