@@ -1,7 +1,9 @@
 -- Narrow tables that are mostly dead while a held snapshot keeps VACUUM from helping: lock for an
 -- instant, take out the few live rows, truncate, put them back. Not MVCC-safe: an older snapshot sees
 -- the table empty, which ack, nack, release and heartbeat answer with 40001.
--- Locks: access exclusive on one table, waited for 20 ms at most, then not again for 5 s.
+-- Or narrow tables whose indexes are all empty pages: before PostgreSQL 16 VACUUM gives none back while anybody
+-- holds a snapshot in another database, or a logical slot lags. These are built anew, which old snapshots bear.
+-- Locks: access exclusive on one table or its indexes, waited for 20 ms at most, then not again for 5 s.
 create or replace function {{.api_schema}}.oq_compact()
 returns bigint
 language plpgsql
@@ -23,23 +25,31 @@ begin
     then
         return 0;
     end if;
-    select c.oid, c.relname into v_table
-      from pg_class c
-     where c.relnamespace = '{{.schema}}'::regnamespace and c.relkind = 'r'
-       and c.relname in ('ready', 'scheduled', 'waiting', 'leased', 'ttl', 'mark', 'epoch_open', 'passed',
-            'group_slot', 'limit_slot', 'throttled', 'todo')
-       and pg_stat_get_dead_tuples(c.oid) > case when c.relname in ('mark', 'epoch_open', 'passed', 'group_slot',
-           'limit_slot', 'throttled', 'todo') then 20000 else 200000 end
-       and pg_stat_get_dead_tuples(c.oid) > 10 * pg_stat_get_live_tuples(c.oid)
-       and pg_stat_get_live_tuples(c.oid) < 500000
-     order by pg_stat_get_dead_tuples(c.oid) desc
+    select n.relname, n.dead into v_table
+      from (
+        select c.relname, pg_stat_get_dead_tuples(c.oid) > case when c.relname in ('mark', 'epoch_open', 'passed',
+                'group_slot', 'limit_slot', 'throttled', 'todo') then 20000 else 200000 end
+            and pg_stat_get_dead_tuples(c.oid) > 10 * pg_stat_get_live_tuples(c.oid)
+            and pg_stat_get_live_tuples(c.oid) < 500000 as dead, (
+                select sum(i.relpages) from pg_index x join pg_class i on i.oid = x.indexrelid
+                 where x.indrelid = c.oid) > greatest(8192, 8 * c.relpages) as hollow
+          from pg_class c
+         where c.relnamespace = '{{.schema}}'::regnamespace and c.relkind = 'r'
+           and c.relname in ('ready', 'scheduled', 'waiting', 'leased', 'ttl', 'mark', 'epoch_open', 'passed',
+                'group_slot', 'limit_slot', 'throttled', 'todo')) n
+     where n.dead or n.hollow
+     order by n.dead desc
      limit 1;
-    if v_table.oid is null then
+    if v_table.relname is null then
         return 0;
     end if;
     perform setval('compact_after', (date_part('epoch', v_now) * 1000)::bigint + 5000);
     begin
-        perform rewrite(v_table.relname);
+        if v_table.dead then
+            perform rewrite(v_table.relname);
+        else
+            execute format('reindex table {{.schema}}.%I', v_table.relname);
+        end if;
         v_count := 1;
     exception when lock_not_available then null;
     end;
@@ -47,6 +57,6 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_compact() is
-'Gives back the space of dead rows where VACUUM can''t.
+'Gives back the space of dead rows and of empty index pages where VACUUM can''t.
 Returns how many tables it rewrote.
 A duty of the daemon, part of oq_tick. Safe to run at any time, by several at once.';
