@@ -14,14 +14,9 @@ select is((select array_agg(i order by i) from unnest(:'ids'::bigint[]) i), :'id
 select is((select array_agg(job_id) from oq_lease('q', max_jobs => 10)), :'ids'::bigint[],
     'first in, first out');
 
--- One payload, none, very many.
+-- One payload, none, too many.
 select is((select count(*) from oq_enqueue_bulk('q', array['1']::jsonb[])), 1::bigint, 'one');
 select is_empty($$select oq_enqueue_bulk('q', '{}')$$, 'none');
-select is((select count(distinct i) from oq_enqueue_bulk('many',
-    array_fill(jsonb '1', '{100000}')) i), 100000::bigint, '100000');
-select is((select ready from oq_stats('many')), 100000::bigint, 'all of them ready');
-select is((select count(*) from oq_lease('many', max_jobs => 10000)), 10000::bigint,
-    '10000 leased at once');
 select throws_ok($$select oq_enqueue_bulk('q', array_fill(jsonb '1', '{100001}'))$$, 'OQ001',
     'payloads%100001%', '100001');
 select is((select array_agg(payload #>> '{}' order by job_id)
@@ -60,6 +55,11 @@ select throws_ok($$select oq_enqueue_bulk('small', array['1', to_jsonb(repeat('x
     'one over the limit, which is named; none is enqueued');
 select throws_ok($$select oq_enqueue_bulk('small', array['1', '2', null]::jsonb[])$$, 'OQ001', 'payloads[3] must not be null',
     'a null in the array');
+-- Few bytes that are long as text: the limit is on the text.
+select throws_ok($$select oq_enqueue_bulk('q', array[to_jsonb(1), to_jsonb(array_fill(1e131071, array[8]))])$$, 'OQ001',
+    'payloads[2] %1048592 bytes%', 'eight numbers of 131072 digits');
+select is((select count(*) from oq_enqueue_bulk('long', array[to_jsonb(array_fill(1e131071, array[7]))])), 1::bigint,
+    'seven are less than a megabyte');
 create table stored as select to_jsonb(repeat('x', 2000000)) as payload;
 select throws_ok('select oq_enqueue_bulk(''q'', (select array_agg(payload) from stored))', 'OQ001',
     'payload%2000002 bytes%',
@@ -71,5 +71,12 @@ select is((select count(*) from oq_enqueue_bulk('full', '{1,2}')), 2::bigint, 't
 select throws_ok('select oq_enqueue_bulk(''full'', ''{3,4}'')', 'OQ006', '%full%',
     'two more are too many');
 select is((select count(*) from oq_enqueue_bulk('full', '{3}')), 1::bigint, 'one more is not');
+
+-- Very many. At the end: each throws_ok compares all that there is before and after.
+select is((select count(distinct i) from oq_enqueue_bulk('many',
+    array_fill(jsonb '1', '{100000}')) i), 100000::bigint, '100000');
+select is((select ready from oq_stats('many')), 100000::bigint, 'all of them ready');
+select is((select count(*) from oq_lease('many', max_jobs => 10000)), 10000::bigint,
+    '10000 leased at once');
 
 select finish();

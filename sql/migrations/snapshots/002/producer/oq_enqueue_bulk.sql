@@ -55,8 +55,11 @@ begin
     elsif cardinality(payloads) = 0 then
         return;
     end if;
+    -- 128 bytes have room for seven numbers, of 147457 digits at most, and are never longer than a megabyte as text.
     if exists (
-        select from unnest(payloads) p(payload) where p.payload is null or octet_length(p.payload::text) > v_max_bytes)
+        select from unnest(payloads) p(payload)
+         where p.payload is null or case when pg_column_size(p.payload) > 128 or v_max_bytes < 1048576
+                then octet_length(p.payload::text) > v_max_bytes end)
     then
         perform check_payload(p.payload, v_max_bytes, 'payloads[' || p.ord || ']')
            from unnest(payloads) with ordinality p(payload, ord);
