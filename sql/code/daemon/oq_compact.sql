@@ -57,6 +57,6 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_compact() is
-'Gives back the space of dead rows and of empty index pages where VACUUM can''t.
+'Gives back the space of dead rows and index pages where VACUUM can''t.
 Returns how many tables it rewrote.
 A duty of the daemon, part of oq_tick. Safe to run at any time, by several at once.';
