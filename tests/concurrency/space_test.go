@@ -452,3 +452,55 @@ func TestDutiesCutShort(t *testing.T) {
 	t.Logf("%d cut short, %d done", cut, done)
 	l.finish(t, db)
 }
+
+// turn opens the next generation, as half a retention after the last.
+func turn(t testing.TB, q querier) {
+	t.Helper()
+	before := get[int64](t, q, "select last_value from oq.generation")
+	exec(t, q, "update oq.generation_state set opened_at = opened_at - interval '1 year' where stage = 'current'")
+	exec(t, q, "select oq_rotate()")
+	if get[int64](t, q, "select last_value from oq.generation") == before {
+		t.Fatal("the generation did not change")
+	}
+}
+
+// outlive lets the retention of all that has ended pass, and empties what is closed as far as that goes.
+func outlive(t testing.TB, q querier) {
+	t.Helper()
+	exec(t, q, "update oq.generation_state set closed_at = closed_at - interval '1 year' where closed_at is not null")
+	exec(t, q, "update oq.finished set finished_at = finished_at - interval '1 year'")
+	for range 16 {
+		exec(t, q, "update oq.generation_state set try_after = null")
+		exec(t, q, "select oq_rotate()")
+	}
+}
+
+// In a dump the registers, which are outside its snapshot, are younger than the rows. A generation that is not empty
+// must not be filled again: its jobs would end in an older one.
+func TestRegisterOfADumpIsYoungerThanItsRows(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := db.Conn(t)
+	exec(t, c, "select oq_enqueue_bulk('q', array_fill('{}'::jsonb, array[3]))")
+	turn(t, c)
+	jobs := lease(t, c, "q", 3)
+	ack(t, c, jobs[0])
+	exec(t, c, "select setval('oq.generation', 0)")
+	ack(t, c, jobs[1]) // before the first tick
+	exec(t, c, "select oq_enqueue('q')")
+	exec(t, c, "select oq_rotate()")
+	if got := get[int](t, c, "select last_value::int from oq.generation"); got != 1 {
+		t.Errorf("generation %d is filled, which was closed", got)
+	}
+	ack(t, c, jobs[2])
+	for range 3 {
+		outlive(t, c)
+		audit(t, c)
+		turn(t, c)
+	}
+	if n := len(drain(t, db, "q")); n != 1 {
+		t.Errorf("%d jobs are left, want 1", n)
+	}
+	outlive(t, c)
+	audit(t, c)
+}

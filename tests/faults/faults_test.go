@@ -455,6 +455,41 @@ func TestKilledServer(t *testing.T) {
 	c.Close(context.Background())
 }
 
+// A sequence logs values ahead: after a crash it is further on than it was. The register of generations must not be, or
+// one that is closed would be filled again.
+func TestGenerationAfterACrash(t *testing.T) {
+	server := testdb.StartServer(t, testdb.ServerOptions{})
+	c, err := pgx.Connect(context.Background(), server.URL("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for turn := range 3 {
+		run(t, c, "select oq_enqueue('q')")
+		run(t, c, "update oq.generation_state set opened_at = opened_at - interval '1 year' where stage = 'current'")
+		run(t, c, "select oq_rotate()")
+		if turn < 2 {
+			run(t, c, "update oq.generation_state set closed_at = closed_at - interval '1 year' where stage = 'closed'")
+			until(t, c, "it is emptied", "select oq_rotate() >= 0 and not exists (select from oq.generation_state where stage not in ('empty', 'current'))")
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := server.Stop(ctx, "immediate"); err != nil {
+		t.Fatal(err)
+	}
+	c.Close(ctx)
+	server.Restart(t)
+	if c, err = pgx.Connect(ctx, server.URL("postgres")); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(ctx)
+	if is, was := get[int](t, c, "select last_value::int from oq.generation"),
+		get[int](t, c, "select gen::int from oq.generation_state where stage = 'current'"); is != was {
+		t.Errorf("generation %d is filled after the crash, it was %d", is, was)
+	}
+	audit(t, c)
+}
+
 func (l *ledger) snapshot() map[int64]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -86,8 +86,20 @@ begin
             select from ready r where r.lane = k.lane and r.position >= k.low limit 1) r
          where k.lane >> 16 = q.queue_id);
 
-    -- The register is right even where the transaction that moved it rolled back.
+    -- In a dump the register is younger than the rows. If it names a generation that is not empty, what ends would
+    -- be older than its job: it goes back, and what was written there meanwhile is carried on like the rest.
     v_gen := pg_sequence_last_value('generation'::regclass)::smallint;
+    select g.gen into v_next
+      from generation_state g
+     where g.stage = 'current' and exists (
+        select from generation_state x where x.gen = v_gen and x.stage not in ('current', 'empty'));
+    if v_next is not null then
+        update generation_state g
+           set stage = 'closed', cursor_id = 0, tries = 0, try_after = null
+         where g.gen = v_gen;
+        v_gen := setval('generation', v_next);
+    end if;
+    -- Else it is right even where the transaction that moved it rolled back.
     update generation_state g
        set stage = 'closed', closed_at = v_now, cursor_id = 0, tries = 0, try_after = null
      where g.stage = 'current' and g.gen <> v_gen;
@@ -108,7 +120,8 @@ begin
     if exists (select from generation_state g where g.gen = v_gen and g.opened_at + v_retention / 2 <= v_now)
         and exists (select from generation_state g where g.gen = v_next and g.stage = 'empty')
     then
-        v_gen := nextval('generation');
+        -- Not by nextval, which logs values ahead: after a crash, or on a standby, it would name another one.
+        v_gen := setval('generation', v_next);
         update generation_state g
            set stage = 'closed', closed_at = v_now, cursor_id = 0, tries = 0, try_after = null
          where g.stage = 'current';
