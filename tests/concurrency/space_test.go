@@ -475,6 +475,45 @@ func outlive(t testing.TB, q querier) {
 	}
 }
 
+// An ack that is open while the generation of its job is emptied: its end must not be older than the job's row, or
+// it goes first, and the job stands nowhere.
+func TestOpenAckBesideRotations(t *testing.T) {
+	t.Parallel()
+	for _, end := range []string{"commit", "rollback"} {
+		db := testdb.New(t)
+		w, c := db.Conn(t), db.Conn(t)
+		exec(t, c, "select oq_enqueue('q')")
+		turn(t, c)
+		j := lease(t, c, "q", 1)[0]
+		exec(t, w, "begin")
+		if !ack(t, w, j) {
+			t.Fatal("the ack was refused")
+		}
+		turn(t, c)
+		exec(t, c, "update oq.generation_state set closed_at = closed_at - interval '1 year' where closed_at is not null")
+		for range 8 {
+			exec(t, c, "update oq.generation_state set try_after = null")
+			exec(t, c, "select oq_rotate()")
+		}
+		exec(t, w, end)
+		outlive(t, c)
+		audit(t, c)
+		if n := get[int](t, c, "select count(*)::int from oq.generation_state where stage = 'empty'"); n != 2 {
+			t.Errorf("%s: %d generations are empty, want 2", end, n)
+		}
+		if end == "commit" {
+			turn(t, c)
+			outlive(t, c)
+			audit(t, c)
+			if n := get[int](t, c, "select count(*)::int from oq.job"); n != 0 {
+				t.Errorf("%d jobs are carried on that have ended", n)
+			}
+		} else if !ack(t, c, j) {
+			t.Error("the lease was lost")
+		}
+	}
+}
+
 // In a dump the registers, which are outside its snapshot, are younger than the rows. A generation that is not empty
 // must not be filled again: its jobs would end in an older one.
 func TestRegisterOfADumpIsYoungerThanItsRows(t *testing.T) {

@@ -1,7 +1,8 @@
 -- Generations: opens the next when the current is old enough, moves what must stay out of the oldest,
 -- a bounded number of rows a call, and truncates it. Never waits for anybody for more than 20 ms.
 -- Also clears up after first uses, drops, superseded marks and unique keys. sql/DESIGN.md: "Generations".
--- Locks: rotate (try), share then access exclusive on one generation. Index: job_N_pk, finished_N_pk.
+-- Locks: rotate (try), share on one generation and another's finished, then access exclusive on the one.
+-- Index: job_N_pk, finished_N_pk.
 create or replace function {{.api_schema}}.oq_rotate(max_rows int default 5000)
 returns bigint
 language plpgsql
@@ -126,7 +127,7 @@ begin
            set stage = 'closed', closed_at = v_now, cursor_id = 0, tries = 0, try_after = null
          where g.stage = 'current';
         update generation_state g set stage = 'current', opened_at = v_now, closed_at = null where g.gen = v_gen;
-        v_count := v_count + 1;
+        return 1;
     end if;
 
     select g.* into v_state
@@ -138,10 +139,12 @@ begin
         return v_count;
     end if;
 
-    -- Nobody writes to it any more, once those who may have begun to are through.
+    -- Nobody writes to it any more, once those who may have begun to are through. Nor does anybody end a job in
+    -- the other closed one: its row would go on now as unfinished, and be the younger of the two.
     if v_state.stage = 'closed' then
         begin
-            execute format('lock table job_%1$s, finished_%1$s, attempt_%1$s in share mode', v_state.gen);
+            execute format('lock table job_%1$s, attempt_%1$s, finished_%1$s, finished_%2$s in share mode',
+                v_state.gen, 3 - v_gen - v_state.gen);
             v_state.stage := 'job';
         exception when lock_not_available then
             v_state.tries := least(v_state.tries + 1, 20);
