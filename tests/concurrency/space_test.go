@@ -514,6 +514,43 @@ func TestOpenAckBesideRotations(t *testing.T) {
 	}
 }
 
+// A call that waits for another session, while the generations turn, writes into the one that is current then.
+func TestGenerationOfACallThatWaits(t *testing.T) {
+	t.Parallel()
+	cases := []struct{ name, hold, sql, where string }{
+		{"oq_ack_many", "select oq_heartbeat($1, $2)",
+			"select count(*)::int from oq_ack_many(array[$1::bigint], array[$2::bigint], '{1}')", "oq.finished"},
+		{"oq_next", "select oq_heartbeat($1, $2)", `select count(*)::int from oq_next('none',
+			acked_job_ids => array[$1::bigint, 0], acked_tokens => array[$2::bigint, 0])`, "oq.finished"},
+		{"oq_enqueue_many", "select oq_enqueue('q', unique_key => 'k') where $1::bigint + $2::bigint > 0",
+			`select count(*)::int from oq_enqueue_many('[{"queue_name": "q", "unique_key": "k"}]')
+				where $1::bigint + $2::bigint > 0`, "oq.job"},
+	}
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			a, b, c := db.Conn(t), db.Conn(t), db.Conn(t)
+			exec(t, c, "select oq_enqueue('q')")
+			j := lease(t, c, "q", 1)[0]
+			exec(t, a, "begin")
+			exec(t, a, tc.hold, j.ID, j.Token)
+			wait := background(t, func() error {
+				_, err := try[int](b, tc.sql, j.ID, j.Token)
+				return err
+			})
+			blocked(t, db, pid(t, b))
+			turn(t, c)
+			exec(t, a, "rollback")
+			wait()
+			if n := get[int](t, c, "select count(*)::int from "+tc.where+" where gen = 1"); n != 1 {
+				t.Errorf("%d rows are in the current generation, want 1", n)
+			}
+			audit(t, c)
+		})
+	}
+}
+
 // In a dump the registers, which are outside its snapshot, are younger than the rows. A generation that is not empty
 // must not be filled again: its jobs would end in an older one.
 func TestRegisterOfADumpIsYoungerThanItsRows(t *testing.T) {

@@ -36,7 +36,7 @@ declare
     v_held      boolean[];
     v_over      bigint[];
     v_jobs      new_job[];
-    v_gen       smallint := pg_sequence_last_value('generation'::regclass);
+    v_gen       smallint;
     v_queue_ids bigint[] := array[]::bigint[];
     v_max_bytes int[] := array[]::int[];
     v_depths    int[] := array[]::int[];
@@ -210,6 +210,9 @@ begin
              where v_new[e.ord]);
         v_jobs := array(select row(u.*)::new_job from unnest(v_jobs) u where v_new[u.ord] order by u.ord);
     end if;
+    -- Not before the keys, which may be waited for as long as somebody's transaction is open; and before what may end
+    -- at once below, which must not be in an older generation.
+    v_gen := pg_sequence_last_value('generation'::regclass);
     perform check_depth(n.queue_id, n.name, n.max_depth, c.adds)
        from unnest(v_names, v_queue_ids, v_depths) n(name, queue_id, max_depth)
       cross join lateral (

@@ -12,7 +12,6 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    v_gen   smallint := pg_sequence_last_value('generation'::regclass);
     v_now   timestamptz := clock_timestamp();
     v_twice boolean := false;
     v_ids   bigint[];
@@ -30,7 +29,7 @@ begin
 {{template "internal/ack_claim.sql" dict "ids" "oq_ack_many.job_ids" "tokens" "oq_ack_many.lease_tokens"}}    ), done as (
         insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
             linked, worker_id, result)
-        select v_gen, e.job_id, e.lane >> 16, e.attempt,
+        select (select pg_sequence_last_value('generation'::regclass))::smallint, e.job_id, e.lane >> 16, e.attempt,
             e.lost, v_now, e.leased_at, 'completed', e.kept, e.linked, e.worker_id,
             case when not e.kept then null
                 when v_twice then (
