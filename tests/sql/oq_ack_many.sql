@@ -50,6 +50,19 @@ select is((select count(*) from oq_ack_many(:'ids', :'tokens')), 10000::bigint, 
 select throws_ok('select oq_ack_many(array_fill(1, ''{10001}''), array_fill(1, ''{10001}''))',
     'OQ001', 'job_ids%10001%', 'ten thousand and one');
 
+-- A thousand in any order, some twice, each with its own result.
+select count(*) as x from oq_enqueue_bulk('own', array_fill(jsonb '1', '{1000}')) \gset
+create temp table l as select job_id, lease_token from oq_lease('own', max_jobs => 1000);
+create temp table asked as
+    select job_id, lease_token, to_jsonb(job_id) as result from l
+    union all select job_id, lease_token - 1, '"wrong"' from l where job_id % 3 = 0
+    union all select job_id - 100000, lease_token, '"wrong"' from l where job_id % 5 = 0;
+select is((select count(*) from oq_ack_many((select array_agg(job_id order by md5(job_id::text || lease_token)) from asked),
+    (select array_agg(lease_token order by md5(job_id::text || lease_token)) from asked),
+    (select array_agg(result order by md5(job_id::text || lease_token)) from asked))), 1000::bigint, 'a thousand');
+select is((select count(*) from oq_jobs j where queue_name = 'own' and result = to_jsonb(job_id)), 1000::bigint,
+    'each has its own result');
+
 -- Broken arrays.
 select unchanged('select oq_ack_many(''{}'', ''{}'')', '{}', 'empty');
 select unchanged('select oq_ack_many(''{}'', ''{}'', ''{}'')', '{}', 'empty, with results');
