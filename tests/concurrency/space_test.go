@@ -580,3 +580,21 @@ func TestRegisterOfADumpIsYoungerThanItsRows(t *testing.T) {
 	outlive(t, c)
 	audit(t, c)
 }
+
+// A clock that was ten years ahead: the generations turn as before once it is right.
+func TestRotationAfterTheClockWentBack(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := db.Conn(t)
+	id := get[int64](t, c, "select oq_enqueue('q')")
+	turn(t, c)
+	exec(t, c, "update oq.generation_state set opened_at = opened_at + interval '10 years', closed_at = closed_at + interval '10 years'")
+	exec(t, c, "select oq_rotate()")
+	turn(t, c)
+	outlive(t, c)
+	if n := get[int](t, c, "select count(*)::int from oq.generation_state where stage = 'empty'"); n != 2 {
+		t.Errorf("%d generations are empty, want 2", n)
+	}
+	expect(t, drain(t, db, "q"), id)
+	audit(t, c)
+}

@@ -108,6 +108,12 @@ begin
        set stage = 'current', opened_at = v_now, closed_at = null
      where g.gen = v_gen and g.stage <> 'current';
 
+    -- Where the clock went back nothing would close, or go, until it has caught up: all is as long ago as it was then.
+    update generation_state g
+       set opened_at = g.opened_at - c.ahead, closed_at = g.closed_at - c.ahead, try_after = null
+      from (
+        select x.opened_at - v_now as ahead from generation_state x
+         where x.stage = 'current' and x.opened_at > v_now) c;
     -- A generation closes after half the retention and goes when all of it is older than the retention.
     -- Queues that keep for longer have their rows carried on, so one of them can't grow all the others
     -- more than eightfold.
