@@ -35,6 +35,15 @@ begin
     -- Resolved epochs are dead rows while a snapshot is held: none is walked twice. What is committed
     -- as gone stays gone, so the register is right even if this transaction rolls back.
     v_low := pg_sequence_last_value('{{.schema}}.epoch_low'::regclass);
+    -- In a dump the register is younger than the rows: what was open then is looked for once a session, and has no
+    -- members any more.
+    if current_setting('{{.schema}}.epochs', true) is distinct from '1' then
+        update {{.schema}}.epoch_open e
+           set epoch = v_low
+         where e.ctid = any (array(
+            select x.ctid from {{.schema}}.epoch_open x where x.epoch < v_low for update skip locked));
+        perform set_config('{{.schema}}.epochs', '1', false);
+    end if;
     -- But for what this transaction has deleted itself, in an earlier advance, and may still bring back.
     if not exists (
         select from {{.schema}}.epoch_open e
