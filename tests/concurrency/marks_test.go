@@ -148,3 +148,19 @@ func TestLateCommitInADump(t *testing.T) {
 	expect(t, drain(t, db, "q"), late...)
 	audit(t, d)
 }
+
+// The clock goes back by less than what shows that it did. What is due then is below a mark that was raised before.
+func TestClockThatGoesBackALittle(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := db.Conn(t)
+	tick(t, c, 2)
+	exec(t, c, `insert into oq.mark (lane, low)
+		select l, (date_part('epoch', clock_timestamp() + interval '800 ms') * 1000000)::bigint from generate_series(-3, -1) l`)
+	tick(t, c, 1)
+	id := get[int64](t, c, `select oq_enqueue('q', options => '{"delay": "100 ms"}')`)
+	mortal := get[int64](t, c, `select oq_enqueue('q', options => '{"ttl": "100 ms"}')`)
+	until(t, c, "the job is ready", "select count(*) > 0 and (select state = 'ready' from oq_get($1)) from oq_tick()", id)
+	until(t, c, "the other expires", "select count(*) > 0 and (select state = 'expired' from oq_get($1)) from oq_tick()", mortal)
+	audit(t, c)
+}

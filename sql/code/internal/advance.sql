@@ -31,6 +31,7 @@ declare
     v_stuck     bigint;
     v_free      bigint;
     v_locked    boolean;
+    v_back      bigint;
 begin
     -- Resolved epochs are dead rows while a snapshot is held: none is walked twice. What is committed
     -- as gone stays gone, so the register is right even if this transaction rolls back.
@@ -65,12 +66,19 @@ begin
     -- keeps an earlier one from being resolved.
     v_last := coalesce(pg_sequence_last_value('{{.schema}}.position'::regclass), 0);
     v_now := clock_timestamp();
+    -- A clock that goes back by less than raise_time can see lets rows of time come to stand below their mark: the
+    -- first epoch of each second looks for them.
+    v_back := case when date_trunc('second', v_now) = (
+            select date_trunc('second', e.opened_at) from {{.schema}}.epoch_open e
+             where e.epoch >= v_low
+             order by e.epoch desc
+             limit 1) then 0 else 2500000 end;
     v_current := nextval('{{.schema}}.epoch');
     insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_leased, lo_ttl)
     select v_current, v_last,
-        (select m.low from {{.schema}}.mark m where m.lane = -1 order by m.lane, m.low desc limit 1),
-        (select m.low from {{.schema}}.mark m where m.lane = -2 order by m.lane, m.low desc limit 1),
-        (select m.low from {{.schema}}.mark m where m.lane = -3 order by m.lane, m.low desc limit 1);
+        greatest((select m.low from {{.schema}}.mark m where m.lane = -1 order by m.lane, m.low desc limit 1) - v_back, 0),
+        greatest((select m.low from {{.schema}}.mark m where m.lane = -2 order by m.lane, m.low desc limit 1) - v_back, 0),
+        greatest((select m.low from {{.schema}}.mark m where m.lane = -3 order by m.lane, m.low desc limit 1) - v_back, 0);
 
     -- Raise. A mark that would hardly move stays: a hundred dead rows cost a lease next to nothing.
     for v_rows in
