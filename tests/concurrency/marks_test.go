@@ -164,3 +164,29 @@ func TestClockThatGoesBackALittle(t *testing.T) {
 	until(t, c, "the other expires", "select count(*) > 0 and (select state = 'expired' from oq_get($1)) from oq_tick()", mortal)
 	audit(t, c)
 }
+
+// The clock goes back while a worker, which advanced because no daemon did, stays open: the daemon that comes back
+// does not wait for it, and takes the marks away when it is gone.
+func TestClockThatGoesBackBesideAnOpenAdvance(t *testing.T) {
+	t.Parallel()
+	for _, end := range []string{"commit", "rollback"} {
+		t.Run(end, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			a, d := db.Conn(t), db.Conn(t)
+			exec(t, d, "select oq_enqueue('q')")
+			tick(t, d, 2)
+			exec(t, d, `insert into oq.mark (lane, low)
+				select l, (date_part('epoch', clock_timestamp() + interval '1 hour') * 1000000)::bigint from generate_series(-3, -1) l`)
+			exec(t, a, "begin")
+			advanceByLease(t, d, a)
+			exec(t, d, "set statement_timeout = '2s'")
+			tick(t, d, 2)
+			exec(t, a, end)
+			tick(t, d, 2)
+			id := get[int64](t, d, `select oq_enqueue('q', options => '{"delay": "50 ms"}')`)
+			until(t, d, "the job is ready", "select count(*) > 0 and (select state = 'ready' from oq_get($1)) from oq_tick()", id)
+			audit(t, d)
+		})
+	}
+}

@@ -20,9 +20,15 @@ begin
         v_low := {{.schema}}.time_low(v_lane);
         v_old := (date_part('epoch', v_low) * 1000000)::bigint;
         if v_low > v_now + interval '1 second' then
-            delete from {{.schema}}.mark m where m.lane = v_lane;
+            -- What another advance, in a transaction that is still open, has in hand is left to the next tick.
+            delete from {{.schema}}.mark m
+             where m.ctid = any (array(
+                select x.ctid from {{.schema}}.mark x where x.lane = v_lane for update skip locked));
             insert into {{.schema}}.mark (lane, low) values (v_lane, 0);
-            update {{.schema}}.epoch_open set lo_scheduled = 0, lo_leased = 0, lo_ttl = 0;
+            update {{.schema}}.epoch_open e
+               set lo_scheduled = 0, lo_leased = 0, lo_ttl = 0
+             where e.ctid = any (array(
+                select x.ctid from {{.schema}}.epoch_open x where x.epoch >= v_epoch for update skip locked));
             continue;
         end if;
         if v_lane = -1 then
