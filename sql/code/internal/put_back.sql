@@ -23,7 +23,8 @@ begin
     if lease.job_expires_at is not null then
         insert into {{.schema}}.ttl (expires_at, job_id) values (lease.job_expires_at, lease.job_id);
     end if;
-    if delay > interval '0' then
+    -- Not by the delay's sign: a month less 29 days is in the past, where the month is February.
+    if now + delay > now then
         insert into {{.schema}}.scheduled (due_at, job_id, lane, token, attempt, failed, lost, expires_at)
         values (now + delay, lease.job_id, lease.lane, lease.token, lease.attempt, lease.failed,
             lease.lost, lease.job_expires_at);
