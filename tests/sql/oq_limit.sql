@@ -31,6 +31,9 @@ select results_eq('select queue_name, payload, headers, priority, attempt, max_r
     'values (''f'', ''{"a": 1}''::jsonb, ''{"h": 1}''::jsonb, 3, 1, 3, null::text, 77::numeric)',
     'the highest priority, with all that belongs to it');
 select is((select worker_id from oq_jobs where state = 'leased' and queue_name = 'f'), 'me', 'its worker');
+begin isolation level read uncommitted;
+select is_empty('select from oq_lease(''f'')', 'at READ UNCOMMITTED, which is READ COMMITTED here');
+commit;
 select is_empty('select from oq_lease(''f'', lease_seconds => 5)', 'one at a time');
 select is(oq_nack(job_id, token, retry_after => '0'), 'ready', 'a failure gives the slot back')
   from oq.leased l where exists (select from oq_get(l.job_id) where queue_name = 'f');

@@ -34,6 +34,10 @@ begin isolation level repeatable read;
 select throws_ok('select ' || f || '()', '25001', '%READ COMMITTED%', f || ' at REPEATABLE READ')
     from unnest('{oq_tick,oq_advance,oq_rotate,oq_compact}'::text[]) f;
 rollback;
+-- Which is READ COMMITTED here.
+begin isolation level read uncommitted;
+select ok(count(*) > 7, 'READ UNCOMMITTED') from oq_tick();
+rollback;
 
 -- A duty that fails keeps the others from nothing, and says so in a warning, which is not printed
 -- here: the runner would take it for a failure.

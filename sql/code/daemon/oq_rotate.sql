@@ -22,7 +22,7 @@ declare
     v_step      bigint;
     v_block     bigint := pg_sequence_last_value('key_sweep'::regclass);
 begin
-    if current_setting('transaction_isolation') <> 'read committed' then
+    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
         raise exception 'oq_rotate needs a READ COMMITTED transaction' using errcode = '25001';
     end if;
     if max_rows is null or max_rows not between 1 and 1000000 then
