@@ -1,6 +1,7 @@
 package concurrency
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/openqueue/openqueue/tests/testdb"
@@ -187,6 +188,59 @@ func TestClockThatGoesBackBesideAnOpenAdvance(t *testing.T) {
 			id := get[int64](t, d, `select oq_enqueue('q', options => '{"delay": "50 ms"}')`)
 			until(t, d, "the job is ready", "select count(*) > 0 and (select state = 'ready' from oq_get($1)) from oq_tick()", id)
 			audit(t, d)
+		})
+	}
+}
+
+// What is due stays in the hands of an open transaction. The marks of time pass over it after a second, so that nobody walks
+// what dies from there on, and what it gives back is found.
+func TestOpenTransactionAtTheFrontOfTime(t *testing.T) {
+	t.Parallel()
+	cases := []struct {
+		name, hold, end, want string
+		lane                  int
+	}{
+		{"ack, rolled back", "select oq_ack($1, $2)", "rollback", "ready", -2},
+		{"ack", "select oq_ack($1, $2)", "commit", "completed", -2},
+		{"heartbeat, rolled back", "select oq_heartbeat($1, $2, 1)", "rollback", "ready", -2},
+		{"heartbeat", "select oq_heartbeat($1, $2, 1)", "commit", "ready", -2},
+		{"heartbeat for long", "select oq_heartbeat($1, $2, 600)", "commit", "leased", -2},
+		{"update", `select oq_update($1, '{"payload": 1}'), $2::bigint`, "commit", "ready", -1},
+		{"update, rolled back", `select oq_update($1, '{"payload": 1}'), $2::bigint`, "rollback", "ready", -1},
+		{"cancel", "select oq_cancel($1), $2::bigint", "commit", "cancelled", -1},
+	}
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			a, b := db.Conn(t), db.Conn(t)
+			j := job{}
+			if tc.lane == -2 {
+				exec(t, b, "select oq_enqueue('q')")
+				j = lease(t, b, "q", 1, 1)[0]
+			} else {
+				j.ID = get[int64](t, b, `select oq_enqueue('q', options => '{"delay": "300 ms"}')`)
+			}
+			exec(t, a, "begin")
+			exec(t, a, tc.hold, j.ID, j.Token)
+			exec(t, b, "set lock_timeout = '1s'")
+			until(t, b, "the mark passes", fmt.Sprintf(`select count(*) > 0 and (select max(low) > (date_part('epoch', now()) * 1000000)::bigint - 300000
+				from oq.mark where lane = %d) and exists (select from oq.passed where lane = %[1]d) from oq_tick()`, tc.lane))
+			audit(t, b)
+			tick(t, b, 3)
+			exec(t, a, tc.end)
+			tick(t, b, 2)
+			if got := get[string](t, b, "select state from oq_get($1)", j.ID); got != tc.want {
+				t.Errorf("job is %s, want %s", got, tc.want)
+			}
+			if n := get[int](t, b, "select count(*)::int from oq.passed"); n != 0 {
+				t.Errorf("%d notes are left", n)
+			}
+			// Late commits are swept up while it lasts, and after.
+			if n := get[int](t, b, "select count(*)::int from oq.epoch_open"); n > 5 {
+				t.Errorf("%d epochs are not resolved", n)
+			}
+			audit(t, b)
 		})
 	}
 }
