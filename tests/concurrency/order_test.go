@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -252,6 +253,59 @@ func TestEnqueueIntoDroppedQueueAtEveryLevel(t *testing.T) {
 		exec(t, a, "commit")
 		expect(t, drain(t, db, "q"), first, second)
 		audit(t, b)
+	}
+}
+
+// What is said of a queue holds, though an open transaction that commits later was the first to use it, to put a
+// job of it in a group, or throttles it.
+func TestOptionsBesideOpenTransactions(t *testing.T) {
+	t.Parallel()
+	const there = "select oq_create_queue('q')"
+	for name, tc := range map[string]struct {
+		before, open, said, holds string
+		later                     bool // after a rotation
+	}{
+		"first use": {"select 1", "select oq_enqueue('q', group_key => 'g')",
+			`select oq_create_queue('q', '{"restricted": true, "max_retries": 7}')`,
+			"select restricted and max_retries = 7 from oq_queues", false},
+		"grouped and throttled": {there,
+			"select oq_enqueue('q', group_key => 'g'), oq_throttle('q', clock_timestamp() + interval '1 hour')",
+			`select oq_create_queue('q', '{"restricted": true}')`, "select restricted from oq_queues", false},
+		"limited": {there, "select oq_enqueue('q', group_key => 'g')", "select oq_limit('q', max_running => 2)",
+			"select count(*) = 2 from oq_lease('q', max_jobs => 9)", false},
+		"throttled, changed": {there, "select oq_throttle('q', clock_timestamp() + interval '1 hour')",
+			`select oq_create_queue('q', '{"max_retries": 7}')`, "select count(*) = 0 from oq_lease('q')", true},
+		"throttled, paused": {there, "select oq_throttle('q', clock_timestamp() + interval '1 hour')",
+			"select oq_pause('q'), oq_resume('q')", "select count(*) = 0 from oq_lease('q')", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			a, b := db.Conn(t), db.Conn(t)
+			exec(t, b, tc.before)
+			exec(t, a, "begin")
+			exec(t, a, tc.open)
+			exec(t, b, "set lock_timeout = '1s'")
+			exec(t, b, tc.said)
+			exec(t, a, "commit")
+			exec(t, b, "select oq_enqueue('q') from generate_series(1, 5)")
+			for _, rotated := range []bool{false, true} {
+				if rotated {
+					exec(t, b, "select oq_rotate()")
+				} else if tc.later {
+					continue
+				}
+				exec(t, b, "begin")
+				if !get[bool](t, b, tc.holds) {
+					t.Errorf("not so, rotated %v: %s", rotated, tc.holds)
+				}
+				exec(t, b, "rollback")
+			}
+			if strings.Contains(tc.open, "group_key") && !get[bool](t, b, "select bool_and(linked) from oq.queue") {
+				t.Error("the queue is not linked any more")
+			}
+			audit(t, b)
+		})
 	}
 }
 

@@ -33,13 +33,24 @@ begin
         return 0;
     end if;
 
-    -- A queue that was linked by an open enqueue while its options changed: the row of the options counts.
+    -- A queue that was linked or throttled by an open transaction while its options changed: their row counts.
     update queue d
        set linked = true
      where d.ctid = any (array(
         select q.ctid
           from queue q
          where not q.linked and exists (select from queue p where p.queue_id = q.queue_id and p.linked)
+           for update skip locked));
+    update queue d
+       set limited = true
+     where d.ctid = any (array(
+        select q.ctid
+          from queue q
+         where not q.limited
+           and (exists (select from limit_rule r where r.queue_id = q.queue_id and r.group_id = 0)
+             or exists (
+                select from throttled t
+                 where t.queue_id = q.queue_id and t.group_id = 0 and t.until > v_now))
            for update skip locked));
     -- Rows that count for nothing: equal first uses of a queue, marks that others stand above.
     delete from queue d

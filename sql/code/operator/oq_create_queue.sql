@@ -100,7 +100,7 @@ begin
     end if;
     if v_new is distinct from v_old then
         update queue q
-           set version = v_old.version + 1, restricted = v_new.restricted,
+           set version = (v_old.version | 15) + 1, restricted = v_new.restricted,
                lease_seconds = v_new.lease_seconds, max_retries = v_new.max_retries,
                max_lost_leases = v_new.max_lost_leases, max_payload_bytes = v_new.max_payload_bytes,
                max_depth = v_new.max_depth, keep = v_new.keep, notify = v_new.notify,
