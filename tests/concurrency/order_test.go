@@ -309,6 +309,40 @@ func TestOptionsBesideOpenTransactions(t *testing.T) {
 	}
 }
 
+// A link that commits in the middle of a rotation is not cleared away with the row in which it stands.
+func TestLinkCommitsDuringARotation(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b, r := db.Conn(t), db.Conn(t), db.Conn(t)
+	exec(t, b, "select oq_create_queue('q')")
+	// The rotation stops when it has looked for links.
+	exec(t, b, `create function stop() returns trigger language plpgsql as $$
+		begin
+			while current_setting('test.stops', true) = '1' and not pg_try_advisory_xact_lock(1, 2) loop
+				perform pg_sleep(0.002);
+			end loop;
+			return null;
+		end $$;
+		create trigger stop after update on oq.queue for each statement execute function public.stop()`)
+	exec(t, b, "select pg_advisory_lock(1, 2)")
+	exec(t, a, "begin")
+	exec(t, a, "select oq_enqueue('q', group_key => 'g')")
+	exec(t, b, `select oq_create_queue('q', '{"max_retries": 7}')`)
+	exec(t, r, "set test.stops = '1'")
+	wait := background(t, func() error {
+		_, err := r.Exec(context.Background(), "select oq_rotate()")
+		return err
+	})
+	until(t, b, "the rotation stops", "select exists (select from pg_stat_activity where pid = $1 and wait_event = 'PgSleep')", pid(t, r))
+	exec(t, a, "commit")
+	exec(t, b, "select pg_advisory_unlock(1, 2)")
+	wait()
+	exec(t, b, "select oq_rotate()")
+	if !get[bool](t, b, "select count(*) = 1 and bool_and(linked and max_retries = 7) from oq.queue") {
+		t.Error("the queue is not linked any more")
+	}
+}
+
 // Every producing and consuming call at the stricter levels, beside others that do the same: an
 // enqueue never fails, the others may have to try again and lose nothing.
 func TestStricterIsolationLevels(t *testing.T) {

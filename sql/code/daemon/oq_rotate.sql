@@ -52,14 +52,15 @@ begin
                 select from throttled t
                  where t.queue_id = q.queue_id and t.group_id = 0 and t.until > v_now))
            for update skip locked));
-    -- Rows that count for nothing: equal first uses of a queue, marks that others stand above.
+    -- Rows that count for nothing: equal first uses of a queue, marks that others stand above. A link that was
+    -- committed since the look above stays for the next time.
     delete from queue d
      where d.ctid = any (array(
         select q.ctid
           from queue q
          where exists (
             select from queue p
-             where p.queue_id = q.queue_id
+             where p.queue_id = q.queue_id and (p.linked or not q.linked)
                and (p.version > q.version or p.version = q.version and p.row_id < q.row_id))
            for update skip locked));
     delete from mark d
