@@ -75,6 +75,14 @@ select throws_ok(format('select oq_create_queue(%L, %L)', q, o), 'OQ001', m,
     unnest('{q,fresh}'::text[]) q;
 select is_empty('select from oq_queues where queue_name = ''fresh''', 'not created');
 
+-- A dropped one is made again at every isolation level.
+select oq_create_queue('again', '{"max_retries": 5}') as x, oq_drop_queue('again') as y \gset
+begin isolation level repeatable read;
+select is(oq_create_queue('again', '{"lease_seconds": 9}'), true, 'a dropped one, at REPEATABLE READ');
+commit;
+select results_eq('select lease_seconds, max_retries from oq_queues where queue_name = ''again''',
+    'values (9, 3)', 'is there again');
+
 -- A change holds at once: for the next lease, also of jobs that were there.
 select oq_enqueue('now') as x \gset
 select oq_create_queue('now', '{"lease_seconds": 500}') as x \gset
