@@ -187,6 +187,26 @@ func TestWithoutOpenQueue(t *testing.T) {
 	}
 }
 
+// An owner who may not even use the API's schema any more writes on.
+func TestOwnerWithoutTheAPI(t *testing.T) {
+	t.Parallel()
+	db := testdb.Empty(t)
+	if err := testdb.Migrate(t.Context(), db.URL, "oq", "api", -1); err != nil {
+		t.Fatal(err)
+	}
+	owner, c := role(t, db, "oq_producer")
+	exec(t, db.Pool, "create schema shop authorization "+owner)
+	exec(t, c, "set client_min_messages = error; create table shop.orders (id int); select api.oq_watch('shop.orders', 'w')")
+	exec(t, c, "insert into shop.orders values (1)")
+	exec(t, db.Pool, "revoke oq_producer from "+owner)
+	exec(t, c, "insert into shop.orders values (2)")
+	exec(t, db.Pool, "grant oq_producer to "+owner)
+	exec(t, c, "insert into shop.orders values (3)")
+	if got := list[string](t, db.Pool, "select payload -> 'new' ->> 'id' from api.oq_jobs order by job_id"); strings.Join(got, " ") != "1 3" {
+		t.Errorf("jobs of %v, want 1 and 3", got)
+	}
+}
+
 // Writers whose watch fails do not wait for each other, and every failure counts.
 func TestFailuresBlockNobody(t *testing.T) {
 	t.Parallel()
