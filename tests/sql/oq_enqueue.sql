@@ -115,6 +115,7 @@ select throws_ok(format('select oq_enqueue(''o'', options => %L)', o), 'OQ001', 
     'options ' || o)
   from (values
     ('null', 'options%null%'), ('[]', 'options%[]%'), ('"x"', 'options%"x"%'), ('1', 'options%1%'),
+    ('["depends_on"]', 'options%["depends_on"]%'), ('"batch_id"', 'options%batch_id%'),
     ('{"dealy": "1 s"}', '%dealy%'), ('{"Delay": "1 s"}', '%Delay%'), ('{"": 1}', 'options%'),
     ('{"dealy": null}', '%dealy%'),
     ('{"delay": "soon"}', '%delay%soon%'), ('{"delay": "-1 s"}', '%delay%-1 s%'),

@@ -84,7 +84,7 @@ begin
          order by e.ord
          limit 1
     loop
-        perform fail('jobs[' || v_idx || '].' || v_key, v_name, case v_key
+        perform fail(case when single then v_key else 'jobs[' || v_idx || '].' || v_key end, v_name, case v_key
             when 'priority' then 'between -32768 and 32767' when 'max_retries' then 'between 0 and 32767'
             when 'headers' then 'a JSON object of at most 65536 bytes' when 'options' then 'a JSON object'
             else 'a string of 1 to 1000 characters' end);
