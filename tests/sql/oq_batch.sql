@@ -29,6 +29,8 @@ select results_eq($$select payload, priority, headers, tags from oq_jobs where q
     format($$values ('{}'::jsonb, 0, '{"batch": %1$s}'::jsonb, '{t}'::text[]), ('{"well": true}', 4, '{"batch": %1$s}', null)$$, :b),
     'with their arguments, and the batch in their headers');
 select is(oq_batch_seal(:b), false, 'sealed already');
+select is(oq_batch_seal(i), false, 'batch ' || coalesce(i::text, 'null'))
+  from unnest('{0,-1,9223372036854775807,-9223372036854775808,null}'::bigint[]) i;
 select throws_ok(format('select member(%s)', :b), 'OQ001', 'options.batch_id%', 'nor when it is over');
 select is_empty('select from oq.batch', 'its row is gone');
 

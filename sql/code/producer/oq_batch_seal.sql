@@ -9,7 +9,7 @@ set lock_timeout = '2s'
 as $$
 #variable_conflict use_column
 begin
-    delete from dependency d where d.parent_id = 0 and d.child_id = -oq_batch_seal.batch_id;
+    delete from dependency d where d.parent_id = 0 and d.child_id = -greatest(oq_batch_seal.batch_id, 0);
     if not found then
         return false;
     end if;
