@@ -16,6 +16,14 @@ begin
     if to_regnamespace('{{.api_schema}}') is null then
         create schema {{.api_schema}};
     end if;
+    if exists (
+        select from pg_proc p
+         where p.pronamespace = to_regnamespace('{{.api_schema}}') and p.proname = 'oq_version'
+           and not 'search_path=pg_catalog, {{.schema}}, pg_temp' = any (p.proconfig))
+    then
+        raise exception 'schema {{.api_schema}} has the functions of another installation of OpenQueue'
+            using hint = 'Each needs an api_schema of its own.';
+    end if;
 
     -- Whoever may create functions beside ours can shadow them for every caller (CVE-2018-1058).
     select exists (

@@ -245,6 +245,15 @@ func TestTwoInstallations(t *testing.T) {
 		t.Error("the leader of the first installation leads the second")
 	}
 
+	// A third can't have the functions of the first replaced by its own.
+	if err := testdb.Migrate(t.Context(), db.URL, "third", "public", -1); err == nil ||
+		!strings.Contains(err.Error(), "has the functions of another installation") {
+		t.Errorf("a third installation with the first's API schema: %v", err)
+	}
+	if left := list(t, c, "select nspname::text from pg_namespace where nspname = 'third'"); len(left) != 0 {
+		t.Errorf("it left schema %v", left)
+	}
+
 	migrate(t, db, "second", "second_api", 0)
 	var functions, now []string
 	for _, line := range first {
