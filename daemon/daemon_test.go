@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
 
 	"github.com/openqueue/openqueue/daemon/pgserver"
@@ -357,6 +358,32 @@ func TestOtherVersionIsRefused(t *testing.T) {
 	// It ends by itself: this does not go away.
 	if err := run(ctx, config(db.URL), zerolog.Nop()); !errors.Is(err, errSchema) || ctx.Err() != nil {
 		t.Errorf("version 9: %v", err)
+	}
+}
+
+// A login that may not use the API's schema yet is refused, and does not find the queue missing.
+func TestLoginWithoutTheSchema(t *testing.T) {
+	t.Parallel()
+	db := testdb.Empty(t)
+	cfg := config(db.URL)
+	conn := db.Conn(t)
+	cfg.APISchema = "api"
+	if err := checkVersion(t.Context(), conn, cfg.APISchema); !errors.Is(err, errSchema) {
+		t.Errorf("nothing there: %v", err)
+	}
+	if err := Migrate(t.Context(), cfg, -1, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkVersion(t.Context(), conn, cfg.APISchema); err != nil {
+		t.Error(err)
+	}
+	conn = db.Conn(t) // one that has not prepared the call
+	if _, err := conn.Exec(t.Context(), "set role pg_monitor"); err != nil {
+		t.Fatal(err)
+	}
+	var refused *pgconn.PgError
+	if err := checkVersion(t.Context(), conn, cfg.APISchema); !errors.As(err, &refused) || refused.Code != "42501" {
+		t.Errorf("without usage of the schema: %v", err)
 	}
 }
 

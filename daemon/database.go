@@ -97,7 +97,7 @@ func (d *database) connect(ctx context.Context) (*pgx.Conn, error) {
 		set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'`,
 		pgx.Identifier{d.cfg.APISchema}.Sanitize()))
 	if err == nil {
-		err = checkVersion(ctx, conn)
+		err = checkVersion(ctx, conn, d.cfg.APISchema)
 	}
 	if err != nil {
 		conn.Close(ctx)

@@ -90,12 +90,13 @@ func Migrate(ctx context.Context, cfg Config, to int, out io.Writer) error {
 	return nil
 }
 
-// checkVersion tells a schema that is missing, too old or too new from a database that is away.
-func checkVersion(ctx context.Context, conn *pgx.Conn) error {
+// checkVersion tells a schema that is missing, too old or too new from a database that is away. By its whole name:
+// a path passes over a schema that the login may not use yet.
+func checkVersion(ctx context.Context, conn *pgx.Conn, apiSchema string) error {
 	var version string
-	err := conn.QueryRow(ctx, `select oq_version()`).Scan(&version)
+	err := conn.QueryRow(ctx, fmt.Sprintf(`select %s.oq_version()`, pgx.Identifier{apiSchema}.Sanitize())).Scan(&version)
 	var refused *pgconn.PgError
-	if errors.As(err, &refused) && refused.Code == "42883" {
+	if errors.As(err, &refused) && (refused.Code == "42883" || refused.Code == "3F000") {
 		return fmt.Errorf("%w: OpenQueue is not installed here: run openqueued migrate", errSchema)
 	}
 	if err != nil {
