@@ -485,6 +485,60 @@ func TestManyHeadsEndAtOnce(t *testing.T) {
 	audit(t, c)
 }
 
+// A throttle that is committed after a worker has begun to let in who comes next, and before it has the group's
+// lock, counts: what a throttle says is read under the lock. So for one group and for several at once.
+func TestThrottleBeforeTheLockOfAGroup(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]string{
+		"one":  "select oq_ack(job_id, token) from oq.leased where job_id = $1 and $2 > 0",
+		"many": "select oq_ack_many(array_agg(job_id), array_agg(token)) from oq.leased where job_id in ($1, $2)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			gate, throttler, w, c := db.Conn(t), db.Conn(t), db.Conn(t), db.Conn(t)
+			// Whoever lets in waits at the gate, where it is told to, just before it tries for the lock.
+			exec(t, c, `create function public.try_lock(key int, value int) returns boolean language plpgsql as $$
+				begin
+					if current_setting('test.waits', true) = 'yes' then
+						perform pg_catalog.pg_advisory_xact_lock_shared(4711);
+					end if;
+					return pg_catalog.pg_try_advisory_xact_lock(key, value);
+				end $$`)
+			for _, name := range []string{"admit", "admit_one"} {
+				exec(t, c, get[string](t, c, `select replace(pg_get_functiondef(oid), 'pg_try_advisory_xact_lock(', 'public.try_lock(')
+					from pg_proc where proname = $1 and pronamespace = 'oq'::regnamespace`, name))
+			}
+			a, b := inGroup(t, c, "q", "a"), inGroup(t, c, "q", "b")
+			throttled, free := inGroup(t, c, "q", "a"), inGroup(t, c, "q", "b")
+			jobs := next(t, c, "q", a, b)
+
+			exec(t, gate, "select pg_advisory_lock(4711)")
+			exec(t, w, "set test.waits = 'yes'")
+			done := background(t, func() error {
+				_, err := w.Exec(context.Background(), end, a, b)
+				return err
+			})
+			blocked(t, db, pid(t, w))
+			exec(t, throttler, "select oq_throttle('q', clock_timestamp() + interval '1 hour', 'a')")
+			exec(t, gate, "select pg_advisory_unlock(4711)")
+			done()
+			if name == "one" {
+				for _, j := range jobs {
+					if j.ID == b {
+						ack(t, c, j)
+					}
+				}
+			}
+			audit(t, c)
+			next(t, c, "q", free)
+			exec(t, c, "select oq_throttle('q', '-infinity', 'a')")
+			next(t, c, "q", throttled)
+			audit(t, c)
+		})
+	}
+}
+
 // Eight producers and eight workers in a dozen groups, jobs failing and leases being lost: one at a time of
 // each group, in order, and none is left.
 func TestGroupsUnderLoad(t *testing.T) {
