@@ -34,6 +34,20 @@ select is((select min(run_at) > now() + interval '59 min' and max(attempt) = 0 f
     where group_key = 'g' and state = 'scheduled'), true, 'until then');
 select is((select count(*) from oq_jobs j where queue_name = 'q' and state = 'leased'), 2::bigint, 'others go on');
 
+-- What came due while its group was throttled goes on when that is lifted, or ends earlier.
+select oq_enqueue('late', group_key => 'g', run_at => clock_timestamp() + interval '1 hour') as a \gset
+select oq_enqueue('late', group_key => 'g', run_at => clock_timestamp() + interval '1 hour') as b \gset
+select oq_throttle('late', '2100-01-01', 'g') \g /dev/null
+update oq.job set run_at = clock_timestamp() where run_at is not null;
+select pass_delays() \g /dev/null
+select oq_promote() \g /dev/null
+select is((select array_agg(run_at) from oq_jobs where queue_name = 'late'), array_fill('2100-01-01'::timestamptz, '{2}'), 'parked');
+select oq_throttle('late', '2090-01-01', 'g') \g /dev/null
+select is((select array_agg(run_at) from oq_jobs where queue_name = 'late'), array_fill('2090-01-01'::timestamptz, '{2}'), 'earlier');
+select oq_throttle('late', '-infinity', 'g') \g /dev/null
+select oq_promote() \g /dev/null
+select is((select array_agg(job_id) from oq_lease('late', max_jobs => 2)), array[:a]::bigint[], 'lifted');
+
 -- Bad input.
 select refuses_bad_names('select oq_throttle(%L, now())');
 select throws_ok('select oq_throttle(''nowhere'', now())', 'OQ003', '%nowhere%', 'no such queue');
