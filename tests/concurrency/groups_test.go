@@ -539,6 +539,40 @@ func TestThrottleBeforeTheLockOfAGroup(t *testing.T) {
 	}
 }
 
+// A throttle that comes while somebody is just leasing the head of the group, or giving it back: that goes on, but if
+// the job is ready in the end nobody gets it before its time.
+func TestThrottleBesideAnOpenLease(t *testing.T) {
+	t.Parallel()
+	for name, lastly := range map[string]string{"lease": "rollback", "release": "commit"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			a, c := db.Conn(t), db.Conn(t)
+			head := inGroup(t, c, "q", "g")
+			if name == "lease" {
+				exec(t, a, "begin")
+				next(t, a, "q", head)
+			} else {
+				j := next(t, c, "q", head)[0]
+				exec(t, a, "begin")
+				exec(t, a, "select oq_release($1, $2)", j.ID, j.Token)
+			}
+			exec(t, c, "select oq_throttle('q', clock_timestamp() + interval '1 hour', 'g')")
+			exec(t, a, lastly)
+			exec(t, c, "update oq.todo set due_at = clock_timestamp()")
+			tick(t, c, 1)
+			next(t, c, "q")
+			if n := get[int](t, c, "select count(*)::int from oq.todo where due_at < clock_timestamp() + interval '1 minute'"); n != 0 {
+				t.Errorf("%d todos are left", n)
+			}
+			exec(t, c, "select oq_throttle('q', '-infinity', 'g')")
+			tick(t, c, 1)
+			next(t, c, "q", head)
+			audit(t, c)
+		})
+	}
+}
+
 // Eight producers and eight workers in a dozen groups, jobs failing and leases being lost: one at a time of
 // each group, in order, and none is left.
 func TestGroupsUnderLoad(t *testing.T) {

@@ -40,6 +40,16 @@ begin
         )
         insert into {{.schema}}.scheduled (due_at, job_id, lane, token, attempt, failed, lost, expires_at)
         select v_due, p.job_id, p.lane, p.token, p.attempt, p.failed, p.lost, p.expires_at from parked p;
+        -- Who is just leasing one may roll back, who is just making one ready may not have seen the throttle: the
+        -- tick looks again.
+        insert into {{.schema}}.todo (kind, id, queue_id, due_at)
+        select 'group', v_group, v_queue, v_now + interval '200 ms'
+         where exists (
+            select from {{.schema}}.group_slots(v_group, v_limit.max_running) s
+             where s.busy and coalesce(
+                (select true from {{.schema}}.ready r where r.job_id = s.job_id and r.position <> r.job_id limit 1),
+                (select l.xmax <> 0 from {{.schema}}.leased l where l.job_id = s.job_id limit 1),
+                (select d.xmax <> 0 from {{.schema}}.scheduled d where d.job_id = s.job_id limit 1)));
     end if;
     v_low := {{template "internal/group_low.sql" dict "schema" .schema "group" "v_group"}};
     if not exists (
