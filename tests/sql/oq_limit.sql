@@ -56,6 +56,24 @@ select oq_limit('r', rate => 0.5, per => '1 hour') \g /dev/null
 select ok((select until > now() + interval '1 hour' from oq.queue_gate((select queue_id
     from oq.queue where queue_name = 'r' limit 1))), 'one in two hours');
 
+-- Never more than the rate in any time of its length, whatever it is; what is left of a fraction is cut off.
+select oq_create_queue(n), oq_limit(n, rate => r, per => '1 s')
+  from unnest('{0.5,1,1.5,2.5,999.5,1000,1001,1500,2999.5,3000,1000000}'::numeric[]) r
+ cross join lateral (select 'rate-' || r as n) n \g /dev/null
+select is_empty($$select r.rate from oq.limit_rule r join oq.queue_now q using (queue_id)
+    cross join lateral oq.limit_of(q.queue_id, 0) l
+    where q.queue_name ~ '^rate' and (l.slots not between 1 and 1000
+        or l.slots * ceil(1 / extract(epoch from l.time_window)) > greatest(r.rate, 1)
+        or l.slots / extract(epoch from l.time_window) < r.rate * 0.66)$$, 'rates of every size');
+select count(oq_enqueue('rate-2.5')) from generate_series(1, 9) \g /dev/null
+select is((select count(*) from oq_lease('rate-2.5', max_jobs => 9)), 2::bigint, 'two of two and a half');
+update oq.limit_slot set taken_at = clock_timestamp() - interval '0.9 s';
+select is_empty('select from oq_lease(''rate-2.5'', max_jobs => 9)', 'and no more in that second');
+select oq_limit('s', rate => 0.000001, per => '366 days') from oq_create_queue('s') \g /dev/null
+select count(oq_enqueue('s')) from generate_series(1, 2) \g /dev/null
+select is((select count(*) from oq_lease('s', max_jobs => 2)), 1::bigint, 'one in a million years');
+select ok(oq_lease is null, 'no second') from (select) x left join oq_lease('s') on true;
+
 -- Groups.
 select count(oq_enqueue('g', group_key => k)) from unnest('{a,b,*}'::text[]) k, generate_series(1, 4)
     \g /dev/null
