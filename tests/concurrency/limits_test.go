@@ -447,6 +447,39 @@ func TestThrottle(t *testing.T) {
 	audit(t, w)
 }
 
+// A throttle in a transaction that is open while the queue's options change binds all the same, after the tick at
+// the latest.
+func TestThrottleBesideAChangeOfOptions(t *testing.T) {
+	t.Parallel()
+	for _, open := range []bool{true, false} {
+		t.Run(fmt.Sprint("options open: ", open), func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			a, w := db.Conn(t), db.Conn(t)
+			exec(t, w, "select oq_create_queue('q'), oq_enqueue('q')")
+			exec(t, a, "begin")
+			if open {
+				exec(t, a, "select oq_create_queue('q', '{\"lease_seconds\": 31}')")
+				exec(t, w, "select oq_throttle('q', clock_timestamp() + interval '1 hour')")
+			} else {
+				exec(t, a, "select oq_throttle('q', clock_timestamp() + interval '1 hour')")
+				exec(t, w, "select oq_create_queue('q', '{\"lease_seconds\": 31}')")
+			}
+			exec(t, a, "commit")
+			exec(t, w, "select oq_rotate()")
+			next(t, w, "q")
+			if n := get[int](t, w, "select lease_seconds from oq_queues"); n != 31 {
+				t.Errorf("%d lease_seconds", n)
+			}
+			exec(t, w, "select oq_throttle('q', '-infinity')")
+			if n := len(lease(t, w, "q", 9)); n != 1 {
+				t.Errorf("leased %d after it was lifted", n)
+			}
+			audit(t, w)
+		})
+	}
+}
+
 // Who sleeps because a limit is full is woken when a slot is free.
 func TestFreeSlotWakes(t *testing.T) {
 	t.Parallel()

@@ -45,13 +45,14 @@ begin
        set limited = true
      where d.ctid = any (array(
         select q.ctid
-          from queue q
-         where not q.limited
-           and (exists (select from limit_rule r where r.queue_id = q.queue_id and r.group_id = 0)
-             or exists (
-                select from throttled t
-                 where t.queue_id = q.queue_id and t.group_id = 0 and t.until > v_now))
-           for update skip locked));
+          from (
+            select r.queue_id from limit_rule r where r.group_id = 0
+            union
+            select t.queue_id from throttled t where t.group_id = 0 and t.until > v_now) l
+         cross join lateral (
+            select q.ctid from queue q
+             where q.queue_id = l.queue_id and not q.limited
+               for update skip locked) q));
     -- Rows that count for nothing: equal first uses of a queue, marks that others stand above. A link that was
     -- committed since the look above stays for the next time.
     delete from queue d
