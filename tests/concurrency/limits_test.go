@@ -261,6 +261,16 @@ func TestLimitsChange(t *testing.T) {
 	if n := len(lease(t, c, "q", 9)); n != 9 {
 		t.Errorf("%d leased without a limit", n)
 	}
+	// Nothing binds any more: it is leased from at every level.
+	exec(t, c, "select oq_limit('q')")
+	exec(t, c, "begin isolation level repeatable read")
+	if n := len(lease(t, c, "q", 2)); n != 2 {
+		t.Errorf("%d leased at repeatable read without a limit", n)
+	}
+	exec(t, c, "commit")
+	audit(t, c)
+}
+
 	audit(t, c)
 }
 
