@@ -261,6 +261,18 @@ func TestLimitsChange(t *testing.T) {
 	if n := len(lease(t, c, "q", 9)); n != 9 {
 		t.Errorf("%d leased without a limit", n)
 	}
+	// What began without one counts as well.
+	exec(t, c, "select oq_limit('q', max_running => 11)")
+	for i := range 3 {
+		if n := len(lease(t, c, "q", 9)); n != 0 {
+			t.Fatalf("%d leased while %d run and eleven may", n, 13-i)
+		}
+		exec(t, c, "select oq_ack(l.job_id, l.token) from (select * from oq.leased order by job_id limit 1) l")
+	}
+	if n := len(lease(t, c, "q", 9)); n != 1 {
+		t.Errorf("%d leased while ten run and eleven may", n)
+	}
+	audit(t, c)
 	// Nothing binds any more: it is leased from at every level.
 	exec(t, c, "select oq_limit('q')")
 	exec(t, c, "begin isolation level repeatable read")
