@@ -283,6 +283,43 @@ func TestLimitsChange(t *testing.T) {
 	audit(t, c)
 }
 
+// Who lets many in, or leases many, holds no more locks than the lock table has for everybody.
+func TestLimitsTakeFewLocks(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := db.Conn(t)
+	exec(t, c, "select oq_create_queue('q')")
+	exec(t, c, "select oq_limit('q', '*', max_running => 1000, rate => 1000)")
+	exec(t, c, "begin")
+	exec(t, c, "select oq_enqueue('q', group_key => k::text) from generate_series(1, 30) k, generate_series(1, 30)")
+	exec(t, c, "set constraints all immediate")
+	locks := get[int](t, c, "select count(*)::int from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()")
+	exec(t, c, "commit")
+	if locks > 1000 {
+		t.Errorf("%d locks for 30 groups", locks)
+	}
+	for i := 0; i < 10 && len(list[int64](t, c, "select job_id from oq_jobs where state = 'waiting'")) > 0; i++ {
+		exec(t, c, "update oq.todo set due_at = clock_timestamp()")
+		tick(t, c, 1)
+	}
+	if n := get[int](t, c, "select count(*)::int from oq_jobs where state = 'ready'"); n != 900 {
+		t.Errorf("%d of 900 are let in", n)
+	}
+	audit(t, c)
+	exec(t, c, "select oq_create_queue('large')")
+	exec(t, c, "select oq_limit('large', max_running => 10000)")
+	exec(t, c, "select count(*) from oq_enqueue_bulk('large', array_fill('{}'::jsonb, array[3000]))")
+	exec(t, c, "begin")
+	if n := len(lease(t, c, "large", 10000)); n != 1000 {
+		t.Errorf("leased %d by one call", n)
+	}
+	exec(t, c, "commit")
+	for range 3 {
+		lease(t, c, "large", 10000)
+	}
+	if n := get[int](t, c, "select leased::int from oq_stats('large')"); n != 3000 {
+		t.Errorf("%d of 3000 leased", n)
+	}
 	audit(t, c)
 }
 

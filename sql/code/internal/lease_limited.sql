@@ -15,7 +15,8 @@ declare
     v_limit  record;
     v_now    timestamptz;
     v_token  bigint;
-    v_left   int := max_jobs;
+    -- Two locks a job, and the lock table is everybody's.
+    v_left   int := least(max_jobs, 1000);
     v_slot   int;
     v_rate   int[];
     v_lane   record;
