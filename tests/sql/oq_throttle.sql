@@ -48,6 +48,12 @@ select oq_throttle('late', '-infinity', 'g') \g /dev/null
 select oq_promote() \g /dev/null
 select is((select array_agg(job_id) from oq_lease('late', max_jobs => 2)), array[:a]::bigint[], 'lifted');
 
+-- A failure says where the job went.
+select is(oq_nack(job_id, token, 'no', retry_after => '0'), 'ready', 'ready') from oq.leased where job_id = :a;
+select oq_throttle('late', '2100-01-01', 'g') from oq_lease('late') \g /dev/null
+select is(oq_nack(job_id, token, 'no', retry_after => '0'), 'scheduled', 'or scheduled, of a group that is throttled')
+  from oq.leased where job_id = :a;
+
 -- Bad input.
 select refuses_bad_names('select oq_throttle(%L, now())');
 select throws_ok('select oq_throttle(''nowhere'', now())', 'OQ003', '%nowhere%', 'no such queue');

@@ -37,7 +37,8 @@ begin
     if lease.linked then
         perform {{.schema}}.place_jobs(array[row(lease.lane, 0, lease.job_id, lease.token, lease.attempt,
             lease.failed, lease.lost, lease.job_expires_at)::{{.schema}}.ready], 'leased');
-        return 'ready';
+        return case when exists (select from {{.schema}}.scheduled s where s.job_id = lease.job_id)
+            then 'scheduled' else 'ready' end;
     end if;
     insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
     values (lease.lane, nextval('{{.schema}}.position'), lease.job_id, lease.token, lease.attempt,
