@@ -74,6 +74,33 @@ select count(oq_enqueue('s')) from generate_series(1, 2) \g /dev/null
 select is((select count(*) from oq_lease('s', max_jobs => 2)), 1::bigint, 'one in a million years');
 select ok(oq_lease is null, 'no second') from (select) x left join oq_lease('s') on true;
 
+-- The rate of a group: a retry, a release and a lost lease begin again, and keep their turn.
+select oq_limit('gr', 'g', rate => 2, per => '1 hour') from oq_create_queue('gr', '{"max_lost_leases": 9}') \g /dev/null
+select oq_enqueue('gr', group_key => 'g') as g1, oq_enqueue('gr', group_key => 'g') as g2 \gset
+select oq_enqueue('gr', group_key => 'h') as h \gset
+select is((select array_agg(oq_nack(job_id, lease_token, 'no', retry_after => '0') order by job_id)
+    from oq_lease('gr', max_jobs => 9) where job_id = :g1), '{ready}', 'the first start fails');
+select is((select array_agg(oq_nack(job_id, lease_token, 'no', retry_after => '0') order by job_id)
+    from oq_lease('gr', max_jobs => 9) where job_id = :g1), '{scheduled}', 'the second, too: the rate is used up');
+select is_empty(format('select from oq_lease(''gr'', max_jobs => 9) where job_id in (%s, %s)', :g1, :g2), 'no third in that hour');
+select ok(j.state = 'scheduled' and j.run_at between now() + interval '59 min' and now() + interval '1 hour', 'it has its time')
+  from oq_get(:g1) j;
+update oq.limit_slot set taken_at = taken_at - interval '1 hour';
+select pass_delays() \g /dev/null
+select is((select array_agg(job_id) from oq_lease('gr', max_jobs => 9)), array[:g1]::bigint[], 'it keeps its turn');
+select oq_release(job_id, token) from oq.leased where job_id = :g1 \g /dev/null
+select is((select array_agg(job_id) from oq_lease('gr', max_jobs => 9)), array[:g1]::bigint[], 'given back');
+select pass_leases() \g /dev/null
+select is((select array_agg(job_id) from oq_lease('gr', max_jobs => 9)), array[:h]::bigint[], 'lost: others go on');
+select is(state_of(:g1), 'scheduled', 'and it waits for the rate');
+-- What is only moved within ready has not begun.
+update oq.limit_slot set taken_at = taken_at - interval '1 hour';
+select pass_delays() \g /dev/null
+select oq_promote() \g /dev/null
+select is(state_of(:g1), 'ready', 'ready');
+select oq_update(:g1, '{"priority": 2}'), oq_update(:g1, '{"priority": 1}'), oq_update(:g1, '{"priority": 2}') \g /dev/null
+select is(state_of(:g1), 'ready', 'a change takes none of the rate');
+
 -- Groups.
 select count(oq_enqueue('g', group_key => k)) from unnest('{a,b,*}'::text[]) k, generate_series(1, 4)
     \g /dev/null
