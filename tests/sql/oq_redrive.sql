@@ -172,6 +172,24 @@ select oq_nack(:id, :token, 'no', false) \gset
 select is((select array_agg(i) from oq_redrive('first') i), array[:p]::bigint[], 'a parent');
 select is(state_of(:c), 'cancelled', 'its child does not wait for the second end');
 
+-- Redriven for later a job leaves its group to others, of however many groups and jobs.
+select oq_create_queue('paced', '{"max_retries": 0}') \g /dev/null
+select count(oq_enqueue('paced', group_key => 'g' || i)) from generate_series(1, 60) i \g /dev/null
+select count(oq_enqueue('paced', group_key => 'many')) from generate_series(1, 150) \g /dev/null
+create procedure kill_all() language plpgsql as $$
+begin
+    for i in 1..200 loop
+        perform oq_nack(l.job_id, l.lease_token, 'no') from oq_lease('paced', max_jobs => 1000) l;
+        exit when not found;
+        commit;
+    end loop;
+end $$;
+call kill_all();
+select is((select count(*) from oq_redrive('paced', patch => '{"run_at": "2999-01-01"}')), 210::bigint, 'all of them, for later');
+select oq_enqueue('paced', '"new"', group_key => 'g' || i) from generate_series(1, 60) i \g /dev/null
+select is((select count(*) from oq_lease('paced', max_jobs => 1000) where payload = '"new"'), 60::bigint,
+    'what is enqueued meanwhile does not wait for them');
+
 -- Bad input: nothing comes back.
 select dead('bad', '1', 'e') as x \gset
 select refuses_bad_names('select oq_redrive(%L)');
