@@ -112,6 +112,28 @@ select oq_enqueue('p', group_key => 'k') as p1 \gset
 select oq_throttle('p', '2100-01-01', 'k') as x \gset
 select is(why(:p1), 'scheduled: its group is throttled', 'parked until its group may go on');
 select is(opens(:p1), '2100-01-01'::timestamptz, 'until then');
+select oq_enqueue('p', group_key => 'k', run_at => '2050-01-01') as p2 \gset
+select is(gates(:p2), 'scheduled, group_throttled, worker, verdict held', 'a job to come of a throttled group');
+select is(opens(:p2), '2100-01-01'::timestamptz, 'goes no further before the group does');
+select oq_throttle('p', '-infinity', 'k') as x, oq_promote() as y \gset
+select oq_nack(job_id, lease_token, 'no', retry_after => '0') as x from oq_lease('p') \gset
+select oq_throttle('p', '2100-01-01', 'k') as x \gset
+select is(why(:p1), 'scheduled: its group is throttled', 'parked, not a retry, though it has failed once');
+
+-- A retry that waits for the rate of its group.
+select oq_limit('gl', 'k', rate => 1, per => '1 hour') as x from oq_create_queue('gl') \gset
+select oq_enqueue('gl', group_key => 'k') as gl \gset
+select oq_nack(job_id, lease_token, 'no', retry_after => '0') as x from oq_lease('gl') \gset
+select is(why(:gl), 'scheduled: the rate of its group is used up', 'the rate, not the backoff');
+select ok(opens(:gl) between now() + interval '59 min' and now() + interval '1 hour', 'until then');
+
+-- Due, and nobody has looked: nothing holds it. A paced redrive is no retry.
+select pass_delays() as x from oq_throttle('p', '-infinity', 'k') \gset
+select is(gates(:p1), 'worker, verdict due', 'due');
+select kill_job('pr', 'no') as pr from oq_enqueue('pr') \gset
+select kill_job('pr', 'no') as pr2 from oq_enqueue('pr') \gset
+select count(*) as x from oq_redrive('pr', per_second => 0.001) \gset
+select is(why(:pr2), 'scheduled: runs at a later time', 'redriven, for later');
 
 -- A time to live that has passed: it waits for nothing but its end.
 select oq_enqueue('t', options => '{"ttl": "1 hour"}') as t \gset
