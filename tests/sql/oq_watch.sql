@@ -258,6 +258,19 @@ select results_eq('select * from (select table_name, events, columns, condition,
         where queue_name in (''p'', ''p1'')) x order by 1',
     $$values ('store.part1', '{insert}'::text[], null::text[], null::text, current_user::name, 0::bigint, null::text),
         ('store.part2a', '{insert,update,delete}', '{k}', 'coalesce(new.id, old.id) > 0', current_user, 0, null)$$, 'oq_watches');
+-- With keys a full queue refuses what would be a new job, and takes a change.
+create table shop_full (id int, v int);
+select oq_create_queue('full', '{"max_depth": 1}') as x, oq_watch('shop_full', 'full', 'insert, update',
+    options => '{"unique_columns": ["id"], "unique_mode": "replace"}') as y \gset
+insert into shop_full values (1, 1);
+update shop_full set v = 2;
+select results_eq('select payload -> ''new'' ->> ''v'', failed from oq_jobs cross join oq_watches w where w.queue_name = ''full''
+    and oq_jobs.queue_name = ''full''', $$values ('2', 0::bigint)$$, 'a change in a full queue');
+set client_min_messages = error;
+insert into shop_full values (2, 1);
+reset client_min_messages;
+select is((select failed || left(last_error, 5) from oq_watches where queue_name = 'full'), '1OQ006', 'a new key does not fit');
+
 -- Columns of any name: those that the trigger's function uses for itself too.
 create schema shop;
 create table shop.names (id int primary key, p point, n text, o text, r text, i text, op text, tg_op text,

@@ -51,7 +51,8 @@ begin
     if v_count > 0 then
         select a.code, a.reason into v_code, v_error
           from watch_allowed(v_watch.owner, v_watch.queue_id, watch_put.table_id) a;
-        if v_code is null and v_watch.max_depth is not null then
+        -- With keys a change may need no new job: enqueue_jobs knows.
+        if v_code is null and v_watch.max_depth is not null and not v_watch.keyed then
             begin
                 perform check_depth(v_watch.queue_id, v_watch.queue_name, v_watch.max_depth, v_count);
             exception when sqlstate 'OQ006' then
