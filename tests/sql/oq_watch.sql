@@ -271,6 +271,20 @@ insert into shop_full values (2, 1);
 reset client_min_messages;
 select is((select failed || left(last_error, 5) from oq_watches where queue_name = 'full'), '1OQ006', 'a new key does not fit');
 
+-- A partition that has partitions: its row triggers are copied to them.
+create table shop_tree (id int, k int) partition by list (k);
+create table shop_tree1 partition of shop_tree for values in (1) partition by list (id);
+create table shop_tree1a partition of shop_tree1 for values in (1);
+select oq_watch('shop_tree1', 'tree', 'insert, update, delete', options => '{"unique_columns": ["id"]}') as x \gset
+create table shop_tree1b partition of shop_tree1 default;
+insert into shop_tree values (1, 1), (2, 1);
+select results_eq('select unique_key, payload -> ''new'' from oq_jobs where queue_name = ''tree'' order by job_id',
+    $$values ('public.shop_tree1:1', '{"id": 1, "k": 1}'::jsonb), ('public.shop_tree1:2', '{"id": 2, "k": 1}')$$, 'through the top');
+select is(made_count('tree'), 2, 'both');
+update shop_tree1 set k = 1 where id = 1;
+delete from shop_tree1b;
+select is(made('tree'), '{UPDATE 1 1,DELETE 2}', 'and through itself');
+
 -- Columns of any name: those that the trigger's function uses for itself too.
 create schema shop;
 create table shop.names (id int primary key, p point, n text, o text, r text, i text, op text, tg_op text,
