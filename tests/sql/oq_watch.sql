@@ -271,6 +271,18 @@ insert into shop_full values (2, 1);
 reset client_min_messages;
 select is((select failed || left(last_error, 5) from oq_watches where queue_name = 'full'), '1OQ006', 'a new key does not fit');
 
+-- A watched table becomes a partition: statements on its parent do not fire what is on it, so it says so.
+create table shop_log (id int, k int) partition by list (k);
+create table shop_log1 (id int, k int);
+select oq_watch('shop_log1', 'log') as x \gset
+select is((select problem from oq_watches where queue_name = 'log'), null, 'all is well');
+alter table shop_log attach partition shop_log1 for values in (1);
+select ok((select problem like '%part of another%oq_watch%' from oq_watches where queue_name = 'log'), 'it has to be watched again');
+select oq_watch('shop_log1', 'log') as x \gset
+insert into shop_log values (1, 1);
+select is(made('log'), '{INSERT 1}', 'and is');
+select is((select problem from oq_watches where queue_name = 'log'), null, 'all is well again');
+
 -- A partition that has partitions: its row triggers are copied to them.
 create table shop_tree (id int, k int) partition by list (k);
 create table shop_tree1 partition of shop_tree for values in (1) partition by list (id);
