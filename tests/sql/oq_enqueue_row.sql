@@ -66,6 +66,15 @@ create trigger jobs instead of insert on orders_view for each row execute functi
 insert into orders_view values (9);
 select is((select payload ->> 'table' from oq_jobs where queue_name = 'view'), 'orders_view', 'a view has row triggers');
 
+-- On a partitioned table copies of the trigger fire; what they fail is told of the one that was made.
+create table parted (id int, k int) partition by list (k);
+create table parted1 partition of parted default;
+create trigger jobs after insert on parted for each row execute function oq_enqueue_row('parted');
+select oq_create_queue('parted', '{"max_depth": 1}') as x \gset
+insert into parted values (1, 1), (2, 1), (3, 1);
+select results_eq('select failed, left(last_error, 5) from oq_watches where queue_name = ''parted''', $$values (2::bigint, 'OQ006')$$,
+    'failures on partitions');
+
 -- Rights: the table's owner needs them, who writes none; what can't be made is noted, the change goes through.
 begin;
 create role tap_owner login in role oq_producer, oq_observer;
