@@ -129,6 +129,9 @@ select throws_ok(format('select oq_watch(''shop.orders'', ''w'', options => %L)'
     ('{"delay": "x"}', 'options.delay%'), ('{"ttl": "-1 s"}', 'options.ttl%'), ('{"tags": 1}', 'options.tags%'),
     ('{"retry": 1}', '%retry%'), ('{"unique_columns": []}', 'options.unique_columns%'), ('{"unique_columns": "id"}', 'options.unique_columns%'),
     ('{"unique_columns": [1]}', 'options.unique_columns%'), ('{"unique_columns": ["nope"]}', 'options.unique_columns%nope%'),
+    ('{"unique_columns": ["id"], "unique_mode": "debounce"}', 'options.delay must not be null'),
+    ('{"unique_columns": ["id"], "debounce_max": "1 s"}', 'options.debounce_max%'),
+    ('{"unique_columns": ["id"], "unique_for": "101 years"}', 'options.unique_for%101 years%'),
     ('{"group_columns": ["ctid"]}', 'options.group_columns%ctid%'), ('{"payload_columns": ["id", "x; drop"]}', 'options.payload_columns%')) v(o, m);
 select throws_ok('select oq_watch(''shop.orders'', ''w'', ' || a, 'OQ001', m, a)
   from (values ('null)', 'events must not be NULL'), (''''')', 'events%'), ('''truncate'')', 'events%'), ('''insert; drop'')', 'events%'),
