@@ -27,6 +27,21 @@ select oq_enqueue('gone', unique_key => 'k') as g \gset
 select oq_purge('gone', 'ready') as x \gset
 select ok(oq_enqueue('gone', unique_key => 'k') <> :g, 'free after a purge');
 
+-- A job whose time to live has passed swallows nothing, though nobody has ended it yet; one that a worker has is no such.
+select oq_enqueue('lives', '{"n": 1}', unique_key => 'k', options => '{"ttl": "1 hour"}') as a \gset
+select pass_lives() \g /dev/null
+select oq_enqueue('lives', '{"n": 2}', unique_key => 'k') as b \gset
+select ok(:b <> :a, 'free when its time to live has passed');
+select is((select array_agg(concat_ws(' ', job_id, unique_key) order by job_id) from oq_jobs where queue_name = 'lives'),
+    array[:'a', :'b' || ' k'], 'and the new job has it');
+select oq_expire() \g /dev/null
+select is(state_of(:a), 'expired', 'ended by the tick');
+select is(oq_enqueue('lives', '{"n": 3}', unique_key => 'k', options => '{"unique_mode": "replace"}'), :b::bigint, 'taken again');
+select oq_enqueue('lives2', unique_key => 'k', options => '{"ttl": "1 hour"}') as a \gset
+select count(*) from oq_lease('lives2') \g /dev/null
+select pass_lives() \g /dev/null
+select is(oq_enqueue('lives2', unique_key => 'k'), :a::bigint, 'taken while a worker has it');
+
 -- unique_for outlives the job, and its row.
 select oq_enqueue('long', unique_key => 'k', options => '{"unique_for": "1 hour"}') as h \gset
 select oq_ack(job_id, lease_token, '"sent"') as x from oq_lease('long') \gset
