@@ -29,6 +29,14 @@ select oq_enqueue('q', run_at => clock_timestamp() + interval '400 ms') as x \gs
 select count(*) from oq_tick() \g /dev/null
 select ok(done between 1 and 400, 'until the next is due: ' || done) from oq_tick()
     where duty = 'sleep_ms';
+-- And when the rate of a queue with jobs has a slot again, since workers may be asleep there.
+select oq_limit('rate', rate => 1, per => '1 hour') from oq_create_queue('rate') \g /dev/null
+select oq_enqueue('rate') from generate_series(1, 2) \g /dev/null
+select oq_ack(job_id, lease_token) from oq_lease('rate') \g /dev/null
+call tick_until_idle(null) \gset
+update oq.limit_slot set taken_at = clock_timestamp() - interval '1 hour' + interval '500 ms';
+select ok(done between 1 and 500, 'until the rate goes on: ' || done) from oq_tick() where duty = 'sleep_ms';
+select oq_purge('rate', 'ready') \g /dev/null
 select ok(count(*) between 7 and 9, 'max_rows 100000') from oq_tick(100000);
 begin isolation level repeatable read;
 select throws_ok('select ' || f || '()', '25001', '%READ COMMITTED%', f || ' at REPEATABLE READ')
