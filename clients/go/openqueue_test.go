@@ -370,3 +370,28 @@ func TestSynchronousCommit(t *testing.T) {
 		}
 	}
 }
+
+// A number in a header that is no float64 fails no lease: the jobs beside it would be lost with it.
+func TestHeaderWithALargeNumber(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	large := "1" + strings.Repeat("0", 400)
+	if _, err := db.Pool.Exec(ctx, `select oq_enqueue('q', headers => $1), oq_enqueue('q', headers => '{"n": 1.5}')`,
+		`{"n": `+large+`}`); err != nil {
+		t.Fatal(err)
+	}
+	seen := make(chan any, 2)
+	start(t, &Worker{Pool: db.Pool, Queue: "q", Concurrency: 1, Batch: 2,
+		Handler: func(_ context.Context, j *Job) error { seen <- j.Headers["n"]; return nil }})
+	for _, want := range []any{json.Number(large), 1.5} {
+		select {
+		case got := <-seen:
+			if got != want {
+				t.Errorf("the header is %v, want %v", got, want)
+			}
+		case <-time.After(patience):
+			t.Fatal("the jobs do not come")
+		}
+	}
+}
