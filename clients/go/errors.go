@@ -79,6 +79,13 @@ func refused(err error) bool {
 	return true
 }
 
+// judged says whether it was the call that the server refused, and not the session.
+func judged(err error) bool {
+	var session *notAsked
+	var pool *pgconn.ConnectError
+	return refused(err) && !errors.As(err, &session) && !errors.As(err, &pool)
+}
+
 // verdict is what a handler returns when it wants something else than an ordinary retry.
 type verdict struct {
 	err     error

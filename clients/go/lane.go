@@ -178,7 +178,7 @@ func (l *lane) turn(ctx context.Context, fetch bool) error {
 		l.mu.Lock()
 		l.busy = false
 		l.mu.Unlock()
-		if len(acks) > 0 && refused(err) {
+		if len(acks) > 0 && judged(err) {
 			// One of them is at fault, most likely by its result: each for itself.
 			l.ackSingly(acks)
 			return nil
@@ -413,7 +413,7 @@ func (l *lane) report(j *Job, report, err error) {
 		l.mu.Lock()
 		over := time.Since(j.hold.since) > l.w.leaseLasts()
 		l.mu.Unlock()
-		if refused(failed) || over {
+		if judged(failed) || over {
 			l.w.Logger.Error("a failed attempt could not be reported", "job_id", j.ID, "error", failed, "failure", err)
 			l.w.observe(j, "lost", err, j.took)
 			return
@@ -429,7 +429,7 @@ func (l *lane) ackSingly(acks []*Job) {
 		switch {
 		case err == nil:
 			l.w.observe(j, "acked", nil, j.took)
-		case refused(err):
+		case judged(err):
 			l.report(j, err, err)
 		default:
 			l.mu.Lock()

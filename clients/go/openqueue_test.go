@@ -395,3 +395,57 @@ func TestHeaderWithALargeNumber(t *testing.T) {
 		}
 	}
 }
+
+// A server that lets the worker not in for a while has refused neither what was to be acked nor a failure.
+func TestRefusedSessionIsNoRefusedCall(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	role := get[string](t, db.Pool, "select 'w_' || current_database()")
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := db.Pool.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("create role " + role + " login in role oq_worker")
+	t.Cleanup(func() { exec("drop role " + role) })
+	cfg, err := pgxpool.ParseConfig(db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.ConnConfig.User = role
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	if _, err := EnqueueBulk(ctx, db.Pool, "q", []bool{true, false}, &Options{MaxRetries: Retries(0)}); err != nil {
+		t.Fatal(err)
+	}
+	begun, goOn := make(chan struct{}, 2), make(chan struct{})
+	said := make(lines, 1000)
+	start(t, &Worker{Pool: pool, Queue: "q", Lease: time.Hour, Logger: slog.New(slog.NewTextHandler(said, nil)),
+		Handler: Handle(func(_ context.Context, _ *Job, fine bool) error {
+			begun <- struct{}{}
+			<-goOn
+			if !fine {
+				return errors.New("out of luck")
+			}
+			return nil
+		})})
+	<-begun
+	<-begun
+	exec("alter role " + role + " nologin")
+	exec("select pg_terminate_backend(pid) from pg_stat_activity where usename = '" + role + "'")
+	close(goOn)
+	said.until(t, "not permitted to log in")
+	time.Sleep(100 * time.Millisecond) // For what it should not do.
+	exec("alter role " + role + " login")
+	until(t, "both are told", func() bool {
+		return get[string](t, db.Pool, `select concat_ws(' ', completed, dead) from oq_stats('q')`) == "1 1"
+	})
+	if n := get[int](t, db.Pool, "select sum(lost_leases)::int from oq_jobs"); n != 0 {
+		t.Errorf("%d leases were lost", n)
+	}
+}

@@ -38,7 +38,7 @@ func (s *session) do(ctx context.Context, call func(ctx context.Context, conn *p
 	defer cancel()
 	if s.conn == nil || s.conn.IsClosed() {
 		if err := s.connect(ctx); err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
+			return &notAsked{fmt.Errorf("%s: %w", s.name, err)}
 		}
 	}
 	err := call(ctx, s.conn)
@@ -47,6 +47,11 @@ func (s *session) do(ctx context.Context, call func(ctx context.Context, conn *p
 	}
 	return wrap(err)
 }
+
+// notAsked is an error of connecting: whatever the server refused, it was the session and not the call.
+type notAsked struct{ error }
+
+func (e *notAsked) Unwrap() error { return e.error }
 
 func (s *session) connect(ctx context.Context) error {
 	s.drop()

@@ -216,13 +216,7 @@ func TestShardsRun(t *testing.T) {
 		w.Logger = slog.New(slog.NewTextHandler(said, nil))
 		return w
 	})
-	for line := ""; !strings.Contains(line, "the worker was refused"); {
-		select {
-		case line = <-said:
-		case <-time.After(patience):
-			t.Fatal("nobody was refused")
-		}
-	}
+	said.until(t, "the worker was refused")
 	cancel()
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "shard empty: ") {
 		t.Errorf("refused at the end: %v", err)
@@ -258,4 +252,15 @@ type lines chan string
 func (l lines) Write(line []byte) (int, error) {
 	l <- string(line)
 	return len(line), nil
+}
+
+func (l lines) until(t testing.TB, text string) {
+	t.Helper()
+	for line := ""; !strings.Contains(line, text); {
+		select {
+		case line = <-l:
+		case <-time.After(patience):
+			t.Fatalf("never said: %s", text)
+		}
+	}
 }
