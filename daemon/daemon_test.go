@@ -492,6 +492,27 @@ func TestStuckTickIsUnready(t *testing.T) {
 	}
 }
 
+// A session that leads to a standby, as for a moment after a failover, is given up for another.
+func TestReadOnlySessionIsGivenUp(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	conn := db.Conn(t)
+	set := func(to string) {
+		t.Helper()
+		_, err := conn.Exec(t.Context(), `do $$ begin
+			execute format('alter database %I set default_transaction_read_only = `+to+`', current_database()); end $$`)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("on")
+	var log safeBuffer
+	c, _ := startedWith(t, config(db.URL), zerolog.New(&log))
+	until(t, "it is refused", func() bool { return strings.Contains(log.String(), "read-only") })
+	set("off")
+	until(t, "ready", func() bool { return isReady(c) })
+}
+
 // A duty that fails inside oq_tick is a warning of the server: counted and logged, the others go on.
 func TestFailingDutyIsCounted(t *testing.T) {
 	t.Parallel()

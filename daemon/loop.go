@@ -93,7 +93,7 @@ func (l *loop) serve(ctx context.Context, conn *pgx.Conn) (worked bool, err erro
 			}
 			continue
 		}
-		if ctx.Err() != nil || conn.IsClosed() || errors.Is(err, errSchema) {
+		if ctx.Err() != nil || conn.IsClosed() || errors.Is(err, errSchema) || readOnly(err) {
 			return worked, err
 		}
 		l.failed(l.duty.name)
@@ -121,6 +121,12 @@ func (l *loop) age() time.Duration {
 		return -1
 	}
 	return time.Since(time.Unix(0, beat))
+}
+
+// readOnly is a standby's answer, or of what was the primary: another connection may lead to the one that is.
+func readOnly(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && refused.Code == "25006"
 }
 
 // transient errors go away by themselves.

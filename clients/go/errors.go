@@ -66,7 +66,8 @@ func wrap(err error) error {
 }
 
 // refused says whether the server answered; else the connection failed, and the call may be repeated.
-// Class 57 is the server going away, 08 a pooler that lost it, 53 a server without room.
+// Class 57 is the server going away, 08 a pooler that lost it, 53 a server without room, 25006 a standby, or what
+// was the primary: another connection may lead to the one that is.
 func refused(err error) bool {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
@@ -76,7 +77,7 @@ func refused(err error) bool {
 	case "57", "08", "53", "40":
 		return false
 	}
-	return true
+	return pg.Code != "25006"
 }
 
 // judged says whether it was the call that the server refused, and not the session.

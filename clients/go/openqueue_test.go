@@ -449,3 +449,26 @@ func TestRefusedSessionIsNoRefusedCall(t *testing.T) {
 		t.Errorf("%d leases were lost", n)
 	}
 }
+
+// A session that leads to a standby, as for a moment after a failover, is given up for another.
+func TestReadOnlySessionIsGivenUp(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	conn := db.Conn(t)
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set := `do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$`
+	exec(set)
+	said := make(lines, 1000)
+	start(t, &Worker{Pool: db.Pool, Queue: "q", Poll: 100 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(said, nil)),
+		Handler: func(context.Context, *Job) error { return nil }})
+	exec("select oq_enqueue('q')")
+	said.until(t, "read-only")
+	exec(strings.Replace(set, "= on", "= off", 1))
+	until(t, "it goes on", func() bool { return get[string](t, conn, "select state from oq_jobs") == "completed" })
+}

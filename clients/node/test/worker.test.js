@@ -160,6 +160,16 @@ test('sessions that end in a transaction of a handler end no process', async (t)
   await until('it is done', async () => (await counts(queue)) === '1 0');
 });
 
+test('a connection that leads to a standby is given up for another', async (t) => {
+  const queue = 'standby';
+  let made = 0;
+  const db = () => new pg.Client({ connectionString: url, options: made++ < 3 ? '-c default_transaction_read_only=on' : '' });
+  await oq.enqueue(pool, queue);
+  start(t, new oq.Worker({ db, queue, handler: () => {} }));
+  await until('it is done', async () => (await counts(queue)) === '1 0');
+  assert.ok(made > 3, `${made} connections`);
+});
+
 test('the signal of a job: lost, cancelled, timeout', async (t) => {
   const queue = 'signals';
   const got = {};

@@ -108,10 +108,11 @@ def refused(error: BaseException) -> bool:
     """Whether the server answered; else the connection failed, and the call may be repeated.
 
     Class 57 is the server going away, 08 a pooler that lost it, 53 a server without room, 40 a
-    transaction that can be run again.
+    transaction that can be run again; 25006 a standby, or what was the primary: another connection
+    may lead to the one that is.
     """
     state = sqlstate(error)
-    return bool(state) and state[:2] not in ("57", "08", "53", "40")
+    return bool(state) and state[:2] not in ("57", "08", "53", "40") and state != "25006"
 
 
 class Failed(Exception):

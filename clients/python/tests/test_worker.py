@@ -245,6 +245,22 @@ class Both:
         self.assertGreater(tries, 2)
         self.assertIsInstance(self.start(lambda job: None, db=lambda: None).wait(), TypeError)
 
+    def test_a_standby(self: Any) -> None:
+        """A connection that leads to a standby, as after a failover, is given up for another."""
+        tries = 0
+
+        async def connect() -> psycopg.AsyncConnection[Any]:
+            nonlocal tries
+            tries += 1
+            options = "-c default_transaction_read_only=on" if tries <= 3 else ""
+            return await psycopg.AsyncConnection.connect(URL, autocommit=True, options=options)
+
+        job = self.enqueue()
+        running = self.start(lambda job: None, db=connect)
+        self.until_state(job, "completed")
+        self.assertIsNone(running.end())
+        self.assertGreater(tries, 3)
+
     def test_a_connect_that_swallows_cancels(self: Any) -> None:
         """As psycopg's does in Python 3.11 now and then: the worker ends all the same."""
         connecting = threading.Event()
