@@ -513,6 +513,16 @@ func TestReadOnlySessionIsGivenUp(t *testing.T) {
 	until(t, "ready", func() bool { return isReady(c) })
 }
 
+// A tick is READ COMMITTED, whatever the database's default is.
+func TestStricterDefaultIsolation(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	exec(t, db, `do $$ begin
+		execute format('alter database %I set default_transaction_isolation = serializable', current_database()); end $$`)
+	c, _ := started(t, config(db.URL))
+	until(t, "ready", func() bool { return isReady(c) })
+}
+
 // A duty that fails inside oq_tick is a warning of the server: counted and logged, the others go on.
 func TestFailingDutyIsCounted(t *testing.T) {
 	t.Parallel()

@@ -472,3 +472,48 @@ func TestReadOnlySessionIsGivenUp(t *testing.T) {
 	exec(strings.Replace(set, "= on", "= off", 1))
 	until(t, "it goes on", func() bool { return get[string](t, conn, "select state from oq_jobs") == "completed" })
 }
+
+// Where the role's default is SERIALIZABLE, one lost lease takes no other with it.
+func TestStricterDefaultIsolation(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	cfg, err := pgxpool.ParseConfig(db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.ConnConfig.RuntimeParams["default_transaction_isolation"] = "serializable"
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	if _, err := EnqueueBulk(ctx, db.Pool, "q", []string{"lost", "kept"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	leased, told := make(chan *Job, 1), make(chan error, 1)
+	start(t, &Worker{Pool: pool, Queue: "q", Lease: 2 * time.Second, Concurrency: 2,
+		Handler: Handle(func(ctx context.Context, j *Job, what string) error {
+			if what == "kept" {
+				sleep(ctx, 4*time.Second)
+				return ctx.Err()
+			}
+			leased <- j
+			<-ctx.Done()
+			told <- context.Cause(ctx)
+			return ctx.Err()
+		})})
+	j := <-leased
+	if _, err := db.Pool.Exec(ctx, "select oq_release($1, $2, '1 hour')", j.ID, j.Token); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-told; err != ErrLeaseLost {
+		t.Errorf("the handler was told %v", err)
+	}
+	// Whose lease ended would be taken from him at once.
+	until(t, "the other is done", func() bool {
+		return get[int64](t, db.Pool, "select oq_reap()") >= 0 &&
+			get[string](t, db.Pool, `select string_agg(concat_ws(' ', state, attempt, lost_leases), ', ' order by job_id)
+				from oq_jobs`) == "scheduled 0 0, completed 1 0"
+	})
+}

@@ -75,6 +75,14 @@ func (s *session) connect(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.pooler {
+		return nil
+	}
+	// Above it a lease that is lost is 40001 and no answer, for all that is asked for in the same call.
+	if _, err := conn.Exec(ctx, `set default_transaction_isolation = 'read committed'`); err != nil {
+		s.drop()
+		return err
+	}
 	return nil
 }
 

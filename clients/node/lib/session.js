@@ -106,6 +106,8 @@ export class Session {
     this.#client = client;
     try {
       await client.connect();
+      // Above it a lost lease is 40001 and no answer, for all that the same call asks for.
+      if (this.#prepares) await client.query("set default_transaction_isolation = 'read committed'");
     } catch (error) {
       // Also where the server refused: it was the session that it refused, and not the call.
       throw new ConnectionFailed(`${this.#name}: ${says(error)}`, { cause: error });

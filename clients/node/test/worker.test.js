@@ -170,6 +170,28 @@ test('a connection that leads to a standby is given up for another', async (t) =
   assert.ok(made > 3, `${made} connections`);
 });
 
+test('where the default isolation is SERIALIZABLE, one lost lease takes no other with it', async (t) => {
+  const queue = 'strict';
+  const db = () => new pg.Client({ connectionString: url, options: '-c default_transaction_isolation=serializable' });
+  const [lost, kept] = await oq.enqueueBulk(pool, queue, ['lost', 'kept']);
+  const leased = deferred();
+  const told = deferred();
+  start(t, new oq.Worker({
+    db, queue, leaseSeconds: 2,
+    handler: async (job) => {
+      if (job.payload === 'kept') return sleep(4000, undefined, { signal: job.signal });
+      job.signal.addEventListener('abort', () => told.resolve(job.why));
+      leased.resolve(job.token);
+      return sleep(60_000, undefined, { signal: job.signal });
+    },
+  }));
+  await pool.query('select oq_release($1, $2, $3)', [lost, await leased.promise, '1 hour']);
+  assert.equal(await told.promise, 'lost');
+  // Whose lease ended would be taken from him at once.
+  await until('the other is done', async () => (await pool.query('select oq_reap()')) &&
+    (await ask("select concat_ws(' ', state, attempt, lost_leases) from oq_get($1)", [kept])) === 'completed 1 0');
+});
+
 test('the signal of a job: lost, cancelled, timeout', async (t) => {
   const queue = 'signals';
   const got = {};

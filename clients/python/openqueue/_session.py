@@ -141,10 +141,17 @@ class Session:
     async def _open(self) -> None:
         try:
             conn = await self._connect()
-            if not conn.autocommit:
-                await conn.set_autocommit(True)
-            if conn.pgconn.parameter_status(b"client_encoding") != b"UTF8":
-                await conn.execute("select set_config('client_encoding', 'UTF8', false)")
+            try:
+                if not conn.autocommit:
+                    await conn.set_autocommit(True)
+                if conn.pgconn.parameter_status(b"client_encoding") != b"UTF8":
+                    await conn.execute("select set_config('client_encoding', 'UTF8', false)")
+                if self._prepares:
+                    # Above it a lost lease is 40001 and no answer, for all that the same call asks for.
+                    await conn.execute("set default_transaction_isolation = 'read committed'")
+            except BaseException:
+                conn.pgconn.finish()
+                raise
         except (psycopg.Error, TimeoutError, TypeError):
             raise
         except Exception as e:  # Of a function that connects.

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -260,6 +261,38 @@ class Both:
         self.until_state(job, "completed")
         self.assertIsNone(running.end())
         self.assertGreater(tries, 3)
+
+    def test_a_stricter_default_isolation(self: Any) -> None:
+        """Where the role's default is SERIALIZABLE, one lost lease takes no other with it."""
+        tokens: dict[str, int] = {}
+        over = threading.Event()
+        self.addCleanup(over.set)
+
+        def handle(job: Any) -> Any:
+            tokens[job.payload] = job.token
+            if isinstance(self, support.Tasks):
+                return wait()
+            while not over.wait(0.01):
+                job.check()
+
+        async def wait() -> None:
+            while not over.is_set():
+                await asyncio.sleep(0.01)
+
+        outcomes: list[Any] = []
+        lost, kept = self.enqueue("lost"), self.enqueue("kept")
+        url = psycopg.conninfo.make_conninfo(URL, options="-c default_transaction_isolation=serializable")
+        running = self.start(handle, db=url, concurrency=2, lease_seconds=2, observe=outcomes.append)
+        self.until("both run", lambda: len(tokens) == 2)
+        self.ask("select oq_release(%s, %s, '1 hour')", lost, tokens["lost"])
+        begun = time.monotonic()
+        # Whose lease ended would be taken from him at once.
+        self.until("two leases", lambda: self.ask("select oq_reap()") >= 0 and time.monotonic() > begun + 4)
+        over.set()
+        self.until_state(kept, "completed")
+        self.assertIsNone(running.end())
+        self.assertEqual(self.ask("select concat_ws(' ', attempt, lost_leases) from oq_get(%s)", kept), "1 0")
+        self.assertIn("lost", [o.state for o in outcomes])
 
     def test_a_connect_that_swallows_cancels(self: Any) -> None:
         """As psycopg's does in Python 3.11 now and then: the worker ends all the same."""
