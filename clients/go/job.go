@@ -47,6 +47,7 @@ type Job struct {
 type hold struct {
 	since  time.Time // of the lease, or the last heartbeat, by our clock
 	over   bool      // finished, or nobody's any more
+	inTx   bool      // being acked by a transaction of the handler: a heartbeat would wait for that
 	cancel context.CancelCauseFunc
 	gone   error // ErrLeaseLost or ErrCancelled, when the server said so
 }
@@ -128,7 +129,21 @@ func (j *Job) Throttle(ctx context.Context, until time.Time) error {
 func (j *Job) AckTx(ctx context.Context, tx DB) error {
 	var acked bool
 	j.inTx = true
-	return wrap(tx.QueryRow(ctx, sqlAckTx, j.ID, j.Token, j.result).Scan(&acked))
+	j.holdInTx(true)
+	err := wrap(tx.QueryRow(ctx, sqlAckTx, j.ID, j.Token, j.result).Scan(&acked))
+	if err != nil {
+		j.holdInTx(false)
+	}
+	return err
+}
+
+func (j *Job) holdInTx(yes bool) {
+	if j.lane == nil {
+		return // Nobody sends heartbeats.
+	}
+	j.lane.mu.Lock()
+	defer j.lane.mu.Unlock()
+	j.hold.inTx = yes
 }
 
 // Beginner begins transactions: a pool or a connection.
@@ -146,6 +161,9 @@ func (j *Job) Transact(ctx context.Context, db Beginner, do func(ctx context.Con
 			}
 			return j.AckTx(ctx, tx)
 		}))
+		if err != nil {
+			j.holdInTx(false)
+		}
 		if try == 5 || !errors.Is(err, ErrTryAgain) {
 			return err
 		}

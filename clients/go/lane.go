@@ -439,14 +439,14 @@ func (l *lane) ackSingly(acks []*Job) {
 	}
 }
 
-// due appends what needs a heartbeat: not over, and neither leased nor extended since then. What was
+// due appends what needs a heartbeat: not over, not being acked, and neither leased nor extended since then. What was
 // not even since dead is lost.
 func (l *lane) due(to []*Job, then, dead time.Time) []*Job {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, j := range l.held {
 		switch {
-		case j.hold.over || j.hold.since.After(then):
+		case j.hold.over || j.hold.inTx || j.hold.since.After(then):
 		case j.hold.since.Before(dead):
 			l.end(j, ErrLeaseLost)
 		default:

@@ -517,3 +517,36 @@ func TestStricterDefaultIsolation(t *testing.T) {
 				from oq_jobs`) == "scheduled 0 0, completed 1 0"
 	})
 }
+
+// While a transaction that has acked a job stays open, the heartbeats of the others do not wait for it.
+func TestOpenTransactionOfAnAck(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	if _, err := EnqueueBulk(ctx, db.Pool, "q", []string{"acks", "other"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	start(t, &Worker{Pool: db.Pool, Queue: "q", Lease: 2 * time.Second, Concurrency: 2,
+		Handler: Handle(func(ctx context.Context, j *Job, what string) error {
+			if what == "other" {
+				sleep(ctx, 5*time.Second)
+				return ctx.Err()
+			}
+			tx, err := db.Pool.Begin(ctx)
+			if err != nil {
+				return err
+			}
+			defer tx.Rollback(ctx)
+			if err := j.AckTx(ctx, tx); err != nil {
+				return err
+			}
+			sleep(ctx, 4*time.Second)
+			return tx.Commit(ctx)
+		})})
+	// Whose lease ended would be taken from him at once.
+	until(t, "both are done", func() bool {
+		return get[int64](t, db.Pool, "select oq_reap()") >= 0 &&
+			get[string](t, db.Pool, `select string_agg(concat_ws(' ', state, attempt, lost_leases), ', ' order by job_id)
+				from oq_jobs`) == "completed 1 0, completed 1 0"
+	})
+}
