@@ -185,7 +185,10 @@ func (j *Job) call(ctx context.Context, h Handler) (err error) {
 			err = &panicked{v, debug.Stack()}
 		}
 	}()
-	return h(ctx, j)
+	if err = h(ctx, j); err != nil {
+		_ = err.Error() // What panics in it, as in that of a nil *E, is the job's failure and not the process's.
+	}
+	return err
 }
 
 // fail reports what the handler returned, if it was an error, and says what became of the job. An

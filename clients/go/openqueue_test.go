@@ -550,3 +550,25 @@ func TestOpenTransactionOfAnAck(t *testing.T) {
 				from oq_jobs`) == "completed 1 0, completed 1 0"
 	})
 }
+
+type unlucky struct{ why string }
+
+func (u *unlucky) Error() string { return u.why }
+
+// An error that panics when it is asked what it says is a failure of its job, and of nothing else.
+func TestErrorThatPanics(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	if _, err := Enqueue(ctx, db.Pool, "q", 1, &Options{MaxRetries: Retries(0)}); err != nil {
+		t.Fatal(err)
+	}
+	start(t, &Worker{Pool: db.Pool, Queue: "q", Handler: func(context.Context, *Job) error {
+		var none *unlucky
+		return none
+	}})
+	until(t, "it is dead", func() bool { return get[string](t, db.Pool, "select state from oq_jobs") == "dead" })
+	if got := get[string](t, db.Pool, "select error from oq_dead"); !strings.Contains(got, "nil pointer") {
+		t.Errorf("the error is %q", got)
+	}
+}
