@@ -46,8 +46,9 @@ type Job struct {
 // hold is what the worker knows of the lease. The lane's lock guards it.
 type hold struct {
 	since  time.Time // of the lease, or the last heartbeat, by our clock
-	over   bool      // finished, or nobody's any more
-	inTx   bool      // being acked by a transaction of the handler: a heartbeat would wait for that
+	lasts  time.Duration
+	over   bool // finished, or nobody's any more
+	inTx   bool // being acked by a transaction of the handler: a heartbeat would wait for that
 	cancel context.CancelCauseFunc
 	gone   error // ErrLeaseLost or ErrCancelled, when the server said so
 }

@@ -197,10 +197,10 @@ func (l *lane) turn(ctx context.Context, fetch bool) error {
 	l.busy = false
 	if fetch {
 		l.lastLook = now
-		if lasts > 0 {
-			l.w.known.Store(int64(lasts))
-		}
 		l.admit(got, sent, now)
+		if lasts > 0 {
+			l.w.learn(lasts)
+		}
 		l.asleep = len(got) == 0 && !l.woken
 	}
 	full := len(l.queue)-l.head+l.running >= l.most
@@ -222,10 +222,9 @@ func (l *lane) turn(ctx context.Context, fetch bool) error {
 
 // keep puts acks back that the server did not answer, as long as there is hope. Under the lock.
 func (l *lane) keep(acks []*Job) {
-	lasts := l.w.leaseLasts()
 	for _, j := range acks {
 		// An ack is accepted after the lease's end too, while nobody has the job.
-		if time.Since(j.hold.since) > lasts+time.Minute {
+		if time.Since(j.hold.since) > j.hold.lasts+time.Minute {
 			l.w.observe(j, "lost", nil, j.took)
 			continue
 		}
@@ -285,7 +284,7 @@ func (l *lane) exchange(ctx context.Context, acks []*Job, results bool, want int
 					unreadable = err
 					continue
 				}
-				j.db, j.lease, j.lane, lasts = l.w.Pool, l.w.leaseSeconds(), l, d
+				j.db, j.lease, j.lane, j.hold.lasts, lasts = l.w.Pool, l.w.leaseSeconds(), l, d, d
 				got = append(got, j)
 			}
 		}
@@ -336,6 +335,9 @@ func (l *lane) work() {
 		}
 		j := l.queue[l.head]
 		l.head++
+		if !j.hold.over && time.Since(j.hold.since) > j.hold.lasts {
+			l.end(j, ErrLeaseLost) // We stood still: somebody else may have it.
+		}
 		if j.hold.over {
 			l.look()
 			continue
@@ -411,7 +413,7 @@ func (l *lane) report(j *Job, report, err error) {
 			return
 		}
 		l.mu.Lock()
-		over := time.Since(j.hold.since) > l.w.leaseLasts()
+		over := time.Since(j.hold.since) > j.hold.lasts
 		l.mu.Unlock()
 		if judged(failed) || over {
 			l.w.Logger.Error("a failed attempt could not be reported", "job_id", j.ID, "error", failed, "failure", err)
@@ -439,15 +441,16 @@ func (l *lane) ackSingly(acks []*Job) {
 	}
 }
 
-// due appends what needs a heartbeat: not over, not being acked, and neither leased nor extended since then. What was
-// not even since dead is lost.
-func (l *lane) due(to []*Job, then, dead time.Time) []*Job {
+// due appends what needs a heartbeat: not over, not being acked, and a third of its lease gone. Where all of it is, the
+// job is lost.
+func (l *lane) due(to []*Job, now time.Time) []*Job {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, j := range l.held {
+		age := now.Sub(j.hold.since)
 		switch {
-		case j.hold.over || j.hold.inTx || j.hold.since.After(then):
-		case j.hold.since.Before(dead):
+		case j.hold.over || j.hold.inTx || age < j.hold.lasts/3:
+		case age > j.hold.lasts:
 			l.end(j, ErrLeaseLost)
 		default:
 			to = append(to, j)
@@ -459,7 +462,19 @@ func (l *lane) due(to []*Job, then, dead time.Time) []*Job {
 func (l *lane) extended(j *Job, at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	j.hold.since = at
+	j.hold.since, j.hold.lasts = at, l.w.leaseLasts()
+}
+
+// shortest is the shortest lease that is held, or most.
+func (l *lane) shortest(most time.Duration) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, j := range l.held {
+		if !j.hold.over {
+			most = min(most, j.hold.lasts)
+		}
+	}
+	return most
 }
 
 // lose ends a job that is not the worker's any more.

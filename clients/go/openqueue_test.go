@@ -572,3 +572,64 @@ func TestErrorThatPanics(t *testing.T) {
 		t.Errorf("the error is %q", got)
 	}
 }
+
+// The lease_seconds of the queue change while jobs are held: each is kept by what its own lease lasts.
+func TestLeasesOfAnotherLength(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	lasts := func(seconds int) {
+		t.Helper()
+		if _, err := db.Pool.Exec(ctx, "select oq_create_queue('q', jsonb_build_object('lease_seconds', $1::int))", seconds); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lasts(60)
+	begun := make(chan struct{}, 2)
+	start(t, &Worker{Pool: db.Pool, Queue: "q", Concurrency: 2,
+		Handler: Handle(func(ctx context.Context, _ *Job, seconds int) error {
+			begun <- struct{}{}
+			sleep(ctx, time.Duration(seconds)*time.Second)
+			return ctx.Err()
+		})})
+	for _, seconds := range []int{6, 3} {
+		if _, err := Enqueue(ctx, db.Pool, "q", seconds, nil); err != nil {
+			t.Fatal(err)
+		}
+		<-begun
+		time.Sleep(1500 * time.Millisecond) // Longer than the second lease.
+		lasts(1)
+	}
+	// Whose lease ended would be taken from him at once.
+	until(t, "both are done", func() bool {
+		return get[int64](t, db.Pool, "select oq_reap()") >= 0 &&
+			get[string](t, db.Pool, `select string_agg(concat_ws(' ', state, attempt, lost_leases), ', ' order by job_id)
+				from oq_jobs`) == "completed 1 0, completed 1 0"
+	})
+}
+
+// A job whose lease ended in the worker, as while the process stood still, is not begun.
+func TestLeaseThatEndedIsNotBegun(t *testing.T) {
+	t.Parallel()
+	w := &Worker{Pool: testdb.New(t).Pool, Timeout: time.Minute, jobs: context.Background(), Logger: slog.New(slog.DiscardHandler)}
+	var begun []int64
+	w.handler = func(_ context.Context, j *Job) error { begun = append(begun, j.ID); return nil }
+	l := newLane(w, 1, 2)
+	for i, age := range []time.Duration{time.Minute, 0} {
+		l.queue = append(l.queue, &Job{ID: int64(i), hold: hold{since: time.Now().Add(-age), lasts: 30 * time.Second}})
+	}
+	l.workers.Go(l.work)
+	until(t, "both are taken", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.acks) == 1
+	})
+	l.mu.Lock()
+	l.closed = true
+	l.more.Broadcast()
+	l.mu.Unlock()
+	l.workers.Wait()
+	if !slices.Equal(begun, []int64{1}) || l.queue[0].hold.gone != ErrLeaseLost {
+		t.Errorf("begun: %v, the first ended by %v", begun, l.queue[0].hold.gone)
+	}
+}

@@ -43,7 +43,8 @@ type Worker struct {
 	lanes     []*lane
 	listener  *listener
 	beats     *session
-	known     atomic.Int64 // how long a lease lasts, once one was seen
+	known     atomic.Int64  // how long a lease lasts, once one was seen
+	learned   chan struct{} // it is another than it was
 	jobs      context.Context
 	stopJobs  context.CancelCauseFunc
 	abandoned atomic.Int64
@@ -128,6 +129,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.jobs, w.stopJobs = context.WithCancelCause(always)
 	defer w.stopJobs(ErrDraining)
 	w.beats = w.session("heartbeats")
+	w.learned = make(chan struct{}, 1)
 	w.listener = newListener(w)
 	for i := range w.Fetchers {
 		w.lanes = append(w.lanes, newLane(w, share(w.Concurrency, w.Fetchers, i), w.Batch))
@@ -181,6 +183,16 @@ func (w *Worker) leaseSeconds() int { return int(w.Lease / time.Second) }
 // leaseLasts is how long a lease lasts: as asked for, or as the server said; 0 while nobody knows.
 func (w *Worker) leaseLasts() time.Duration { return cmp.Or(w.Lease, time.Duration(w.known.Load())) }
 
+// learn notes how long the last lease lasts, and tells the heartbeats where that has changed.
+func (w *Worker) learn(lasts time.Duration) {
+	if was := time.Duration(w.known.Swap(int64(lasts))); (lasts - was).Abs() > lasts/10 {
+		select {
+		case w.learned <- struct{}{}:
+		default:
+		}
+	}
+}
+
 func (w *Worker) observe(j *Job, state string, err error, took time.Duration) {
 	if w.Observe != nil {
 		w.Observe(Event{j, state, err, took})
@@ -206,19 +218,30 @@ func (w *Worker) observe(j *Job, state string, err error, took time.Duration) {
 const sqlHeartbeats = `select job_id, status from oq_heartbeat_many($1::bigint[], $2::bigint[], $3::int)`
 
 // beat keeps the leases of all that is held, whether a handler has it or not: each once a third of its
-// lease is over. A lease that could not be extended in time counts as lost.
+// lease is over. A lease that could not be extended in time counts as lost. How long leases of the queue last may
+// change while jobs are held; the server extends them by what holds then.
 func (w *Worker) beat(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for ctx.Err() == nil {
-		lasts := w.leaseLasts()
-		if lasts == 0 {
-			sleep(ctx, 50*time.Millisecond) // A lease is a second or more.
-			continue
+		pause := time.Hour
+		if lasts := w.leaseLasts(); lasts > 0 {
+			for _, l := range w.lanes {
+				lasts = l.shortest(lasts)
+			}
+			pause = lasts / 6
 		}
-		sleep(ctx, lasts/6)
+		timer.Reset(pause)
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.learned:
+		case <-timer.C:
+		}
 		var due []*Job
 		now := time.Now()
 		for _, l := range w.lanes {
-			due = l.due(due, now.Add(-lasts/3), now.Add(-lasts))
+			due = l.due(due, now)
 		}
 		for len(due) > 0 && ctx.Err() == nil {
 			n := min(len(due), 1000)

@@ -12,6 +12,7 @@ export class Job {
   #worker;
   /** What the worker knows of it. */
   _since = 0; // of the lease, or the last heartbeat
+  _lasts = 0; // the lease, in ms
   _over = false; // finished, or nobody's any more
   _acked = false; // in a transaction of the handler
   _result = undefined;

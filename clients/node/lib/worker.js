@@ -93,6 +93,7 @@ export class Worker {
   #earWake = () => {};
   #reportWake = () => {};
   #beatTimer;
+  #beating = false;
 
   constructor({
     db,
@@ -304,16 +305,17 @@ export class Worker {
     for (const job of acks) this.#done(job, 'acked');
     if (!lease) return;
     this.#lookedAt = this.#idleAt = now();
-    if (rows.length > 0 && this.leaseSeconds === null) this.#lasts = Number(rows[0][9]) * 1000;
     const before = this.#queue.length - this.#head;
     this.#queue = this.#queue.slice(this.#head);
     this.#head = 0;
     for (const row of rows) {
       const job = new Job(row, this.queue, this.#decode, this);
       job._since = sent;
+      job._lasts = Number(row[9]) * 1000;
       this.#held.add(job);
       this.#queue.push(job);
     }
+    if (rows.length > 0) this.#learn(this.leaseSeconds === null ? Number(rows[0][9]) * 1000 : this.#lasts);
     const some = rows.length > 0;
     const full = before + rows.length + this.#running >= this.#most;
     this.#asleep = !some && !this.#woken;
@@ -349,7 +351,7 @@ export class Worker {
   #keep(acks) {
     for (const job of acks) {
       // An ack is accepted after the lease's end too, while nobody has the job.
-      if (now() - job._since > this.#lasts + 60_000) this.#done(job, 'lost');
+      if (now() - job._since > job._lasts + 60_000) this.#done(job, 'lost');
       else this.#pushAck(job);
     }
   }
@@ -395,6 +397,8 @@ export class Worker {
     while (this.#head < this.#queue.length && this.#running < this.concurrency && !this.#closed) {
       const job = this.#queue[this.#head];
       this.#queue[this.#head++] = undefined;
+      // Whose lease ended here, while the process stood still, may be somebody else's.
+      if (now() - job._since > job._lasts) job._stop('lost');
       if (job.why !== undefined) {
         this.#done(job, job.why);
         continue;
@@ -505,7 +509,7 @@ export class Worker {
   #hope(reports, error) {
     for (const report of reports) {
       const age = now() - report.job._since;
-      if (age > this.#lasts || (this.#closed && report.tries >= 8)) this.#giveUp(report, error);
+      if (age > report.job._lasts || (this.#closed && report.tries >= 8)) this.#giveUp(report, error);
       else {
         report.tries++;
         this.#reports.push(report);
@@ -539,17 +543,30 @@ export class Worker {
     }
   }
 
-  /** Keeps the leases of all that is held, begun or not: each once a third of it is over. */
+  /** How long the last lease lasts: heartbeats have to know where that is not what it was. */
+  #learn(lasts) {
+    const other = Math.abs(lasts - this.#lasts) > lasts / 10;
+    this.#lasts = lasts;
+    if (!other || this.#beating) return;
+    clearTimeout(this.#beatTimer);
+    this.#beat();
+  }
+
+  /**
+   * Keeps the leases of all that is held, begun or not: each once a third of it is over. How long those of the
+   * queue last may change; the server extends them by what holds then.
+   */
   #beat() {
-    const next = this.#lasts > 0 ? this.#lasts / 6 : 50;
+    let lasts = this.#lasts || 3_600_000;
+    for (const job of this.#held) lasts = Math.min(lasts, job._lasts);
     this.#beatTimer = setTimeout(async () => {
+      this.#beating = true;
       const at = now();
-      const lasts = this.#lasts;
       const due = [];
       for (const job of this.#held) {
         const age = at - job._since;
-        if (job._over || job._acked || lasts === 0 || age < lasts / 3) continue;
-        if (age > lasts) job._stop('lost'); // Not even a heartbeat went through.
+        if (job._over || job._acked || age < job._lasts / 3) continue;
+        if (age > job._lasts) job._stop('lost'); // Not even a heartbeat went through.
         else due.push(job);
       }
       try {
@@ -557,8 +574,9 @@ export class Worker {
       } catch (error) {
         if (!this.#over) this.#log('warn', `worker ${this.workerId}: a heartbeat failed: ${text(error)}`);
       }
+      this.#beating = false;
       if (!this.#over) this.#beat();
-    }, Math.min(next, MOST));
+    }, Math.min(lasts / 6, MOST));
   }
 
   async #beatMany(jobs) {
@@ -571,8 +589,10 @@ export class Worker {
   }
 
   #told(job, status, sent) {
-    if (status === 'ok') job._since = sent;
-    else if (!job._acked) job._stop(status === 'cancelled' ? 'cancelled' : 'lost');
+    if (status === 'ok') {
+      job._since = sent;
+      job._lasts = this.#lasts;
+    } else if (!job._acked) job._stop(status === 'cancelled' ? 'cancelled' : 'lost');
   }
 
   /** Shows value in oq_jobs; aborts the job's signal where the job is not the worker's any more. */

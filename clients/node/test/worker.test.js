@@ -192,6 +192,50 @@ test('where the default isolation is SERIALIZABLE, one lost lease takes no other
     (await ask("select concat_ws(' ', state, attempt, lost_leases) from oq_get($1)", [kept])) === 'completed 1 0');
 });
 
+test('leases of another length: each job is kept by what its own lasts', async (t) => {
+  const queue = 'lengths';
+  const begun = [];
+  const over = deferred();
+  start(t, new oq.Worker({
+    db: pool, queue, concurrency: 2,
+    handler: (job) => {
+      begun.push(job.id);
+      return Promise.race([over.promise, sleep(60_000, undefined, { signal: job.signal, ref: false })]);
+    },
+  }));
+  for (const seconds of [60, 1]) {
+    await pool.query('select oq_create_queue($1, $2)', [queue, { lease_seconds: seconds }]);
+    const id = await oq.enqueue(pool, queue);
+    await until('it is begun', () => begun.includes(id));
+    await sleep(1500); // Longer than the second lease.
+  }
+  const at = performance.now();
+  // Whose lease ended would be taken from him at once.
+  await until('a while', async () => (await pool.query('select oq_reap()')) && performance.now() > at + 2000);
+  over.resolve();
+  await until('both are done', async () => (await counts(queue)) === '2 0');
+  assert.equal(await ask('select sum(lost_leases)::int from oq_jobs where queue_name = $1', [queue]), 0);
+});
+
+test('a job whose lease ended in the worker is not begun', async (t) => {
+  const queue = 'over';
+  const jobs = [];
+  const events = [];
+  await oq.enqueueBulk(pool, queue, ['first', 'late', 'last']);
+  start(t, new oq.Worker({
+    db: pool, queue, concurrency: 1, batch: 3, observe: (e) => events.push(`${e.job.payload} ${e.state}`),
+    handler: async (job) => {
+      jobs.push(job.payload);
+      if (job.payload !== 'first') return;
+      const began = performance.now;
+      performance.now = () => began.call(performance) + 100_000; // As if the process had stood still.
+      t.after(() => Object.assign(performance, { now: began }));
+    },
+  }));
+  await until('all are observed', () => events.length === 3);
+  assert.deepEqual(jobs, ['first']);
+});
+
 test('the signal of a job: lost, cancelled, timeout', async (t) => {
   const queue = 'signals';
   const got = {};

@@ -342,7 +342,7 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
             job = take()
             if job is None:
                 return
-            if job.why is None:
+            if job._begin():
                 _handle(handler, job)
             self._finished.append(job)
             # As few wake-ups as there can be: when there is something to lease or to report, for the

@@ -33,6 +33,7 @@ class BaseJob(Generic[P]):
         "_headers",
         "_worker",
         "_since",
+        "_lease",
         "_over",
         "_acked",
         "_result",
@@ -72,6 +73,7 @@ class BaseJob(Generic[P]):
         self._headers: Any = _UNSET
         self._worker = worker
         self._since = 0.0  # of the lease, or the last heartbeat
+        self._lease = 0.0  # how long it lasts
         self._over = False  # finished, or nobody's any more
         self._acked = False  # in a transaction of the handler
         self._result: str | None = None
@@ -136,3 +138,10 @@ class BaseJob(Generic[P]):
 
     def _clock(self) -> float:
         return time.monotonic() - self._since
+
+    def _begin(self) -> bool:
+        """Whether it may be begun: one whose lease ended here, while the process stood still, may be
+        somebody else's."""
+        if self.why is None and self._clock() > self._lease:
+            self.why = "lost"
+        return self.why is None

@@ -230,7 +230,7 @@ class BaseWorker(Generic[J]):
         self._wants_wakes = False
         self._listening = False
         self._change = asyncio.Event()
-        self._leased = asyncio.Event()  # once, ever
+        self._learned = asyncio.Event()  # leases last longer, or shorter, than the last one did
         self._failure: BaseException | None = None
         prepares = not self.pooler
         self._lane = Session(self._connect, "leasing", prepares)
@@ -398,12 +398,14 @@ class BaseWorker(Generic[J]):
         jobs: list[J] = []
         for row in rows:
             new: J = self._job_class(row, self.queue, self._decode, self)
-            new._since = sent
+            new._since, new._lease = sent, new._lasts()
             self._held[new.id, new.token] = new
             jobs.append(new)
         if jobs:
-            self._lasts = self.lease_seconds or jobs[0]._lasts()
-            self._leased.set()
+            lasts = self.lease_seconds or jobs[0]._lease
+            if abs(lasts - self._lasts) > lasts / 10:
+                self._learned.set()
+            self._lasts = lasts
             self._active += len(jobs)
             self._give(jobs)
         self._asleep = not jobs and not self._woken
@@ -439,7 +441,7 @@ class BaseWorker(Generic[J]):
         """Acks that the server did not answer wait for the next call, as long as there is hope."""
         for job in acks:
             # An ack is accepted after the lease's end too, while nobody has the job.
-            if job._clock() > self._lasts + 60:
+            if job._clock() > job._lease + 60:
                 self._done(job, "lost")
             else:
                 self._push_ack(job)
@@ -578,7 +580,7 @@ class BaseWorker(Generic[J]):
     def _hope(self, reports: list[_Report[J]], error: BaseException) -> None:
         """Reports that found no server are tried again while the lease lasts."""
         for report in reports:
-            if report.job._clock() > self._lasts or (self._closed and report.tries >= 8):
+            if report.job._clock() > report.job._lease or (self._closed and report.tries >= 8):
                 self._give_up(report, error)
             else:
                 report.tries += 1
@@ -610,18 +612,25 @@ class BaseWorker(Generic[J]):
             self._done(report.job, state, report.raised)
 
     async def _beat(self) -> None:
-        """Keeps the leases of all that is held, begun or not: each once a third of it is over."""
-        await self._leased.wait()
+        """Keeps the leases of all that is held, begun or not: each once a third of it is over.
+
+        How long leases of the queue last may change; the server extends them by what holds then.
+        """
         while True:
-            lasts = self._lasts
-            await asyncio.sleep(lasts / 6)
+            lasts = min([self._lasts or 3600.0, *(job._lease for job in self._held.values())])
+            try:
+                async with asyncio.timeout(lasts / 6):
+                    await self._learned.wait()
+            except TimeoutError:
+                pass
+            self._learned.clear()
             now = time.monotonic()
             due: list[J] = []
             for job in list(self._held.values()):
                 age = now - job._since
-                if job._over or job._acked or age < lasts / 3:
+                if job._over or job._acked or age < job._lease / 3:
                     continue
-                if age > lasts:  # Not even a heartbeat went through.
+                if age > job._lease:  # Not even a heartbeat went through.
                     self._lose(job, "lost")
                 else:
                     due.append(job)
@@ -644,7 +653,7 @@ class BaseWorker(Generic[J]):
         # The rows come in the order of the arguments.
         for job, (_, status) in zip(jobs, rows):
             if status == b"ok":
-                job._since = sent
+                job._since, job._lease = sent, self._lasts
             elif not job._over and not job._acked:
                 self._lose(job, "cancelled" if status == b"cancelled" else "lost")
 
@@ -665,7 +674,7 @@ class BaseWorker(Generic[J]):
         )
         status = rows[0][0]
         if status == b"ok":
-            job._since = sent
+            job._since, job._lease = sent, self._lasts
         else:
             self._lose(job, "cancelled" if status == b"cancelled" else "lost")
 

@@ -220,7 +220,7 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
     def _start(self) -> None:
         while self._queue and len(self._tasks) < self.concurrency and not self._closed:
             job = self._queue.popleft()
-            if job.why is not None:
+            if not job._begin():
                 self._settle(job)
                 continue
             assert self._loop is not None

@@ -294,6 +294,62 @@ class Both:
         self.assertEqual(self.ask("select concat_ws(' ', attempt, lost_leases) from oq_get(%s)", kept), "1 0")
         self.assertIn("lost", [o.state for o in outcomes])
 
+    def test_leases_of_another_length(self: Any) -> None:
+        """The queue's lease_seconds change while jobs are held: each is kept by what its own lease lasts."""
+        over = threading.Event()
+        self.addCleanup(over.set)
+        begun: list[int] = []
+
+        def handle(job: Any) -> Any:
+            begun.append(job.id)
+            if isinstance(self, support.Tasks):
+                return wait()
+            while not over.wait(0.01):
+                job.check()
+
+        async def wait() -> None:
+            while not over.is_set():
+                await asyncio.sleep(0.01)
+
+        running = self.start(handle, concurrency=2)
+        jobs: list[int] = []
+        for seconds in (60, 1):
+            self.ask("select oq_create_queue(%s, %s)", self.queue, json.dumps({"lease_seconds": seconds}))
+            jobs.append(self.enqueue())
+            self.until("it is begun", lambda: len(begun) == len(jobs))
+            time.sleep(1.5)  # Longer than the second lease.
+        at = time.monotonic()
+        # Whose lease ended would be taken from him at once.
+        self.until("a while", lambda: self.ask("select oq_reap()") >= 0 and time.monotonic() > at + 2)
+        over.set()
+        for job in jobs:
+            self.until_state(job, "completed")
+            self.assertEqual(self.ask("select concat_ws(' ', attempt, lost_leases) from oq_get(%s)", job), "1 0")
+        self.assertIsNone(running.end())
+
+    def test_a_lease_that_ended_is_not_begun(self: Any) -> None:
+        """As of a job that waited here while the process stood still."""
+        begun: list[Any] = []
+        outcomes: list[Any] = []
+        started = threading.Event()
+        first = self.enqueue("first")
+        self.enqueue("late")
+        last = self.enqueue("last")
+
+        def handle(job: Any) -> None:
+            begun.append(job.payload)
+            assert started.wait(PATIENCE)
+            for other in list(running.worker._held.values()):
+                if job.id == first and other.id not in (first, last):
+                    other._since -= 100
+
+        running = self.start(handle, concurrency=1, batch=3, observe=outcomes.append)
+        started.set()
+        self.until("all are observed", lambda: len(outcomes) == 3)
+        self.assertIsNone(running.end())
+        self.assertEqual(begun, ["first", "last"])
+        self.assertEqual(sorted(o.state for o in outcomes), ["acked", "acked", "lost"])
+
     def test_a_connect_that_swallows_cancels(self: Any) -> None:
         """As psycopg's does in Python 3.11 now and then: the worker ends all the same."""
         connecting = threading.Event()
