@@ -222,7 +222,7 @@ func labelOf(url string) (string, error) {
 }
 
 var (
-	passwordPair  = regexp.MustCompile(`(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)`)
+	passwordPair  = regexp.MustCompile(`(?s)(password\s*=\s*)('(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)+)`)
 	passwordUser  = regexp.MustCompile(`(?s)^([a-z]+://[^:/?#@]*:).*@`)
 	passwordQuery = regexp.MustCompile(`([?&](?:ssl)?password=)[^&]*`)
 )
@@ -230,7 +230,7 @@ var (
 // redact takes the password out of a connection string of either form. It does not parse a URL: pgx
 // accepts passwords that net/url does not.
 func redact(s string) string {
-	if strings.Contains(s, "://") {
+	if strings.HasPrefix(s, "postgres://") || strings.HasPrefix(s, "postgresql://") {
 		s = passwordUser.ReplaceAllString(s, "${1}xxxxx@")
 		return passwordQuery.ReplaceAllString(s, "${1}xxxxx")
 	}

@@ -314,6 +314,8 @@ func TestRedact(t *testing.T) {
 		"postgres://h/db?password=secret&a=b":     "postgres://h/db?password=xxxxx&a=b",
 		"host=h password=secret dbname=d":         "host=h password=xxxxx dbname=d",
 		`host=h password='se\' cret' dbname=d`:    "host=h password=xxxxx dbname=d",
+		`host=h password=se\ cr\\et\' dbname=d`:   "host=h password=xxxxx dbname=d",
+		"host=h password=a://b dbname=d":          "host=h password=xxxxx dbname=d",
 		"":                                        "",
 		"postgres://postgres@127.0.0.1:1/x?a=b":   "postgres://postgres@127.0.0.1:1/x?a=b",
 		"host=h user=u":                           "host=h user=u",
