@@ -28,11 +28,11 @@ const Version = "0.1.0"
 type Config struct {
 	// OQ_DATABASE_URL, else DATABASE_URL, else libpq's PG* variables.
 	DatabaseURL string `envconfig:"DATABASE_URL"`
-	// OQ_DATABASE_URLS only: spelled so, envconfig does not fall back to a name without the prefix.
+	// The others have the prefix only: by a name of its own envconfig looks for it without the prefix as well.
 	DatabaseUrls string        `split_words:"true"`
 	Schema       string        `split_words:"true" default:"oq"`
-	APISchema    string        `envconfig:"API_SCHEMA" default:"public"`
-	HTTPAddr     string        `envconfig:"HTTP_ADDR" default:"127.0.0.1:7310"`
+	APISchema    string        `split_words:"true" default:"public"`
+	HTTPAddr     string        `split_words:"true" default:"127.0.0.1:7310"`
 	LogLevel     string        `split_words:"true" default:"info"`
 	LogFormat    string        `split_words:"true" default:"json"`
 	TickMaxRows  int           `split_words:"true" default:"1000"`

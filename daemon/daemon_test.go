@@ -284,6 +284,21 @@ func TestEmptyVariableIsNotSet(t *testing.T) {
 	}
 }
 
+// What other programs are set by is no setting of the daemon.
+func TestVariablesOfOthers(t *testing.T) {
+	t.Setenv("HTTP_ADDR", "0.0.0.0:80")
+	t.Setenv("API_SCHEMA", "other")
+	cfg, err := loadConfig()
+	if err != nil || cfg.HTTPAddr != "127.0.0.1:7310" || cfg.APISchema != "public" {
+		t.Errorf("%s, %s, %v", cfg.HTTPAddr, cfg.APISchema, err)
+	}
+	t.Setenv("OQ_HTTP_ADDR", "127.0.0.1:1")
+	t.Setenv("OQ_API_SCHEMA", "api")
+	if cfg, err = loadConfig(); err != nil || cfg.HTTPAddr != "127.0.0.1:1" || cfg.APISchema != "api" {
+		t.Errorf("%s, %s, %v", cfg.HTTPAddr, cfg.APISchema, err)
+	}
+}
+
 // Where the address is taken, dev neither makes a server nor says that one runs.
 func TestDevWantsItsAddressFirst(t *testing.T) {
 	t.Parallel()
