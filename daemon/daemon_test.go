@@ -20,6 +20,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
 	"github.com/openqueue/openqueue/daemon/pgserver"
@@ -655,5 +656,51 @@ func TestDev(t *testing.T) {
 		if _, err := pgserver.Attach(filepath.Join(cfg.DataDir, "pgdata")); err == nil {
 			t.Error("the server runs on")
 		}
+	}
+}
+
+// Whoever scrapes while the gauges are refreshed sees every queue, and who leads.
+func TestMetricsHaveNoGaps(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	m := newMetrics(registry)
+	all := []queueStats{{Queue: "a"}, {Queue: "b"}, {Queue: "c"}}
+	m.queues(append(all, queueStats{Queue: "dropped"}))
+	m.lead(true)
+	done := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				m.queues(all)
+				m.lead(true)
+			}
+		}
+	}()
+	series := map[string]int{}
+	for range 2000 {
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		clear(series)
+		for _, f := range families {
+			series[f.GetName()] = len(f.GetMetric())
+			if f.GetName() == "openqueue_leader" && f.GetMetric()[0].GetGauge().GetValue() != 1 {
+				t.Fatal("nobody leads")
+			}
+		}
+		if series["openqueue_queue_jobs"] < 18 || series["openqueue_queue_oldest_ready_seconds"] < 3 {
+			t.Fatalf("a queue is missing: %v", series)
+		}
+	}
+	close(done)
+	<-ended
+	if series["openqueue_queue_jobs"] != 18 || series["openqueue_queue_oldest_ready_seconds"] != 3 {
+		t.Errorf("the dropped one is there: %v", series)
 	}
 }

@@ -17,6 +17,7 @@ type metrics struct {
 	leading  prometheus.Gauge
 	jobs     *prometheus.GaugeVec
 	oldest   *prometheus.GaugeVec
+	shown    map[string]bool // the queues in both
 }
 
 // newRegistry has what is the process's own.
@@ -81,17 +82,19 @@ func (m *metrics) failed(loop string)        { m.failures.WithLabelValues(loop).
 func (m *metrics) done(duty string, n int64) { m.doneRows.WithLabelValues(duty).Add(float64(n)) }
 func (m *metrics) ticked(d time.Duration)    { m.tickTime.Observe(d.Seconds()) }
 func (m *metrics) lead(yes bool) {
-	m.leading.Set(0)
 	if yes {
 		m.leading.Set(1)
+	} else {
+		m.leading.Set(0)
 	}
 }
 
-// queues replaces all: a queue that was dropped is not shown any more.
+// queues shows what there is, and a queue that was dropped no more. One that stays is there at any moment: it
+// may be that somebody scrapes.
 func (m *metrics) queues(all []queueStats) {
-	m.jobs.Reset()
-	m.oldest.Reset()
+	shown := map[string]bool{}
 	for _, q := range all {
+		shown[q.Queue] = true
 		for state, n := range map[string]int64{
 			"ready": q.Ready, "scheduled": q.Scheduled, "waiting": q.Waiting, "leased": q.Leased,
 			"dead": q.Dead, "completed": q.Completed,
@@ -100,4 +103,11 @@ func (m *metrics) queues(all []queueStats) {
 		}
 		m.oldest.WithLabelValues(q.Queue).Set(q.Oldest)
 	}
+	for queue := range m.shown {
+		if !shown[queue] {
+			m.jobs.DeletePartialMatch(prometheus.Labels{"queue": queue})
+			m.oldest.DeleteLabelValues(queue)
+		}
+	}
+	m.shown = shown
 }
