@@ -110,7 +110,9 @@ func TestWorkerInTwelveLines(t *testing.T) {
 	}
 	db.Psql(t, "-c", `select oq_enqueue('q', '{"text": "a|b \\ ''quoted'' $(id) %s"}'), oq_enqueue('q', '{"text": "FAIL it''s"}', max_retries => 0)`)
 	seen := filepath.Join(t.TempDir(), "seen")
-	cmd := exec.Command("./twelve.sh", "q", "bash", "-c", `cat | tee -a "`+seen+`"; ! grep -q FAIL "`+seen+`"`)
+	// It says more than an argument of a program can hold.
+	cmd := exec.Command("./twelve.sh", "q", "bash", "-c",
+		`cat | tee -a "`+seen+`"; grep -q FAIL "`+seen+`" && exit 1; printf '%200000s' x`)
 	cmd.Env = append(os.Environ(), "DATABASE_URL="+db.URL)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -130,5 +132,33 @@ func TestWorkerInTwelveLines(t *testing.T) {
 	}
 	if out, _ := os.ReadFile(seen); !strings.HasPrefix(string(out), `{"text": "a|b \\ 'quoted' $(id) %s"}`) {
 		t.Errorf("the command read %s", out)
+	}
+}
+
+// A command that fails without a word has failed: its job is not acked, with the result of the one before.
+func TestWorkerWhoseCommandIsInterrupted(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	bin := t.TempDir()
+	real, err := exec.LookPath("sha256sum")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := "#!/bin/sh\nread -r word\n[ \"$word\" != die ] || kill -INT $$\nexec " + real + "\n"
+	for name, text := range map[string]string{"sha256sum": script, "fine": "live\n", "bad": "die\n"} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	db.Psql(t, "-c", `select oq_enqueue('q', jsonb_build_object('path', '`+bin+`/' || name), max_retries => 0)
+		from unnest('{fine,bad}'::text[]) name`)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "worker.sh", "q")
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+db.URL, "IDLE_SECONDS=1", "PATH="+bin+":"+os.Getenv("PATH"))
+	out, err := cmd.CombinedOutput()
+	got := db.Psql(t, "-c", "select string_agg(state || coalesce(' ' || error, ''), ', ' order by job_id) from oq_jobs")
+	if err != nil || !strings.HasPrefix(got, "completed, dead failed without a word") {
+		t.Errorf("the jobs are %s; %v\n%s", got, err, out)
 	}
 }

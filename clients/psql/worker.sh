@@ -65,7 +65,7 @@ while [ -z "$stopping" ]; do
     elif said=$({ sha256sum <"$path" && wc -l <"$path"; } 2>&1); then
         result=$(printf '{"sha256": "%s", "lines": %d}' "${said%% *}" "${said##*$'\n'}")
     else
-        error=$said
+        error=${said:-failed without a word, status $?}
     fi
     if [ -n "$error" ]; then
         ask "\\set error $(quote "$error")" "select oq_nack($job, $token, :'error');"
