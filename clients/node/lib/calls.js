@@ -62,7 +62,7 @@ function policy(_, value) {
   return encode(rest);
 }
 
-// Each option: its name in SQL, and how it is written as JSON.
+// Each option: its name in SQL, how it is written as JSON, and whether null is a value of it.
 const ARGUMENTS = {
   priority: ['priority', plain],
   runAt: ['run_at', instant],
@@ -86,7 +86,7 @@ const OPTIONS = {
 };
 const NEW_JOB = {
   queue: ['queue_name', plain],
-  payload: ['payload', plain],
+  payload: ['payload', plain, true],
   ref: ['ref', plain],
   dependsOnRefs: ['depends_on_refs', plain],
   ...ARGUMENTS,
@@ -100,8 +100,8 @@ function object(given, known) {
     if (!Object.hasOwn(known, name)) {
       throw new ArgumentError(`no such option: ${name} (there are ${Object.keys(known).join(', ')})`);
     }
-    if (value === undefined || value === null) continue;
-    const [sql, write] = known[name];
+    const [sql, write, nullable] = known[name];
+    if (value === undefined || (value === null && !nullable)) continue;
     parts.push(`${JSON.stringify(sql)}:${write(name, value)}`);
   }
   return `{${parts.join(',')}}`;
@@ -180,7 +180,7 @@ const PATCH = {
 
 export async function update(db, jobId, patch) {
   // A null is a value here: it takes back what was said before.
-  const nulls = Object.keys(patch).filter((name) => patch[name] === null && Object.hasOwn(PATCH, name));
+  const nulls = Object.keys(patch).filter((name) => patch[name] === null && Object.hasOwn(PATCH, name) && !PATCH[name][2]);
   const given = object(patch, PATCH).slice(1, -1);
   const parts = nulls.map((name) => `"${PATCH[name][0]}":null`);
   if (given !== '') parts.push(given);

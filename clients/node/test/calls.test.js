@@ -40,10 +40,12 @@ test('enqueue on what the caller has, who commits', async (t) => {
     assert.ok(Math.abs(job.runAt - job.createdAt - 3_600_000) < 1000);
     const ids = await oq.enqueueBulk(db, queue, new Set(['1', { a: '"\\{}' }, null, [3]]), { priority: -1 });
     assert.deepEqual([ids.length, ids.every((x, i) => i === 0 || x > ids[i - 1])], [4, true]);
-    const [one, other] = await oq.enqueueMany(db, [
+    const [one, other, third] = await oq.enqueueMany(db, [
       { queue, payload: 'x', priority: 9, ref: 'a' },
       { queue: `${queue}.2`, payload: [1], maxRetries: 7, dependsOnRefs: ['a'], dependsOn: ids.slice(0, 1) },
+      { queue: `${queue}.2`, payload: null },
     ]);
+    assert.equal((await oq.get(db, third.jobId)).payload, null);
     assert.deepEqual([one.inserted, other.inserted], [true, true]);
     const second = await oq.get(db, other.jobId);
     assert.deepEqual([second.state, second.maxRetries, second.payload], ['waiting', 7, [1]]);
