@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -79,7 +80,10 @@ func (s *session) connect(ctx context.Context) error {
 		return nil
 	}
 	// Above it a lease that is lost is 40001 and no answer, for all that is asked for in the same call.
-	if _, err := conn.Exec(ctx, `set default_transaction_isolation = 'read committed'`); err != nil {
+	// And a call that was given up, which waits for a lock, must not lease for nobody when it gets it.
+	sql := fmt.Sprintf(`set default_transaction_isolation = 'read committed'; set statement_timeout = %d`,
+		min(max(s.timeout.Milliseconds(), 1), math.MaxInt32))
+	if _, err := conn.Exec(ctx, sql); err != nil {
 		s.drop()
 		return err
 	}

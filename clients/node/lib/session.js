@@ -106,8 +106,11 @@ export class Session {
     this.#client = client;
     try {
       await client.connect();
-      // Above it a lost lease is 40001 and no answer, for all that the same call asks for.
-      if (this.#prepares) await client.query("set default_transaction_isolation = 'read committed'");
+      // Above it a lost lease is 40001 and no answer, for all that the same call asks for. And a call that was
+      // given up, which waits for a lock, must not lease for nobody when it gets it.
+      if (this.#prepares) {
+        await client.query(`set default_transaction_isolation = 'read committed'; set statement_timeout = ${this.#timeout}`);
+      }
     } catch (error) {
       // Also where the server refused: it was the session that it refused, and not the call.
       throw new ConnectionFailed(`${this.#name}: ${says(error)}`, { cause: error });

@@ -141,6 +141,33 @@ test('a report that waits for a lock keeps no heartbeat from the server', async 
   assert.equal(await ask('select sum(lost_leases)::int from oq_jobs where queue_name = $1', [queue]), 0);
 });
 
+test('a call that was given up leases nothing for nobody when it gets its lock', async (t) => {
+  const queue = 'given-up';
+  const tx = await pool.connect();
+  t.after(() => tx.release(true));
+  const first = await oq.enqueue(pool, queue, 'first');
+  const leased = deferred();
+  const locked = deferred();
+  let failures = 0;
+  const warn = (line) => void (/a call failed/.test(line) && failures++);
+  start(t, new oq.Worker({
+    db: named(queue), queue, concurrency: 2, leaseSeconds: 600, timeoutMs: 1000, logger: { warn },
+    handler: async (job) => {
+      if (job.payload !== 'first') return;
+      leased.resolve(job.token);
+      await locked.promise;
+    },
+  }));
+  await tx.query('begin');
+  await tx.query('select oq_heartbeat($1, $2, 600)', [first, await leased.promise]);
+  locked.resolve();
+  await until('it fails', () => failures >= 3);
+  assert.ok((await ask("select count(*)::int from pg_stat_activity where application_name = $1 and wait_event_type = 'Lock'", [queue])) <= 2);
+  await oq.enqueueBulk(pool, queue, [1, 2, 3, 4, 5]);
+  await tx.query('commit');
+  await until('all done', async () => (await counts(queue)) === '6 0');
+});
+
 test('sessions that end in a transaction of a handler end no process', async (t) => {
   const queue = 'ended';
   const mine = new pg.Pool({ connectionString: named('ended') });

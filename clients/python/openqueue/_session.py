@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -78,12 +78,18 @@ class Session:
         prepares: bool,
         wakes: Callable[[], None] | None = None,
         lost: Callable[[], None] | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self._connect = connect
         self._name = name
         self._prepares = prepares
         self._wakes = wakes
         self._lost = lost
+        # Above READ COMMITTED a lost lease is 40001 and no answer, for all that the same call asks for.
+        settings = {"default_transaction_isolation": "read committed", **(settings or {})}
+        self._settings = "select " + ", ".join(
+            f"set_config('{name}', '{value}', false)" for name, value in settings.items()
+        )
         self._lock = asyncio.Lock()
         self._conn: psycopg.AsyncConnection[Any] | None = None
         self._fd = -1
@@ -146,9 +152,8 @@ class Session:
                     await conn.set_autocommit(True)
                 if conn.pgconn.parameter_status(b"client_encoding") != b"UTF8":
                     await conn.execute("select set_config('client_encoding', 'UTF8', false)")
-                if self._prepares:
-                    # Above it a lost lease is 40001 and no answer, for all that the same call asks for.
-                    await conn.execute("set default_transaction_isolation = 'read committed'")
+                if self._prepares:  # Else the session is a pooler's, who lends it to others.
+                    await conn.execute(self._settings)
             except BaseException:
                 conn.pgconn.finish()
                 raise

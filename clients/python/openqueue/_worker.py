@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import secrets
 import signal
@@ -233,10 +234,14 @@ class BaseWorker(Generic[J]):
         self._learned = asyncio.Event()  # leases last longer, or shorter, than the last one did
         self._failure: BaseException | None = None
         prepares = not self.pooler
-        self._lane = Session(self._connect, "leasing", prepares)
-        self._beats = Session(self._connect, "heartbeats", prepares)
-        self._out = Session(self._connect, "reports", prepares)
-        self._ear = Session(self._connect, "listening", prepares, self._nudge, self._change.set)
+        # A call that was given up, which waits for a lock, must not lease for nobody when it gets it.
+        settings = {"statement_timeout": str(min(math.ceil(self.timeout * 1000), 2**31 - 1))}
+        self._lane = Session(self._connect, "leasing", prepares, settings=settings)
+        self._beats = Session(self._connect, "heartbeats", prepares, settings=settings)
+        self._out = Session(self._connect, "reports", prepares, settings=settings)
+        self._ear = Session(
+            self._connect, "listening", prepares, self._nudge, self._change.set, settings
+        )
 
         restore = self._catch(loop, signals)
         self._open()

@@ -350,6 +350,41 @@ class Both:
         self.assertEqual(begun, ["first", "last"])
         self.assertEqual(sorted(o.state for o in outcomes), ["acked", "acked", "lost"])
 
+    def test_calls_that_were_given_up(self: Any) -> None:
+        """What waited for a lock beyond the time-out leases nothing for nobody when it gets it."""
+        token: list[int] = []
+        locked = threading.Event()
+        url = psycopg.conninfo.make_conninfo(URL, application_name=self.queue)
+
+        def handle(job: Any) -> None:
+            if job.payload == "first":
+                token.append(job.token)
+                assert locked.wait(PATIENCE)
+
+        first = self.enqueue("first")
+        failed = threading.Event()
+        logger = logging.getLogger(self.queue)
+        logger.addFilter(lambda r: failed.set() or True if "a call failed" in r.getMessage() else True)
+        logger.propagate = False
+        running = self.start(handle, db=url, concurrency=2, lease_seconds=600, timeout=1, logger=logger)
+        self.until("it runs", lambda: token)
+        with psycopg.connect(URL) as conn:
+            conn.execute("select oq_heartbeat(%s, %s, 600)", [first, token[0]])
+            locked.set()
+            for _ in range(3):
+                self.assertTrue(failed.wait(PATIENCE))
+                failed.clear()
+            waiting = self.ask(
+                "select count(*) from pg_stat_activity where application_name = %s and wait_event_type = 'Lock'",
+                self.queue,
+            )
+            self.assertLessEqual(waiting, 2)
+            jobs = [self.enqueue(n) for n in range(5)]
+            conn.commit()
+        for job in [first, *jobs]:
+            self.until_state(job, "completed")
+        self.assertIsNone(running.end())
+
     def test_a_connect_that_swallows_cancels(self: Any) -> None:
         """As psycopg's does in Python 3.11 now and then: the worker ends all the same."""
         connecting = threading.Event()
