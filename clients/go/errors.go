@@ -87,6 +87,12 @@ func judged(err error) bool {
 	return refused(err) && !errors.As(err, &session) && !errors.As(err, &pool)
 }
 
+// locked says whether the call found a row that another transaction holds, and would not wait for.
+func locked(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "55P03"
+}
+
 // verdict is what a handler returns when it wants something else than an ordinary retry.
 type verdict struct {
 	err     error

@@ -551,6 +551,55 @@ func TestOpenTransactionOfAnAck(t *testing.T) {
 	})
 }
 
+// A transaction that is open and has cancelled a job holds no heartbeat of the others up.
+func TestOpenTransactionOfACancel(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	ids, err := EnqueueBulk(ctx, db.Pool, "q", []string{"cancelled", "other", "third"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := make(chan struct{}, 3)
+	ended := make(chan error, 1)
+	start(t, &Worker{Pool: db.Pool, Queue: "q", Lease: 3 * time.Second, Concurrency: 3,
+		Handler: Handle(func(ctx context.Context, _ *Job, what string) error {
+			begun <- struct{}{}
+			if what == "cancelled" {
+				<-ctx.Done()
+				ended <- context.Cause(ctx)
+				return ctx.Err()
+			}
+			sleep(ctx, 6*time.Second)
+			return ctx.Err()
+		})})
+	for range 3 {
+		<-begun
+	}
+	tx, err := db.Pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(ctx)
+	if ok, err := Cancel(ctx, tx, ids[0], ""); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	// Whose lease ended would be taken from him at once.
+	until(t, "the others are done", func() bool {
+		return get[int64](t, db.Pool, "select oq_reap()") >= 0 &&
+			get[string](t, db.Pool, `select string_agg(concat_ws(' ', state, attempt, lost_leases), ', ' order by job_id)
+				from oq_jobs where job_id > $1`, ids[0]) == "completed 1 0, completed 1 0"
+	})
+	if err := tx.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ended: // ErrCancelled, or ErrLeaseLost: its lease could not be extended either.
+	case <-time.After(patience):
+		t.Fatal("the cancelled one was not told")
+	}
+}
+
 type unlucky struct{ why string }
 
 func (u *unlucky) Error() string { return u.why }

@@ -23,7 +23,8 @@ type session struct {
 	cfg     *pgxpool.Config
 	timeout time.Duration
 	pooler  bool
-	name    string // what its errors speak of
+	name    string        // what its errors speak of
+	locks   time.Duration // how long it waits for a lock; 0: as its calls
 
 	mu    sync.Mutex // one call at a time
 	conn  *pgx.Conn
@@ -83,6 +84,9 @@ func (s *session) connect(ctx context.Context) error {
 	// And a call that was given up, which waits for a lock, must not lease for nobody when it gets it.
 	sql := fmt.Sprintf(`set default_transaction_isolation = 'read committed'; set statement_timeout = %d`,
 		min(max(s.timeout.Milliseconds(), 1), math.MaxInt32))
+	if s.locks > 0 {
+		sql += fmt.Sprintf(`; set lock_timeout = %d`, s.locks.Milliseconds())
+	}
 	if _, err := conn.Exec(ctx, sql); err != nil {
 		s.drop()
 		return err

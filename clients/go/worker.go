@@ -129,6 +129,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.jobs, w.stopJobs = context.WithCancelCause(always)
 	defer w.stopJobs(ErrDraining)
 	w.beats = w.session("heartbeats")
+	w.beats.locks = 200 * time.Millisecond
 	w.learned = make(chan struct{}, 1)
 	w.listener = newListener(w)
 	for i := range w.Fetchers {
@@ -245,7 +246,12 @@ func (w *Worker) beat(ctx context.Context) {
 		}
 		for len(due) > 0 && ctx.Err() == nil {
 			n := min(len(due), 1000)
-			if err := w.beatMany(ctx, due[:n]); err != nil {
+			err := w.beatMany(ctx, due[:n])
+			if locked(err) && n > 1 {
+				// An open transaction is about to end one of them: the others don't wait for it.
+				err = w.beatSingly(ctx, due[:n])
+			}
+			if err != nil {
 				if ctx.Err() == nil {
 					w.Logger.Warn("heartbeat failed", "jobs", len(due), "error", err)
 				}
@@ -254,6 +260,15 @@ func (w *Worker) beat(ctx context.Context) {
 			due = due[n:]
 		}
 	}
+}
+
+func (w *Worker) beatSingly(ctx context.Context, jobs []*Job) error {
+	for i := range jobs {
+		if err := w.beatMany(ctx, jobs[i:i+1]); err != nil && !locked(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (w *Worker) beatMany(ctx context.Context, jobs []*Job) error {

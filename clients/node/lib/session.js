@@ -37,6 +37,7 @@ export class Session {
   #name;
   #timeout;
   #prepares;
+  #settings; // more of them, as text
   #client;
   #names = new Map(); // of prepared statements, by text
   #turn = Promise.resolve();
@@ -46,11 +47,12 @@ export class Session {
   onWake = () => {};
   onLost = () => {};
 
-  constructor(connect, name, timeout, prepares) {
+  constructor(connect, name, timeout, prepares, settings = '') {
     this.#connect = connect;
     this.#name = name;
     this.#timeout = timeout;
     this.#prepares = prepares;
+    this.#settings = settings;
   }
 
   get open() {
@@ -109,7 +111,7 @@ export class Session {
       // Above it a lost lease is 40001 and no answer, for all that the same call asks for. And a call that was
       // given up, which waits for a lock, must not lease for nobody when it gets it.
       if (this.#prepares) {
-        await client.query(`set default_transaction_isolation = 'read committed'; set statement_timeout = ${this.#timeout}`);
+        await client.query(`set default_transaction_isolation = 'read committed'; set statement_timeout = ${this.#timeout}${this.#settings}`);
       }
     } catch (error) {
       // Also where the server refused: it was the session that it refused, and not the call.

@@ -4,7 +4,7 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { COLUMNS, encode, interval } from './calls.js';
-import { Abandoned, ArgumentError, describe, Discard, refused, RetryAfter, Snooze, text, translated } from './errors.js';
+import { Abandoned, ArgumentError, describe, Discard, refused, RetryAfter, Snooze, sqlstate, text, translated } from './errors.js';
 import { Job } from './job.js';
 import { backoff, connector, Session } from './session.js';
 import { traceOf, withTrace } from './trace.js';
@@ -167,7 +167,7 @@ export class Worker {
 
   async #work() {
     this.#lane = new Session(this.#db, 'leasing', this.timeoutMs, !this.pooler);
-    this.#beats = new Session(this.#db, 'heartbeats', this.timeoutMs, !this.pooler);
+    this.#beats = new Session(this.#db, 'heartbeats', this.timeoutMs, !this.pooler, '; set lock_timeout = 200');
     this.#reporting = new Session(this.#db, 'reports', this.timeoutMs, !this.pooler);
     this.#ear = new Session(this.#db, 'listening', this.timeoutMs, !this.pooler);
     this.#ear.onWake = () => this.#nudge();
@@ -570,13 +570,27 @@ export class Worker {
         else due.push(job);
       }
       try {
-        for (let i = 0; i < due.length; i += 1000) await this.#beatMany(due.slice(i, i + 1000));
+        for (let i = 0; i < due.length; i += 1000) await this.#beatAll(due.slice(i, i + 1000));
       } catch (error) {
         if (!this.#over) this.#log('warn', `worker ${this.workerId}: a heartbeat failed: ${text(error)}`);
       }
       this.#beating = false;
       if (!this.#over) this.#beat();
     }, Math.min(lasts / 6, MOST));
+  }
+
+  async #beatAll(jobs) {
+    try {
+      await this.#beatMany(jobs);
+    } catch (error) {
+      if (sqlstate(error) !== '55P03') throw error;
+      // An open transaction is about to end one of them: the others don't wait for it.
+      for (const job of jobs.length > 1 ? jobs : []) {
+        await this.#beatMany([job]).catch((e) => {
+          if (sqlstate(e) !== '55P03') throw e;
+        });
+      }
+    }
   }
 
   async #beatMany(jobs) {

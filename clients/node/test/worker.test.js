@@ -168,6 +168,36 @@ test('a call that was given up leases nothing for nobody when it gets its lock',
   await until('all done', async () => (await counts(queue)) === '6 0');
 });
 
+test('the open transaction of a cancel holds no heartbeat of the others up', async (t) => {
+  const queue = 'cancelling';
+  const tx = await pool.connect();
+  t.after(() => tx.release(true));
+  const [first, ...others] = await oq.enqueueBulk(pool, queue, [1, 2, 3]);
+  const over = deferred();
+  const told = deferred();
+  let begun = 0;
+  start(t, new oq.Worker({
+    db: pool, queue, concurrency: 3, leaseSeconds: 3,
+    handler: (job) => {
+      begun++;
+      if (job.id === first) job.signal.addEventListener('abort', () => told.resolve(job.why));
+      return job.id === first ? told.promise : over.promise;
+    },
+  }));
+  await until('all run', () => begun === 3);
+  await tx.query('begin');
+  await oq.cancel(tx, first);
+  const at = performance.now();
+  // Whose lease ended would be taken from him at once.
+  await until('two leases', async () => (await pool.query('select oq_reap()')) && performance.now() > at + 6000);
+  await tx.query('commit');
+  await told.promise;
+  over.resolve();
+  for (const id of others) {
+    await until('it is done', async () => (await ask("select concat_ws(' ', state, attempt, lost_leases) from oq_get($1)", [id])) === 'completed 1 0');
+  }
+});
+
 test('sessions that end in a transaction of a handler end no process', async (t) => {
   const queue = 'ended';
   const mine = new pg.Pool({ connectionString: named('ended') });

@@ -237,7 +237,9 @@ class BaseWorker(Generic[J]):
         # A call that was given up, which waits for a lock, must not lease for nobody when it gets it.
         settings = {"statement_timeout": str(min(math.ceil(self.timeout * 1000), 2**31 - 1))}
         self._lane = Session(self._connect, "leasing", prepares, settings=settings)
-        self._beats = Session(self._connect, "heartbeats", prepares, settings=settings)
+        self._beats = Session(
+            self._connect, "heartbeats", prepares, settings={**settings, "lock_timeout": "200"}
+        )
         self._out = Session(self._connect, "reports", prepares, settings=settings)
         self._ear = Session(
             self._connect, "listening", prepares, self._nudge, self._change.set, settings
@@ -641,13 +643,24 @@ class BaseWorker(Generic[J]):
                     due.append(job)
             try:
                 for i in range(0, len(due), 1000):
-                    await self._beat_many(due[i : i + 1000])
+                    await self._beat_all(due[i : i + 1000])
             except psycopg.Error as e:
                 self._log.warning("worker %s: a heartbeat failed: %s", self.worker_id, e)
 
     def _beat_timeout(self) -> float:
         """A heartbeat that comes too late is none: the next one goes over a new connection."""
         return min(self.timeout, self._lasts / 3)
+
+    async def _beat_all(self, jobs: list[J]) -> None:
+        try:
+            await self._beat_many(jobs)
+        except psycopg.errors.LockNotAvailable:
+            # An open transaction is about to end one of them: the others don't wait for it.
+            for job in jobs if len(jobs) > 1 else []:
+                try:
+                    await self._beat_many([job])
+                except psycopg.errors.LockNotAvailable:
+                    pass
 
     async def _beat_many(self, jobs: list[J]) -> None:
         sent = time.monotonic()

@@ -385,6 +385,40 @@ class Both:
             self.until_state(job, "completed")
         self.assertIsNone(running.end())
 
+    def test_the_open_transaction_of_a_cancel(self: Any) -> None:
+        """It holds no heartbeat of the other jobs up."""
+        begun: list[int] = []
+        over = threading.Event()
+        self.addCleanup(over.set)
+
+        def handle(job: Any) -> Any:
+            begun.append(job.id)
+            if isinstance(self, support.Tasks):
+                return wait()
+            while not over.wait(0.01):
+                job.check()
+
+        async def wait() -> None:
+            while not over.is_set():
+                await asyncio.sleep(0.01)
+
+        outcomes: list[Any] = []
+        cancelled, *others = [self.enqueue(n) for n in range(3)]
+        running = self.start(handle, concurrency=3, lease_seconds=3, observe=outcomes.append)
+        self.until("all run", lambda: len(begun) == 3)
+        with psycopg.connect(URL) as conn:
+            self.assertTrue(openqueue.cancel(conn, cancelled))
+            at = time.monotonic()
+            # Whose lease ended would be taken from him at once.
+            self.until("two leases", lambda: self.ask("select oq_reap()") >= 0 and time.monotonic() > at + 6)
+            conn.commit()
+        self.until("it is told", lambda: outcomes)
+        over.set()
+        for job in others:
+            self.until_state(job, "completed")
+            self.assertEqual(self.ask("select concat_ws(' ', attempt, lost_leases) from oq_get(%s)", job), "1 0")
+        self.assertIsNone(running.end())
+
     def test_a_connect_that_swallows_cancels(self: Any) -> None:
         """As psycopg's does in Python 3.11 now and then: the worker ends all the same."""
         connecting = threading.Event()
