@@ -324,8 +324,22 @@ func (l *lane) admit(got []*Job, sent, now time.Time) {
 
 // work is one handler's loop.
 func (l *lane) work() {
+	var begun *Job // then without the lock
+	defer func() {
+		if begun == nil {
+			l.mu.Unlock()
+			return
+		}
+		// The handler has ended the goroutine, as t.FailNow does. Another one goes on.
+		l.workers.Go(func() {
+			l.report(begun, errExit, errExit)
+			l.mu.Lock()
+			l.finish(begun, false)
+			l.mu.Unlock()
+			l.work()
+		})
+	}()
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	for {
 		for l.head == len(l.queue) && !l.closed {
 			l.more.Wait()
@@ -345,17 +359,26 @@ func (l *lane) work() {
 		ctx, cancel := context.WithCancelCause(l.w.jobs)
 		j.hold.cancel = cancel
 		l.running++
+		begun = j
 		l.mu.Unlock()
 		end := l.do(ctx, j)
 		l.mu.Lock()
-		cancel(nil)
-		l.running--
-		j.hold.over = true
-		if end {
-			l.pushAck(j, time.Now())
-		}
-		l.look()
+		begun = nil
+		l.finish(j, end)
 	}
+}
+
+var errExit = errors.New("the handler called runtime.Goexit")
+
+// finish is the end of a job that was begun. Under the lock.
+func (l *lane) finish(j *Job, ack bool) {
+	j.hold.cancel(nil)
+	l.running--
+	j.hold.over = true
+	if ack {
+		l.pushAck(j, time.Now())
+	}
+	l.look()
 }
 
 // look sees whether the connection has something to do now, after a job has ended. Under the lock.

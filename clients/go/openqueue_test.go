@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -597,6 +598,31 @@ func TestOpenTransactionOfACancel(t *testing.T) {
 	case <-ended: // ErrCancelled, or ErrLeaseLost: its lease could not be extended either.
 	case <-time.After(patience):
 		t.Fatal("the cancelled one was not told")
+	}
+}
+
+// A handler that ends its goroutine, as t.FailNow does, fails its job; the worker goes on.
+func TestHandlerThatExits(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	if _, err := EnqueueBulk(ctx, db.Pool, "q", []bool{true, false}, &Options{MaxRetries: Retries(0)}); err != nil {
+		t.Fatal(err)
+	}
+	stop := start(t, &Worker{Pool: db.Pool, Queue: "q", Concurrency: 1, Handler: Handle(func(_ context.Context, _ *Job, exit bool) error {
+		if exit {
+			runtime.Goexit()
+		}
+		return nil
+	})})
+	until(t, "both ended", func() bool {
+		return get[string](t, db.Pool, `select concat_ws(' ', completed, dead) from oq_stats('q')`) == "1 1"
+	})
+	if got := get[string](t, db.Pool, "select error from oq_dead"); !strings.Contains(got, "Goexit") {
+		t.Errorf("the error is %q", got)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
 	}
 }
 
