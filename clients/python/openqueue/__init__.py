@@ -220,7 +220,7 @@ def _handle(handler: Handler[Any], job: Job[Any]) -> None:
         else:
             with use_trace(trace):
                 value = handler(job)
-        if value is not None:
+        if value is not None and not job._acked:
             job._result = encode(value)
     except BaseException as e:  # SystemExit as well: it would end no more than this thread.
         job._error = e

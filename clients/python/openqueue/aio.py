@@ -136,7 +136,7 @@ async def _handle(handler: Handler[Any], job: Job[Any]) -> None:
         else:
             with use_trace(trace):
                 value = await handler(job)
-        if value is not None:
+        if value is not None and not job._acked:
             job._result = encode(value)
     except BaseException as e:  # A cancellation; SystemExit as well, which is the job's failure.
         job._error = e

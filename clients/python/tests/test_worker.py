@@ -663,14 +663,16 @@ class ThreadsTest(support.Threads, Both, support.Case):
                 openqueue.enqueue(conn, f"{self.queue}.2")
                 job.ack(conn, {"n": 1})
                 self.until_kept(other)
-            return "not seen"
+            return object()  # Nobody looks at it.
 
+        outcomes: list[Any] = []
         other, job = self.enqueue("other"), self.enqueue("acks")
-        running = self.start(handle, concurrency=2, lease_seconds=4)
+        running = self.start(handle, concurrency=2, lease_seconds=4, observe=outcomes.append)
         self.until_state(job, "completed")
         over.set()
         self.until_state(other, "completed")
         self.assertIsNone(running.end())
+        self.assertEqual([(o.state, o.error) for o in outcomes], [("acked", None)] * 2)
         self.assertEqual(self.ask("select result from oq_get(%s)", job), {"n": 1})
         self.assertEqual(self.ask("select count(*) from oq_jobs where queue_name = %s", f"{self.queue}.2"), 1)
 
