@@ -88,7 +88,7 @@ func (l *lane) plan(now time.Time) (fetch, ack bool, wait time.Duration) {
 	active := unstarted + l.running
 	want := l.most - active
 	wait = time.Hour
-	hungry := unstarted == 0 && l.running < l.slots
+	hungry := active < l.slots // What is unstarted here is begun in a moment, and nobody tells.
 	if hungry && !l.closed {
 		since := now.Sub(l.idleAt)
 		switch {
@@ -96,7 +96,7 @@ func (l *lane) plan(now time.Time) (fetch, ack bool, wait time.Duration) {
 			if wait = l.pollTime() - now.Sub(l.lastLook); wait <= 0 {
 				return true, true, 0
 			}
-		case l.running == 0 || want >= (l.batch+1)/2 && len(l.acks) > 0 || since >= lingerIdle:
+		case active == 0 || want >= (l.batch+1)/2 && len(l.acks) > 0 || since >= lingerIdle:
 			return true, true, 0
 		default:
 			wait = lingerIdle - since

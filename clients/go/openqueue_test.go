@@ -626,6 +626,31 @@ func TestHandlerThatExits(t *testing.T) {
 	}
 }
 
+// While a job runs, what comes next is begun by the handlers that are free.
+func TestFreeHandlersAreUsed(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	const handlers = 8
+	begun, over := make(chan struct{}), make(chan struct{})
+	stop := start(t, &Worker{Pool: db.Pool, Queue: "q", Concurrency: handlers,
+		Handler: func(context.Context, *Job) error { begun <- struct{}{}; <-over; return nil }})
+	for i := range handlers {
+		if _, err := Enqueue(ctx, db.Pool, "q", i, nil); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-begun:
+		case <-time.After(patience):
+			t.Fatalf("%d jobs run, and no other is begun", i)
+		}
+	}
+	close(over)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
 type unlucky struct{ why string }
 
 func (u *unlucky) Error() string { return u.why }

@@ -372,7 +372,8 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
             self._queue.put(job)
 
     def _unstarted(self) -> int:
-        return self._queue.qsize()
+        # Not what the queue says: threads that are free take a job in a moment, and tell nobody.
+        return max(0, self._active - self.concurrency)
 
     def _take_back(self) -> list[Job[P]]:
         jobs: list[Job[P]] = []

@@ -419,6 +419,27 @@ class Both:
             self.assertEqual(self.ask("select concat_ws(' ', attempt, lost_leases) from oq_get(%s)", job), "1 0")
         self.assertIsNone(running.end())
 
+    def test_free_handlers_are_used(self: Any) -> None:
+        """While a job runs, what comes next is begun by the handlers that are free."""
+        begun: list[int] = []
+        over = threading.Event()
+        self.addCleanup(over.set)
+
+        def handle(job: Any) -> Any:
+            begun.append(job.id)
+            return wait() if isinstance(self, support.Tasks) else over.wait(PATIENCE) and None
+
+        async def wait() -> None:
+            while not over.is_set():
+                await asyncio.sleep(0.01)
+
+        running = self.start(handle, concurrency=6)
+        for n in range(1, 7):
+            self.enqueue(n)
+            self.until("it is begun", lambda: len(begun) == n)
+        over.set()
+        self.assertIsNone(running.end())
+
     def test_a_connect_that_swallows_cancels(self: Any) -> None:
         """As psycopg's does in Python 3.11 now and then: the worker ends all the same."""
         connecting = threading.Event()
