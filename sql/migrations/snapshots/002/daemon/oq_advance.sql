@@ -7,7 +7,7 @@ language plpgsql
 {{template "internal/pinned.sql" .}}
 as $$
 begin
-    if current_setting('transaction_isolation') <> 'read committed' then
+    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
         raise exception 'oq_advance needs a READ COMMITTED transaction' using errcode = '25001';
     end if;
     perform verify_instance();

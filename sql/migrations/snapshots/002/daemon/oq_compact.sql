@@ -16,7 +16,7 @@ declare
     v_table record;
     v_count bigint := 0;
 begin
-    if current_setting('transaction_isolation') <> 'read committed' then
+    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
         raise exception 'oq_compact needs a READ COMMITTED transaction' using errcode = '25001';
     end if;
     perform verify_instance();

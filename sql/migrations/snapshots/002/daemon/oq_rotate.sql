@@ -1,7 +1,8 @@
 -- Generations: opens the next when the current is old enough, moves what must stay out of the oldest,
 -- a bounded number of rows a call, and truncates it. Never waits for anybody for more than 20 ms.
 -- Also clears up after first uses, drops, superseded marks and unique keys. sql/DESIGN.md: "Generations".
--- Locks: rotate (try), share then access exclusive on one generation. Index: job_N_pk, finished_N_pk.
+-- Locks: rotate (try), share on one generation and another's finished, then access exclusive on the one.
+-- Index: job_N_pk, finished_N_pk.
 create or replace function {{.api_schema}}.oq_rotate(max_rows int default 5000)
 returns bigint
 language plpgsql
@@ -21,7 +22,7 @@ declare
     v_step      bigint;
     v_block     bigint := pg_sequence_last_value('key_sweep'::regclass);
 begin
-    if current_setting('transaction_isolation') <> 'read committed' then
+    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
         raise exception 'oq_rotate needs a READ COMMITTED transaction' using errcode = '25001';
     end if;
     if max_rows is null or max_rows not between 1 and 1000000 then
@@ -32,7 +33,7 @@ begin
         return 0;
     end if;
 
-    -- A queue that was linked by an open enqueue while its options changed: the row of the options counts.
+    -- A queue that was linked or throttled by an open transaction while its options changed: their row counts.
     update queue d
        set linked = true
      where d.ctid = any (array(
@@ -40,14 +41,27 @@ begin
           from queue q
          where not q.linked and exists (select from queue p where p.queue_id = q.queue_id and p.linked)
            for update skip locked));
-    -- Rows that count for nothing: equal first uses of a queue, marks that others stand above.
+    update queue d
+       set limited = true
+     where d.ctid = any (array(
+        select q.ctid
+          from (
+            select r.queue_id from limit_rule r where r.group_id = 0
+            union
+            select t.queue_id from throttled t where t.group_id = 0 and t.until > v_now) l
+         cross join lateral (
+            select q.ctid from queue q
+             where q.queue_id = l.queue_id and not q.limited
+               for update skip locked) q));
+    -- Rows that count for nothing: equal first uses of a queue, marks that others stand above. A link that was
+    -- committed since the look above stays for the next time.
     delete from queue d
      where d.ctid = any (array(
         select q.ctid
           from queue q
          where exists (
             select from queue p
-             where p.queue_id = q.queue_id
+             where p.queue_id = q.queue_id and (p.linked or not q.linked)
                and (p.version > q.version or p.version = q.version and p.row_id < q.row_id))
            for update skip locked));
     delete from mark d
@@ -86,8 +100,20 @@ begin
             select from ready r where r.lane = k.lane and r.position >= k.low limit 1) r
          where k.lane >> 16 = q.queue_id);
 
-    -- The register is right even where the transaction that moved it rolled back.
+    -- In a dump the register is younger than the rows. If it names a generation that is not empty, what ends would
+    -- be older than its job: it goes back, and what was written there meanwhile is carried on like the rest.
     v_gen := pg_sequence_last_value('generation'::regclass)::smallint;
+    select g.gen into v_next
+      from generation_state g
+     where g.stage = 'current' and exists (
+        select from generation_state x where x.gen = v_gen and x.stage not in ('current', 'empty'));
+    if v_next is not null then
+        update generation_state g
+           set stage = 'closed', cursor_id = 0, tries = 0, try_after = null
+         where g.gen = v_gen;
+        v_gen := setval('generation', v_next);
+    end if;
+    -- Else it is right even where the transaction that moved it rolled back.
     update generation_state g
        set stage = 'closed', closed_at = v_now, cursor_id = 0, tries = 0, try_after = null
      where g.stage = 'current' and g.gen <> v_gen;
@@ -95,6 +121,12 @@ begin
        set stage = 'current', opened_at = v_now, closed_at = null
      where g.gen = v_gen and g.stage <> 'current';
 
+    -- Where the clock went back nothing would close, or go, until it has caught up: all is as long ago as it was then.
+    update generation_state g
+       set opened_at = g.opened_at - c.ahead, closed_at = g.closed_at - c.ahead, try_after = null
+      from (
+        select x.opened_at - v_now as ahead from generation_state x
+         where x.stage = 'current' and x.opened_at > v_now) c;
     -- A generation closes after half the retention and goes when all of it is older than the retention.
     -- Queues that keep for longer have their rows carried on, so one of them can't grow all the others
     -- more than eightfold.
@@ -108,12 +140,13 @@ begin
     if exists (select from generation_state g where g.gen = v_gen and g.opened_at + v_retention / 2 <= v_now)
         and exists (select from generation_state g where g.gen = v_next and g.stage = 'empty')
     then
-        v_gen := nextval('generation');
+        -- Not by nextval, which logs values ahead: after a crash, or on a standby, it would name another one.
+        v_gen := setval('generation', v_next);
         update generation_state g
            set stage = 'closed', closed_at = v_now, cursor_id = 0, tries = 0, try_after = null
          where g.stage = 'current';
         update generation_state g set stage = 'current', opened_at = v_now, closed_at = null where g.gen = v_gen;
-        v_count := v_count + 1;
+        return 1;
     end if;
 
     select g.* into v_state
@@ -125,10 +158,12 @@ begin
         return v_count;
     end if;
 
-    -- Nobody writes to it any more, once those who may have begun to are through.
+    -- Nobody writes to it any more, once those who may have begun to are through. Nor does anybody end a job in
+    -- the other closed one: its row would go on now as unfinished, and be the younger of the two.
     if v_state.stage = 'closed' then
         begin
-            execute format('lock table job_%1$s, finished_%1$s, attempt_%1$s in share mode', v_state.gen);
+            execute format('lock table job_%1$s, attempt_%1$s, finished_%1$s, finished_%2$s in share mode',
+                v_state.gen, 3 - v_gen - v_state.gen);
             v_state.stage := 'job';
         exception when lock_not_available then
             v_state.tries := least(v_state.tries + 1, 20);

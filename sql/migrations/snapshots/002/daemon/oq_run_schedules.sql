@@ -16,7 +16,7 @@ declare
     v_left int := 0;
     v_done bigint := 0;
 begin
-    if current_setting('transaction_isolation') <> 'read committed' then
+    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
         raise exception 'oq_run_schedules needs a READ COMMITTED transaction' using errcode = '25001';
     end if;
     perform verify_instance();

@@ -1,7 +1,7 @@
 -- Every duty once. A duty that fails says so in a warning and does not keep the others from their work;
 -- each is bounded and goes on at the next tick.
 -- Calls: oq_advance, oq_promote, oq_reap, oq_expire, oq_run_schedules, do_links, sweep_links, do_todo, sweep_groups, oq_rotate,
--- oq_compact, wake_ready.
+-- oq_compact, wake_ready, queue_gate, queue_lanes.
 create or replace function {{.api_schema}}.oq_tick(max_rows int default 1000)
 returns table (duty text, done bigint)
 language plpgsql
@@ -24,7 +24,7 @@ begin
     if max_rows is null or max_rows not between 1 and 100000 then
         perform fail('max_rows', max_rows::text, 'between 1 and 100000');
     end if;
-    if current_setting('transaction_isolation') <> 'read committed' then
+    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
         raise exception 'oq_tick needs a READ COMMITTED transaction' using errcode = '25001';
     end if;
     perform verify_instance();
@@ -112,7 +112,15 @@ begin
         done := least(done, ceil(date_part('epoch', v_next - clock_timestamp()) * 1000)::bigint);
         done := least(done, ceil(date_part('epoch', v_due - clock_timestamp()) * 1000)::bigint);
         select least(min(x.due_at), (
-            select min(t.until) from throttled t where t.group_id = 0 and t.until > v_now)) into v_next
+            select min(t.until) from throttled t where t.group_id = 0 and t.until > v_now), (
+            -- Jobs that wait for the rate of their queue.
+            select min(g.until)
+              from limit_rule r
+             cross join lateral queue_gate(r.queue_id) g
+             where r.group_id = 0 and r.rate is not null and g.gate = 'rate' and exists (
+                select from queue_lanes(r.queue_id) k
+                 cross join lateral (
+                    select from ready x where x.lane = k.lane and x.position >= k.low limit 1) x))) into v_next
           from (select t.due_at from todo t order by t.due_at limit 1) x;
         done := least(done, ceil(date_part('epoch', v_next - clock_timestamp()) * 1000)::bigint);
         -- What somebody has under his hands is tried again soon, or a little later.

@@ -2,7 +2,7 @@
 -- throttle or several slots. The caller holds the group's lock. lined: and that of its line; else its low
 -- stays below top. True where a job of it was let in.
 -- Calls: limit_of, group_slots, rate_slots, slot_due, use_slots.
--- Locks: waiting and ready rows (skip locked). Index: waiting_group_idx, waiting_pk, group_slot_pk, todo_id_idx.
+-- Locks: waiting and ready rows (skip locked). Index: waiting_group_idx, waiting_pk, group_slot_idx, todo_id_idx, leased_pk.
 create or replace function {{.schema}}.admit_limited(group_id bigint, queue_id bigint, top bigint)
 returns int
 language plpgsql
@@ -20,6 +20,7 @@ declare
     v_due     timestamptz;
     v_taken   bigint[];
     v_heads   int;
+    v_most    int;
 begin
     v_limit := {{.schema}}.limit_of(v_queue, v_group);
     v_due := v_limit.until;
@@ -40,6 +41,16 @@ begin
         )
         insert into {{.schema}}.scheduled (due_at, job_id, lane, token, attempt, failed, lost, expires_at)
         select v_due, p.job_id, p.lane, p.token, p.attempt, p.failed, p.lost, p.expires_at from parked p;
+        -- Who is just leasing one may roll back, who is just making one ready may not have seen the throttle: the
+        -- tick looks again.
+        insert into {{.schema}}.todo (kind, id, queue_id, due_at)
+        select 'group', v_group, v_queue, v_now + interval '200 ms'
+         where exists (
+            select from {{.schema}}.group_slots(v_group, v_limit.max_running) s
+             where s.busy and coalesce(
+                (select true from {{.schema}}.ready r where r.job_id = s.job_id and r.position <> r.job_id limit 1),
+                (select l.xmax <> 0 from {{.schema}}.leased l where l.job_id = s.job_id limit 1),
+                (select d.xmax <> 0 from {{.schema}}.scheduled d where d.job_id = s.job_id limit 1)));
     end if;
     v_low := {{template "internal/group_low.sql" dict "schema" .schema "group" "v_group"}};
     if not exists (
@@ -52,10 +63,16 @@ begin
             select s.slot from {{.schema}}.group_slots(v_group, v_limit.max_running) s where s.busy);
         v_free := null;
         if cardinality(v_busy) < v_limit.max_running then
+            -- Of a rate each takes a lock, and the lock table is everybody's.
+            v_most := case when v_limit.slots is null then 1000 else 20 end;
             v_free := array(
                 select n.slot from generate_series(0, v_limit.max_running - 1) n(slot)
                  where n.slot <> all (v_busy)
-                 limit least(v_limit.max_running - cardinality(v_busy), 1000));
+                 limit least(v_limit.max_running - cardinality(v_busy), v_most, (
+                    select count(*) from (
+                        select from {{.schema}}.waiting w
+                         where w.group_id = v_group and w.position >= v_low
+                         limit v_most) w)));
         end if;
         if coalesce(cardinality(v_free), 0) = 0 then
             return 0;
@@ -126,7 +143,8 @@ begin
             perform {{.schema}}.use_slots(-1 - v_group, v_rate[1:cardinality(v_taken)], v_taken, null);
         end if;
     end if;
-    if v_heads > coalesce(cardinality(v_taken), 0) then
+    -- The tick goes on where there may be more of them than one call lets in.
+    if v_heads > coalesce(cardinality(v_taken), 0) or v_heads = v_most then
         v_due := v_now;
     end if;
     if v_due is not null and not exists (

@@ -5,7 +5,7 @@
 -- is not seen by those who resolve epochs meanwhile; so whoever does not hold the advance lock until
 -- its commit is visible must cap.
 -- Calls: raise_time, own_locks, enter, promote_due, reap_expired, expire_due.
--- Locks: ready, mark, epoch_open and passed rows (skip locked). Index: ready_pk, mark_lane_idx.
+-- Locks: ready, scheduled, leased, mark, epoch_open and passed rows (skip locked). Index: ready_pk, mark_lane_idx.
 create or replace function {{.schema}}.advance(capped boolean)
 returns bigint
 language plpgsql
@@ -31,10 +31,20 @@ declare
     v_stuck     bigint;
     v_free      bigint;
     v_locked    boolean;
+    v_back      bigint;
 begin
     -- Resolved epochs are dead rows while a snapshot is held: none is walked twice. What is committed
     -- as gone stays gone, so the register is right even if this transaction rolls back.
     v_low := pg_sequence_last_value('{{.schema}}.epoch_low'::regclass);
+    -- In a dump the register is younger than the rows: what was open then is looked for once a session, and has no
+    -- members any more.
+    if current_setting('{{.schema}}.epochs', true) is distinct from '1' then
+        update {{.schema}}.epoch_open e
+           set epoch = v_low
+         where e.ctid = any (array(
+            select x.ctid from {{.schema}}.epoch_open x where x.epoch < v_low for update skip locked));
+        perform set_config('{{.schema}}.epochs', '1', false);
+    end if;
     -- But for what this transaction has deleted itself, in an earlier advance, and may still bring back.
     if not exists (
         select from {{.schema}}.epoch_open e
@@ -56,12 +66,19 @@ begin
     -- keeps an earlier one from being resolved.
     v_last := coalesce(pg_sequence_last_value('{{.schema}}.position'::regclass), 0);
     v_now := clock_timestamp();
+    -- A clock that goes back by less than raise_time can see lets rows of time come to stand below their mark: the
+    -- first epoch of each second looks for them.
+    v_back := case when date_trunc('second', v_now) = (
+            select date_trunc('second', e.opened_at) from {{.schema}}.epoch_open e
+             where e.epoch >= v_low
+             order by e.epoch desc
+             limit 1) then 0 else 2500000 end;
     v_current := nextval('{{.schema}}.epoch');
     insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_leased, lo_ttl)
     select v_current, v_last,
-        (select m.low from {{.schema}}.mark m where m.lane = -1 order by m.lane, m.low desc limit 1),
-        (select m.low from {{.schema}}.mark m where m.lane = -2 order by m.lane, m.low desc limit 1),
-        (select m.low from {{.schema}}.mark m where m.lane = -3 order by m.lane, m.low desc limit 1);
+        greatest((select m.low from {{.schema}}.mark m where m.lane = -1 order by m.lane, m.low desc limit 1) - v_back, 0),
+        greatest((select m.low from {{.schema}}.mark m where m.lane = -2 order by m.lane, m.low desc limit 1) - v_back, 0),
+        greatest((select m.low from {{.schema}}.mark m where m.lane = -3 order by m.lane, m.low desc limit 1) - v_back, 0);
 
     -- Raise. A mark that would hardly move stays: a hundred dead rows cost a lease next to nothing.
     for v_rows in
@@ -145,8 +162,17 @@ begin
         delete from {{.schema}}.passed p
          where p.ctid = any (array(
             select x.ctid from {{.schema}}.passed x
-             where not exists (
-                select from {{.schema}}.ready r where r.lane = x.lane and r.position = x.position)
+             -- Not by exists, which may become a hash of a whole table.
+             where case x.lane
+                when -1 then (
+                    select true from {{.schema}}.scheduled s
+                     where s.job_id = x.position and s.due_at < {{.schema}}.time_low(-1) limit 1)
+                when -2 then (
+                    select true from {{.schema}}.leased l
+                     where l.job_id = x.position and l.expires_at < {{.schema}}.time_low(-2) limit 1)
+                else (
+                    select true from {{.schema}}.ready r
+                     where r.lane = x.lane and r.position = x.position limit 1) end is null
                for update skip locked));
         perform {{.schema}}.enter();
         with back as (
@@ -168,6 +194,37 @@ begin
           from (select * from back order by position) b;
         get diagnostics v_step = row_count;
         v_count := v_count + v_step;
+        -- What is due is due now.
+        with back as (
+            update {{.schema}}.scheduled s
+               set due_at = clock_timestamp()
+             where s.ctid = any (array(
+                select x.ctid
+                  from {{.schema}}.passed p
+                 cross join lateral (
+                    select s.ctid from {{.schema}}.scheduled s
+                     where s.job_id = p.position and s.due_at < {{.schema}}.time_low(-1)
+                       for update skip locked) x
+                 where p.lane = -1
+                 limit 10000))
+            returning s.job_id
+        )
+        delete from {{.schema}}.passed p using back b where p.lane = -1 and p.position = b.job_id;
+        with back as (
+            update {{.schema}}.leased l
+               set expires_at = clock_timestamp()
+             where l.ctid = any (array(
+                select x.ctid
+                  from {{.schema}}.passed p
+                 cross join lateral (
+                    select l.ctid from {{.schema}}.leased l
+                     where l.job_id = p.position and l.expires_at < {{.schema}}.time_low(-2)
+                       for update skip locked) x
+                 where p.lane = -2
+                 limit 10000))
+            returning l.job_id
+        )
+        delete from {{.schema}}.passed p using back b where p.lane = -2 and p.position = b.job_id;
     end if;
 
     -- Resolve. A closed epoch whose lock is free has no members left, and no later one: who locks it
@@ -232,11 +289,15 @@ begin
             if v_lane = -1 then
                 v_count := v_count + {{.schema}}.promote_due(v_from, v_last_due, 1000, null);
                 v_left := v_left or exists (
-                    select from {{.schema}}.scheduled s where s.due_at >= v_from and s.due_at < v_until);
+                    select from {{.schema}}.scheduled s
+                     where s.due_at >= v_from and s.due_at < v_until
+                       and not exists (select from {{.schema}}.passed p where p.lane = -1 and p.position = s.job_id));
             elsif v_lane = -2 then
                 v_count := v_count + {{.schema}}.reap_expired(v_from, v_last_due, 1000, null);
                 v_left := v_left or exists (
-                    select from {{.schema}}.leased l where l.expires_at >= v_from and l.expires_at < v_until);
+                    select from {{.schema}}.leased l
+                     where l.expires_at >= v_from and l.expires_at < v_until
+                       and not exists (select from {{.schema}}.passed p where p.lane = -2 and p.position = l.job_id));
             else
                 v_count := v_count + {{.schema}}.expire_due(v_from, v_last_due, 1000);
                 v_left := v_left or exists (

@@ -1,6 +1,6 @@
 -- Takes the unique keys of jobs that are about to be made: a row for each job, with its own id and inserted,
--- or the id of the job that has the key. A key is free when its job is over and the time that unique_for
--- asked for has passed; both are read from where the job stands, so an ack does nothing. One upsert locks the
+-- or the id of the job that has the key. A key is free when its job is over, or its time to live, and the time that
+-- unique_for asked for has passed; all are read from where the job stands, so an ack does nothing. One upsert locks the
 -- keys that are free or whose job is to be changed, in one order, and takes those that still are as they were
 -- found; the next round, in a new snapshot, sees what the locks have fixed. The first of a key in one call speaks
 -- for those behind it. Calls: fail, replace_job, truncated. Locks: unique_key rows, by queue and key; then as
@@ -74,7 +74,13 @@ begin
                 select u.ord, u.queue_id, u.unique_key, u.unique_mode, u.unique_for, u.debounce_max, h.key_hash,
                     k.job_id as was, k.version, s.is_over, case
                         when k.job_id is null then 'free'
-                        when s.is_over is not false then case when k.until > claim_keys.now then 'taken' else 'free' end
+                        when s.is_over is not false or (
+                            -- Nobody gets it any more: the next tick ends it.
+                            select j.expires_at <= claim_keys.now
+                                and (select true from {{.schema}}.leased l where l.job_id = k.job_id limit 1) is null
+                              from {{.schema}}.job j where j.job_id = k.job_id
+                             limit 1)
+                        then case when k.until > claim_keys.now then 'taken' else 'free' end
                         when coalesce(u.unique_mode not in ('replace', 'debounce'), true) then 'taken'
                         when v_held[u.ord] = k.version
                             or (select true from {{.schema}}.leased l where l.job_id = k.job_id limit 1) then 'free'

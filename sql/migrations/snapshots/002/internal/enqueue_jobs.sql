@@ -36,7 +36,7 @@ declare
     v_held      boolean[];
     v_over      bigint[];
     v_jobs      new_job[];
-    v_gen       smallint := pg_sequence_last_value('generation'::regclass);
+    v_gen       smallint;
     v_queue_ids bigint[] := array[]::bigint[];
     v_max_bytes int[] := array[]::int[];
     v_depths    int[] := array[]::int[];
@@ -84,7 +84,7 @@ begin
          order by e.ord
          limit 1
     loop
-        perform fail('jobs[' || v_idx || '].' || v_key, v_name, case v_key
+        perform fail(case when single then v_key else 'jobs[' || v_idx || '].' || v_key end, v_name, case v_key
             when 'priority' then 'between -32768 and 32767' when 'max_retries' then 'between 0 and 32767'
             when 'headers' then 'a JSON object of at most 65536 bytes' when 'options' then 'a JSON object'
             else 'a string of 1 to 1000 characters' end);
@@ -210,6 +210,9 @@ begin
              where v_new[e.ord]);
         v_jobs := array(select row(u.*)::new_job from unnest(v_jobs) u where v_new[u.ord] order by u.ord);
     end if;
+    -- Not before the keys, which may be waited for as long as somebody's transaction is open; and before what may end
+    -- at once below, which must not be in an older generation.
+    v_gen := pg_sequence_last_value('generation'::regclass);
     perform check_depth(n.queue_id, n.name, n.max_depth, c.adds)
        from unnest(v_names, v_queue_ids, v_depths) n(name, queue_id, max_depth)
       cross join lateral (

@@ -22,7 +22,15 @@ two statements and few expressions: each is set up anew in every transaction. */
 {{template "internal/enter_body.sql" .}}
     elsif not may_lease($1, $2, $3, $4, v_queue_id, v_restricted, v_paused) then
         return;
-    elsif v_limited then
+    elsif v_limited and (
+        -- A queue had limits, or was throttled: does anything bind now?
+        exists (select from limit_rule r where r.queue_id = v_queue_id and r.group_id = 0)
+        or coalesce((
+            select t.until from throttled t
+             where t.queue_id = v_queue_id and t.group_id = 0
+             order by t.throttle_id desc
+             limit 1) > clock_timestamp(), false))
+    then
         return query
         select * from lease_limited($1, $2, v_seconds, $4, v_queue_id, v_kept, v_restricted, v_max_retries);
         return;

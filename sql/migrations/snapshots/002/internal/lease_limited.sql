@@ -15,7 +15,8 @@ declare
     v_limit  record;
     v_now    timestamptz;
     v_token  bigint;
-    v_left   int := max_jobs;
+    -- Two locks a job, and the lock table is everybody's.
+    v_left   int := least(max_jobs, 1000);
     v_slot   int;
     v_rate   int[];
     v_lane   record;
@@ -24,7 +25,7 @@ declare
     v_reaped boolean := false;
     v_tended boolean := false;
 begin
-    if current_setting('transaction_isolation') <> 'read committed' then
+    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
         raise exception 'a lease from queue %, which has limits, needs a READ COMMITTED transaction',
             quote_literal(queue_name)
             using errcode = '25001', hint = 'A snapshot can''t see which slots were taken since.';

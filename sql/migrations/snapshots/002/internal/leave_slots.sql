@@ -15,7 +15,9 @@ begin
           from unnest(leave_slots.job_ids) i(job_id)
          cross join lateral (
             select j.queue_id, j.group_key from {{.schema}}.job j where j.job_id = i.job_id limit 1) j
-         where j.group_key is not null
+         where exists (
+            select from {{.schema}}.group_slot x
+             where x.group_id = hashtextextended(j.group_key, j.queue_id) & 9223372036854775807 and x.job_id = i.job_id)
          order by 2
          limit 100) g
      cross join lateral (

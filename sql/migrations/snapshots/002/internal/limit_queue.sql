@@ -1,4 +1,5 @@
--- Says of a queue that a lease looks at its limits first. As link_queue, and for the same reason.
+-- Says of a queue that a lease looks at its limits first. As link_queue, and for the same reason, but two versions
+-- on: a limit that is lost to a link of the same moment lets too many run, a link that is lost is said again.
 -- Index: queue_id_idx.
 create or replace function {{.schema}}.limit_queue(queue_id bigint)
 returns void
@@ -17,7 +18,7 @@ begin
         return;
     end if;
     v_row.row_id := nextval('{{.schema}}.queue_row_id_seq');
-    v_row.version := v_row.version + 1;
+    v_row.version := v_row.version + 2;
     v_row.limited := true;
     insert into {{.schema}}.queue overriding system value values (v_row.*);
 end

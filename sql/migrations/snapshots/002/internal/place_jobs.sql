@@ -1,9 +1,10 @@
 -- Where jobs of linked queues go that may run as far as they themselves are concerned, in the order of the
 -- array: to scheduled until their time has come or their group's throttle ends, in line with their group,
 -- else to ready. One that has its group's slot still goes past the line: what came from a lease has, and
--- what waited for a retry, where one runs at a time. position is not read; lanes are open, the caller has
--- entered the epoch and has taken them out of where they stood.
--- Calls: limit_of, group_slots, wake_sleepers. Index: job_N_pk.
+-- what waited for a retry, where one runs at a time. It begins again, so where its group has a rate it needs
+-- a slot of that, too: else to scheduled until there is one. came_from: leased, scheduled, ready, elsewhere.
+-- position is not read; lanes are open, the caller has entered the epoch and has taken them out of where they stood.
+-- Calls: limit_of, group_slots, rate_slots, use_slots, slot_due, wake_sleepers. Index: job_N_pk, ready_returned_idx.
 create or replace function {{.schema}}.place_jobs(jobs {{.schema}}.ready[], came_from text default 'elsewhere')
 returns void
 language plpgsql
@@ -13,24 +14,27 @@ declare
     v_now    timestamptz := clock_timestamp();
     v_xact   bigint := pg_current_xact_id()::text::bigint;
     v_queues bigint[];
+    v_rated  bigint[];
+    v_group  record;
+    v_slots  int[];
 begin
     with asked as materialized (
         select u.ord, u.lane, u.job_id, u.token, u.attempt, u.failed, u.lost, u.expires_at, j.group_id,
             greatest(j.run_at, j.until) as due_at,
-            j.group_id is null or came_from = 'leased' or came_from = 'scheduled' and j.max_running = 1 and (
+            j.slots, j.group_id is null or came_from in ('leased', 'ready') or came_from = 'scheduled' and j.max_running = 1 and (
                 select bool_and(s.job_id = u.job_id) filter (where s.busy or s.job_id = u.job_id)
                   from {{.schema}}.group_slots(j.group_id, 1) s) is true as has_slot
           from unnest(place_jobs.jobs) with ordinality
             u(lane, position, job_id, token, attempt, failed, lost, expires_at, ord)
           left join lateral (
-            select j.run_at, g.group_id, l.max_running, l.until
+            select j.run_at, g.group_id, l.max_running, l.until, l.slots
               from (
                 select j.run_at, j.group_key from {{.schema}}.job j where j.job_id = u.job_id limit 1) j
               left join lateral (
                 select hashtextextended(j.group_key, u.lane >> 16) & 9223372036854775807 as group_id
                  where j.group_key is not null) g on true
               left join lateral (
-                select l.max_running, l.until
+                select l.max_running, l.until, l.slots
                   from (select 1 where g.group_id is not null offset 0) x
                  cross join lateral {{.schema}}.limit_of(u.lane >> 16, g.group_id) l) l on true) j on true
     ), later as (
@@ -57,7 +61,39 @@ begin
           from (select * from asked where has_slot and (due_at is null or due_at <= v_now) order by ord) a
         returning lane
     )
-    select array_agg(distinct o.lane >> 16) into v_queues from at_once o;
+    select array_agg(distinct o.lane >> 16), (
+            select array_agg(a.job_id order by a.ord) from asked a
+             where a.slots is not null and a.has_slot and (a.due_at is null or a.due_at <= v_now)
+               and place_jobs.came_from <> 'ready')
+      into v_queues, v_rated
+      from at_once o;
+    if v_rated is not null then
+        for v_group in
+            select g.group_id, g.job_ids, l.slots, l.time_window
+              from (
+                select j.queue_id, hashtextextended(j.group_key, j.queue_id) & 9223372036854775807 as group_id,
+                    array_agg(u.job_id order by u.ord) as job_ids
+                  from unnest(v_rated) with ordinality u(job_id, ord)
+                 cross join lateral (
+                    select j.queue_id, j.group_key from {{.schema}}.job j where j.job_id = u.job_id limit 1) j
+                 group by 1, 2
+                 order by 2) g
+             cross join lateral {{.schema}}.limit_of(g.queue_id, g.group_id) l
+        loop
+            v_slots := {{.schema}}.rate_slots(-1 - v_group.group_id, v_group.slots, v_group.time_window,
+                cardinality(v_group.job_ids));
+            perform {{.schema}}.use_slots(-1 - v_group.group_id, v_slots, v_group.job_ids[:cardinality(v_slots)], null);
+            with parked as (
+                delete from {{.schema}}.ready r
+                 where r.job_id = any (v_group.job_ids[cardinality(v_slots) + 1:]) and r.position <> r.job_id
+                returning r.*
+            )
+            insert into {{.schema}}.scheduled (due_at, job_id, lane, token, attempt, failed, lost, expires_at)
+            select greatest(v_now + interval '20 ms', {{.schema}}.slot_due(-1 - v_group.group_id, v_group.slots,
+                v_group.time_window)), p.job_id, p.lane, p.token, p.attempt, p.failed, p.lost, p.expires_at
+              from parked p;
+        end loop;
+    end if;
     if v_queues is not null then
         perform {{.schema}}.wake_sleepers(u.queue_id) from unnest(v_queues) u(queue_id);
     end if;

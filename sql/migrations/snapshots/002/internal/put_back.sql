@@ -23,7 +23,8 @@ begin
     if lease.job_expires_at is not null then
         insert into {{.schema}}.ttl (expires_at, job_id) values (lease.job_expires_at, lease.job_id);
     end if;
-    if delay > interval '0' then
+    -- Not by the delay's sign: a month less 29 days is in the past, where the month is February.
+    if now + delay > now then
         insert into {{.schema}}.scheduled (due_at, job_id, lane, token, attempt, failed, lost, expires_at)
         values (now + delay, lease.job_id, lease.lane, lease.token, lease.attempt, lease.failed,
             lease.lost, lease.job_expires_at);
@@ -36,7 +37,8 @@ begin
     if lease.linked then
         perform {{.schema}}.place_jobs(array[row(lease.lane, 0, lease.job_id, lease.token, lease.attempt,
             lease.failed, lease.lost, lease.job_expires_at)::{{.schema}}.ready], 'leased');
-        return 'ready';
+        return case when exists (select from {{.schema}}.scheduled s where s.job_id = lease.job_id)
+            then 'scheduled' else 'ready' end;
     end if;
     insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
     values (lease.lane, nextval('{{.schema}}.position'), lease.job_id, lease.token, lease.attempt,

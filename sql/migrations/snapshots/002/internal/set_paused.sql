@@ -11,7 +11,7 @@ begin
     perform pg_advisory_xact_lock(hashtext('{{.schema}}:queue'), hashtext(set_paused.queue_name));
     v_queue_id := {{.schema}}.require_queue(set_paused.queue_name);
     update {{.schema}}.queue q
-       set version = q.version + 1, paused = set_paused.paused
+       set version = (q.version | 15) + 1, paused = set_paused.paused
      where q.row_id = (
         select x.row_id from {{.schema}}.queue x
          where x.queue_id = v_queue_id

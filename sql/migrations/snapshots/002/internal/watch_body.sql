@@ -163,9 +163,11 @@ declare
     v_code     text;
     v_error    text;
 begin
-    -- A watch never fails what it watches, nor when OpenQueue is gone or its owner lost the right to use it.
-    if not coalesce(has_function_privilege(to_regprocedure(
-        '%1$s(bigint,oid,jsonb[],text[],text[],bigint,text,text)'), 'execute'), false)
+    -- A watch never fails what it watches, nor when OpenQueue is gone or its owner lost the right to use it. To look
+    -- up a name in a schema that it may not use would be an error.
+    if not coalesce(case when has_schema_privilege(to_regnamespace('{{.api_schema}}'), 'usage')
+        then has_function_privilege(to_regprocedure(
+            '%1$s(bigint,oid,jsonb[],text[],text[],bigint,text,text)'), 'execute') end, false)
     then
         raise warning '{{.schema}}_watch_%2$s: role %% may not make jobs', current_user
             using detail = 'The changes were made without them.';

@@ -27,6 +27,7 @@ declare
     v_key      text;
     v_value    text;
     v_run_at   timestamptz;
+    v_options  record;
     v_related  text;
     v_old      watch%rowtype;
     v_id       bigint;
@@ -153,7 +154,16 @@ begin
         end case;
     end loop;
     if v_job <> '{}' then
-        perform from job_options(v_job, clock_timestamp(), 'options.');
+        select o.* into v_options from job_options(v_job, clock_timestamp(), 'options.') o;
+        -- As claim_keys, which would refuse every change.
+        if v_options.unique_mode = 'debounce' and coalesce(v_options.run_at, v_run_at) is null then
+            perform fail('options.delay', null, 'given, or run_at, where unique_mode is debounce');
+        elsif v_options.debounce_max is not null and v_options.unique_mode is distinct from 'debounce' then
+            perform fail('options.debounce_max', 'given', 'left out unless unique_mode is debounce');
+        elsif greatest(v_options.unique_for, v_options.debounce_max) > interval '100 years' then
+            perform fail('options.' || case when v_options.unique_for > interval '100 years' then 'unique_for' else 'debounce_max' end,
+                greatest(v_options.unique_for, v_options.debounce_max)::text, 'at most 100 years');
+        end if;
     end if;
     if v_job ?| array['unique_mode', 'unique_for', 'debounce_max'] and not v_lists ? 'unique_columns' then
         perform fail('options.unique_columns', null, 'the names of columns, where unique_mode, unique_for or '

@@ -41,17 +41,21 @@ begin
          where x.queue_id = w.queue_id
          order by x.version desc, x.row_id
          limit 1) q
-     where w.watch_id = watch_put.watch_id and w.table_id = watch_put.table_id;
+     where w.watch_id = watch_put.watch_id and (w.table_id = watch_put.table_id or w.table_id = any (array(
+        -- A row trigger of a partition that has partitions: theirs are copies of it.
+        select a.relid from pg_partition_ancestors(watch_put.table_id) a)));
     if v_watch.is_own is not true then
         -- Not known here, or somebody else's: after a restore of some tables only, or by a trigger made by hand.
         raise warning 'there is no watch {{.schema}}_watch_% of table %', watch_id, table_id::regclass
             using hint = 'Its owner can call oq_watch again.';
         return;
     end if;
+    table_id := v_watch.table_id;
     if v_count > 0 then
         select a.code, a.reason into v_code, v_error
           from watch_allowed(v_watch.owner, v_watch.queue_id, watch_put.table_id) a;
-        if v_code is null and v_watch.max_depth is not null then
+        -- With keys a change may need no new job: enqueue_jobs knows.
+        if v_code is null and v_watch.max_depth is not null and not v_watch.keyed then
             begin
                 perform check_depth(v_watch.queue_id, v_watch.queue_name, v_watch.max_depth, v_count);
             exception when sqlstate 'OQ006' then

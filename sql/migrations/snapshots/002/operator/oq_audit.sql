@@ -139,6 +139,7 @@ begin
               from epoch_open e
              where e.epoch >= v_epoch) e
          where t.at < k.low
+           and not exists (select from passed p where p.lane = t.lane and p.position = t.job_id)
            and t.at < coalesce(
             case t.lane when -1 then e.due when -2 then e.leased else e.ttl end, 'infinity')) v;
 

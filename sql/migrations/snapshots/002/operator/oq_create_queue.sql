@@ -95,16 +95,18 @@ begin
      limit 1
        for update;
     v_new := jsonb_populate_record(v_old, v_checked);
+    v_new.dropped_at := null;
     if v_created then
         v_new.created_at := clock_timestamp();
     end if;
     if v_new is distinct from v_old then
         update queue q
-           set version = v_old.version + 1, restricted = v_new.restricted,
+           set version = (v_old.version | 15) + 1, restricted = v_new.restricted,
                lease_seconds = v_new.lease_seconds, max_retries = v_new.max_retries,
                max_lost_leases = v_new.max_lost_leases, max_payload_bytes = v_new.max_payload_bytes,
                max_depth = v_new.max_depth, keep = v_new.keep, notify = v_new.notify,
-               retention = v_new.retention, retry = v_new.retry, created_at = v_new.created_at
+               retention = v_new.retention, retry = v_new.retry, created_at = v_new.created_at,
+               dropped_at = null
          where q.row_id = v_old.row_id;
     end if;
     return v_created;

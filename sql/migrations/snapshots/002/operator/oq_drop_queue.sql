@@ -87,7 +87,7 @@ begin
        for update;
     v_now := clock_timestamp();
     update queue q
-       set version = q.version + 1, paused = default, restricted = default, lease_seconds = default,
+       set version = (q.version | 15) + 1, paused = default, restricted = default, lease_seconds = default,
            max_retries = default, max_lost_leases = default, max_payload_bytes = default,
            max_depth = default, keep = default, notify = default, retention = default,
            retry = default, limited = default, created_at = v_now, dropped_at = v_now

@@ -1,6 +1,6 @@
 -- Why a job is not running: its gates one by one, in the order in which they bind, asked of what the engine
 -- itself asks. A closed gate says whom or what the job waits for, and until when where that is known.
--- Calls: oq_jobs, for the right to see it; queue_gate, group_gate. Index: as these, mark_lane_idx, ready_pk.
+-- Calls: oq_jobs, for the right to see it; queue_gate, group_gate, group_gates. Index: as these, mark_lane_idx, ready_pk.
 create or replace function {{.api_schema}}.oq_explain(job_id bigint)
 returns table (step text, verdict text, detail text, retry_at timestamptz)
 language plpgsql
@@ -14,6 +14,7 @@ declare
     v_job    record;
     v_queue  bigint;
     v_lane   bigint;
+    v_group  bigint;
     v_gates  text[];
     v_gate   record;
     v_first  text;
@@ -29,6 +30,7 @@ begin
     end if;
     select q.queue_id into v_queue from queue q where q.queue_name = v_job.queue_name limit 1;
     v_lane := (v_queue << 16) + 32767 - v_job.priority;
+    v_group := hashtextextended(v_job.group_key, v_queue) & 9223372036854775807;
 
     -- Over, or running: the other gates are behind it.
     step := 'finished';
@@ -99,16 +101,24 @@ begin
                 is distinct from (select c.system_identifier from pg_control_system() c)
             union all
             select 'scheduled', case
-                    when v_job.run_at <= v_now then 'due; the next tick, or a lease that finds too little, makes it ready'
-                    when v_job.attempt > 0 then format('attempt %s was not the last: its retry', v_job.attempt)
                     when exists (
                         select from throttled t
                          where t.queue_id = v_queue and t.until = v_job.run_at
-                           and t.group_id = hashtextextended(v_job.group_key, v_queue) & 9223372036854775807)
+                           and t.group_id = v_group)
                         then 'its group is throttled'
+                    when v_job.group_key is not null and exists (
+                        select from group_gates(v_group, v_queue) g where g.gate = 'rate' and g.until = v_job.run_at)
+                        then 'the rate of its group is used up'
+                    when v_job.failures > 0 then format('attempt %s was not the last: its retry', v_job.attempt)
                     else 'runs at a later time' end,
                 v_job.run_at
-             where v_job.state = 'scheduled'
+             where v_job.state = 'scheduled' and v_job.run_at > v_now
+            union all
+            -- Whenever it is due, it goes no further before.
+            select 'group_' || g.gate, case g.gate when 'throttled' then 'the group is throttled'
+                    else 'the rate of the group is used up' end, g.until
+              from group_gates(v_group, v_queue) g
+             where v_job.state = 'scheduled' and v_job.group_key is not null and g.until > v_job.run_at
             union all
             -- What the caller may not see holds it all the same.
             select 'parent', 'waits for jobs '

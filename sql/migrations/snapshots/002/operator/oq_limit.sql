@@ -1,6 +1,7 @@
--- One rule a queue, group or '*'; a call replaces it. Limits bind what comes next: what runs goes on.
+-- One rule a queue, group or '*'; a call replaces it. Limits bind what comes next: what runs goes on, and counts.
 -- Calls: require_queue, limit_queue, wake_sleepers.
--- Locks: queue (advisory), the rule's row. Index: limit_rule_idx, waiting is scanned for a group's rule.
+-- Locks: queue (advisory), the rule's row. Index: limit_rule_idx, limit_slot_idx; leased is
+-- scanned for a queue's rule, waiting for a group's.
 create or replace function {{.api_schema}}.oq_limit(
     queue_name  text,
     group_key   text     default null,
@@ -18,6 +19,7 @@ declare
     v_queue_id bigint;
     v_group_id bigint;
     v_now      timestamptz := clock_timestamp();
+    v_before   int;
 begin
     perform check_queue_name(oq_limit.queue_name);
     if length(group_key) not between 1 and 1000 then
@@ -36,6 +38,8 @@ begin
     v_queue_id := require_queue(oq_limit.queue_name);
     v_group_id := case when group_key is null then 0
         else hashtextextended(group_key, v_queue_id) & 9223372036854775807 end;
+    v_before := coalesce((
+        select r.max_running from limit_rule r where r.queue_id = v_queue_id and r.group_id = v_group_id), 0);
     if max_running is null and rate is null then
         delete from limit_rule r where r.queue_id = v_queue_id and r.group_id = v_group_id;
     else
@@ -47,6 +51,25 @@ begin
     if group_key is null then
         if max_running is not null or rate is not null then
             perform limit_queue(v_queue_id);
+        end if;
+        -- What began without a limit counts too: in slots above those that somebody may just be taking.
+        if max_running is not null then
+            delete from limit_slot d
+             where d.version = any (array(
+                select x.version
+                  from limit_slot x
+                 where x.holder = v_queue_id * 4 and (x.job_id, x.token) not in (
+                    select l.job_id, l.token from leased l)
+                   for update skip locked));
+            insert into limit_slot (holder, slot, job_id, token, taken_at)
+            select v_queue_id * 4, f.slot + row_number() over (order by l.job_id), l.job_id, l.token, v_now
+              from (
+                select greatest(coalesce(max(x.slot), -1), v_before - 1) as slot
+                  from limit_slot x where x.holder = v_queue_id * 4) f
+             cross join leased l
+             where l.lane between v_queue_id << 16 and (v_queue_id << 16) + 65535
+               and (l.job_id, l.token) not in (
+                select x.job_id, x.token from limit_slot x where x.holder = v_queue_id * 4);
         end if;
         perform wake_sleepers(v_queue_id);
         return;
@@ -67,5 +90,5 @@ group_key: null for the queue, a key for that group, ''*'' for every group that 
 max_running, 1 to 10000: leases of a queue at once, across all workers; for a group how many run at
 once instead of one, then in no strict order. rate, per: at most that many begin in any time of that
 length. A call replaces the rule, null takes a limit away, without both the rule goes. What runs goes
-on. A queue with limits leases in READ COMMITTED transactions only (25001). Errors: OQ001, OQ003; 55P03
+on, and counts. A queue with limits leases in READ COMMITTED transactions only (25001). Errors: OQ001, OQ003; 55P03
 where another open transaction is changing the same queue.';

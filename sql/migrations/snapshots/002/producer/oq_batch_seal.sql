@@ -9,11 +9,11 @@ set lock_timeout = '2s'
 as $$
 #variable_conflict use_column
 begin
-    delete from dependency d where d.parent_id = 0 and d.child_id = -oq_batch_seal.batch_id;
+    delete from dependency d where d.parent_id = 0 and d.child_id = -greatest(oq_batch_seal.batch_id, 0);
     if not found then
         return false;
     end if;
-    if current_setting('transaction_isolation') = 'read committed' then
+    if current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then
         perform free_children(array[-oq_batch_seal.batch_id], array[0::bigint], interval '20 ms');
     else
         insert into todo (kind, id, queue_id, due_at)

@@ -104,8 +104,7 @@ begin
     elsif v_queue.linked then
         -- Whoever has its group's turn keeps it: what was let in goes past the line, as what comes from a lease.
         perform place_jobs(array[row(v_lane, 0, oq_update.job_id, v_place.token, v_place.attempt,
-            v_place.failed, v_place.lost, v_place.expires_at)::ready],
-            case v_place.place when 'ready' then 'leased' else v_place.place end);
+            v_place.failed, v_place.lost, v_place.expires_at)::ready], v_place.place);
     else
         insert into ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
         values (v_lane, nextval('position'), oq_update.job_id, v_place.token, v_place.attempt,

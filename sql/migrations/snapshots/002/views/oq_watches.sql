@@ -13,15 +13,19 @@ select format('%I.%I', n.nspname, c.relname) as table_name,
     f.last_error,
     case when w.trigger_name is null then 'its trigger is gone: call oq_watch again'
         when w.disabled then 'its trigger is disabled'
+        when w.by_statement and exists (
+            select from pg_catalog.pg_inherits i where i.inhrelid = w.table_id)
+        then 'the table is part of another by now, whose statements make no jobs: call oq_watch again'
         else ({{.schema}}.watch_allowed(w.owner_id, q.queue_id, w.table_id)).reason end as problem,
     w.created_at
   from (
     select x.table_id::oid as table_id, x.queue_id, x.events, x.columns, x.condition, x.options,
-        x.owner::oid as owner_id, x.created_at, t.trigger_name, t.disabled
+        x.owner::oid as owner_id, x.created_at, t.trigger_name, t.disabled, t.by_statement,
+        false as copied
       from {{.schema}}.watch x
       left join lateral (
         select (array_agg(y.tgname::text order by y.tgtype & 4 desc, y.tgtype & 16 desc))[1] as trigger_name,
-            bool_or(y.tgenabled = 'D') as disabled
+            bool_or(y.tgenabled = 'D') as disabled, bool_or(y.tgtype & 1 = 0) as by_statement
           from pg_catalog.pg_trigger y
          where y.tgrelid = x.table_id and y.tgparentid = 0
            and y.tgname ~ ('^{{.schema}}_watch_' || x.watch_id || '_(insert|update|delete)$')) t
@@ -30,7 +34,7 @@ select format('%I.%I', n.nspname, c.relname) as table_name,
     select t.tgrelid, q.queue_id, array_remove(array[
             case when t.tgtype & 4 > 0 then 'insert' end, case when t.tgtype & 16 > 0 then 'update' end,
             case when t.tgtype & 8 > 0 then 'delete' end], null),
-        null, null, null, c.relowner, null, t.tgname::text, t.tgenabled = 'D'
+        null, null, null, c.relowner, null, t.tgname::text, t.tgenabled = 'D', false, true
       from pg_catalog.pg_trigger t
       join pg_catalog.pg_class c on c.oid = t.tgrelid
       join {{.schema}}.queue_now q
@@ -43,7 +47,10 @@ select format('%I.%I', n.nspname, c.relname) as table_name,
     select sum(x.failed)::bigint as failed, max(x.failed_at) as failed_at,
         (array_agg(x.code || ': ' || x.error order by x.failed_at desc))[1] as last_error
       from {{.schema}}.watch_failure x
-     where x.table_id = w.table_id and x.queue_id = w.queue_id) f
+     where x.queue_id = w.queue_id and (x.table_id = w.table_id
+        -- What fires is the copy of the trigger on a partition.
+        or w.copied and exists (
+            select from pg_catalog.pg_partition_tree(w.table_id) p where p.relid = x.table_id))) f
     on true
  where not q.restricted or {{.schema}}.may(q.queue_id, 'observe');
 comment on view {{.api_schema}}.oq_watches is

@@ -12,7 +12,6 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    v_gen   smallint := pg_sequence_last_value('generation'::regclass);
     v_now   timestamptz := clock_timestamp();
     v_twice boolean := false;
     v_ids   bigint[];
@@ -23,31 +22,14 @@ begin
         perform check_result(r.result)
            from unnest(results) r(result)
           where pg_column_size(r.result) > 131072 or pg_column_compression(r.result) is not null;
-        -- An id that stands there twice has its result beside the token that counts.
-        v_twice := (select count(distinct u.id) from unnest(job_ids) u(id)) < cardinality(job_ids);
     end if;
-    with ended as (
-{{template "internal/ack_claim.sql" dict "ids" "oq_ack_many.job_ids" "tokens" "oq_ack_many.lease_tokens"}}    ), done as (
-        insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
-            linked, worker_id, result)
-        select v_gen, e.job_id, e.lane >> 16, e.attempt,
-            e.lost, v_now, e.leased_at, 'completed', e.kept, e.linked, e.worker_id,
-            case when not e.kept then null
-                when v_twice then (
-                    select r.result
-                      from unnest(oq_ack_many.job_ids, oq_ack_many.lease_tokens, oq_ack_many.results)
-                        r(job_id, token, result)
-                     where r.job_id = e.job_id and r.token = e.token
-                     limit 1)
-                else oq_ack_many.results[array_position(oq_ack_many.job_ids, e.job_id)
-                    + array_lower(oq_ack_many.results, 1) - array_lower(oq_ack_many.job_ids, 1)] end
-          from ended e
-         where case when e.restricted then demand_lease(e.lane >> 16) else true end
-        returning finished.job_id, finished.linked
-    )
-    select coalesce(array_agg(d.job_id), '{}'), array_agg(d.job_id) filter (where d.linked)
-      into v_ids, v_linked
-      from done d;
+    if results is not null and cardinality(job_ids) > 200 then
+{{template "internal/ack_batch.sql" dict "search" true}}    else
+        if results is not null then
+            -- An id that stands there twice has its result beside the token that counts.
+            v_twice := (select count(distinct u.id) from unnest(job_ids) u(id)) < cardinality(job_ids);
+        end if;
+{{template "internal/ack_batch.sql" dict "search" false}}    end if;
     if cardinality(v_ids) < cardinality(job_ids)
         and cardinality(v_ids) < (select count(distinct u) from unnest(oq_ack_many.job_ids) u)
     then

@@ -29,13 +29,13 @@ begin
         end if;
     elsif acked_job_ids is not null or acked_tokens is not null then
         perform check_leases(acked_job_ids, acked_tokens, null, 'acked_job_ids', 'acked_tokens');
-        v_gen := pg_sequence_last_value('generation'::regclass);
         v_now := clock_timestamp();
+        -- The generation is read when the first is ended: a lease may have been waited for.
         with ended as (
 {{template "internal/ack_claim.sql" dict "ids" "oq_next.acked_job_ids" "tokens" "oq_next.acked_tokens"}}        ), done as (
             insert into finished (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome, kept,
                 linked, worker_id)
-            select v_gen, e.job_id, e.lane >> 16, e.attempt,
+            select (select pg_sequence_last_value('generation'::regclass))::smallint, e.job_id, e.lane >> 16, e.attempt,
                 e.lost, v_now, e.leased_at, 'completed', e.kept, e.linked, e.worker_id
               from ended e
              where case when e.restricted then demand_lease(e.lane >> 16) else true end

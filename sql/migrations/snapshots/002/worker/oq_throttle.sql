@@ -1,6 +1,6 @@
 -- "Retry after". Rows are only added, so that workers that are told so at once do not wait for each other.
 -- Calls: require_queue, demand, limit_queue, admit, wake_sleepers.
--- Locks: as admit. Index: throttled_idx, group_slot_idx, scheduled_pk.
+-- Locks: as admit. Index: throttled_idx, scheduled_due_idx, job_N_pk.
 create or replace function {{.api_schema}}.oq_throttle(
     queue_name text,
     until      timestamptz,
@@ -37,21 +37,24 @@ begin
         return;
     end if;
     perform link_queue(v_queue_id);
-    -- What was parked until a later time is due earlier now.
+    -- What was parked until a later time is due earlier now, whether it has a slot or came due meanwhile.
     perform enter();
     v_now := clock_timestamp();
     update scheduled s
        set due_at = greatest(oq_throttle.until, v_now)
      where s.ctid = any (array(
         select x.ctid
-          from group_slots(v_group_id, 1) g
+          from (
+            select distinct t.until from throttled t
+             where t.queue_id = v_queue_id and t.group_id = v_group_id
+               and t.until > greatest(oq_throttle.until, v_now)) t
          cross join lateral (
             select s.ctid
               from scheduled s
-             where s.job_id = g.job_id and s.due_at > greatest(oq_throttle.until, v_now)
-               and exists (
-                select from throttled t
-                 where t.queue_id = v_queue_id and t.group_id = v_group_id and t.until = s.due_at)
+             where s.due_at = t.until and s.lane between v_queue_id << 16 and (v_queue_id << 16) + 65535
+               and (
+                select hashtextextended(j.group_key, v_queue_id) & 9223372036854775807
+                  from job j where j.job_id = s.job_id limit 1) = v_group_id
                for update skip locked) x));
     perform admit(array[v_group_id], array[v_queue_id]);
 end
