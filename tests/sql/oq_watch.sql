@@ -300,6 +300,18 @@ update shop_tree1 set k = 1 where id = 1;
 delete from shop_tree1b;
 select is(made('tree'), '{UPDATE 1 1,DELETE 2}', 'and through itself');
 
+-- An instant is one key, whatever the writer's time zone.
+create table shop_times (at timestamptz, n int);
+select oq_watch('shop_times', 'times', options => '{"unique_columns": ["at"], "group_columns": ["at", "n"]}') as x \gset
+set timezone = 'UTC';
+insert into shop_times values ('2026-01-01 00:00+00', 1);
+set timezone = 'Asia/Tokyo';
+insert into shop_times values ('2026-01-01 00:00+00', 1), ('2026-01-01 00:00+09', 1), (null, null);
+reset timezone;
+select results_eq('select unique_key, group_key from oq_jobs where queue_name = ''times'' order by job_id',
+    $$values ('public.shop_times:2026-01-01T00:00:00', '["2026-01-01T00:00:00", 1]'), ('public.shop_times:2025-12-31T15:00:00',
+    '["2025-12-31T15:00:00", 1]'), (null, null)$$, 'keys of instants');
+
 -- Columns of any name: those that the trigger's function uses for itself too.
 create schema shop;
 create table shop.names (id int primary key, p point, n text, o text, r text, i text, op text, tg_op text,
