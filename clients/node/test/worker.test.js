@@ -438,7 +438,7 @@ test('a lease alone is committed without waiting for the disk, and nothing else 
   start(t, new oq.Worker({ db: () => new Spy(url), queue, handler: () => {} }));
   await oq.enqueueBulk(pool, queue, [1, 2, 3]);
   await until('all done', async () => (await counts(queue)) === '3 0');
-  assert.ok(seen.some(([off]) => off) && seen.some(([, acks]) => acks));
+  await until('both were seen', () => seen.some(([off]) => off) && seen.some(([, acks]) => acks));
   for (const [off, acks, after] of seen) assert.ok(!(off && acks) && after === 'on', `${off} ${acks} ${after}`);
 });
 
