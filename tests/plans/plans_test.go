@@ -160,6 +160,7 @@ var calls = []struct {
 	{"oq_lease 1 plain", "select oq_lease('q')", 0, 1},
 	{"oq_lease 100", "select oq_lease('q', 'w', 600, 100)", 0, 100},
 	{"oq_lease empty", "select oq_lease('empty')", 0, 1},
+	{"lease while writing", "select oq_lease('empty') from pg_current_xact_id(), pg_sleep(0.01)", 0, 1},
 	{"oq_ack", "select oq_ack(($1::bigint[])[1], ($2::bigint[])[1])", 1, 1},
 	{"oq_ack_many 100", "select oq_ack_many($1, $2)", 100, 100},
 	{"oq_next 1", "select oq_next('q', 'w', 600, 1, $1, $2)", 1, 1},
