@@ -13,6 +13,7 @@ import (
 // before the commit included. Statements in functions count more than once, each time alike.
 func touched(t testing.TB, s *session, sql string, args ...any) (buffers int) {
 	t.Helper()
+	ticked(t, s)
 	s.do(t, "set auto_explain.log_min_duration = 0")
 	s.plans = nil
 	s.do(t, "begin")

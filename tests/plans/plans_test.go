@@ -182,11 +182,19 @@ var calls = []struct {
 	{"oq_tick", "select oq_tick()", 0, 50},
 }
 
+// ticked leaves what a tick leaves behind, for a second: a lease that finds it older does some of the daemon's work.
+func ticked(t testing.TB, s *session) {
+	t.Helper()
+	s.do(t, "select setval('oq.beat', (date_part('epoch', clock_timestamp()) * 1000)::bigint - 100)")
+	s.do(t, "update oq.mark set raised_at = clock_timestamp() where lane >= 0")
+}
+
 // measure runs every call once and says what it took. Any sequential scan of a table of the engine fails.
 func measure(t testing.TB, s, observer *session, stage string) map[string]cost {
 	t.Helper()
 	costs := map[string]cost{}
-	for _, call := range calls {
+	for i, tries := 0, 0; i < len(calls); {
+		call := calls[i]
 		var args []any
 		if call.leased > 0 {
 			ids, tokens := leases(t, s, call.leased)
@@ -195,6 +203,8 @@ func measure(t testing.TB, s, observer *session, stage string) map[string]cost {
 				args = append(args, tokens)
 			}
 		}
+		ticked(t, s)
+		began := time.Now()
 		if call.name == "oq_tick" {
 			// Once a second a tick does more than at other times: this is that one.
 			s.do(t, "select setval('oq.beat', greatest(last_value - 1000, 0)) from oq.beat")
@@ -207,6 +217,11 @@ func measure(t testing.TB, s, observer *session, stage string) map[string]cost {
 			s.PgConn().PID())
 		// The call's own plan comes when its portal is closed, after those of its statements.
 		s.do(t, "commit")
+		if time.Since(began) > 900*time.Millisecond && tries < 20 {
+			tries++ // That tick may have been too long ago.
+			continue
+		}
+		i, tries = i+1, 0
 		plans := s.plans
 		if len(plans) == 0 {
 			t.Fatalf("%s: %s was not explained", stage, call.name)
@@ -357,13 +372,21 @@ func TestFlatWhileOldSnapshotsAreHeld(t *testing.T) {
 					loader.do(t, "select from oq_tick()")
 				}
 			}
-			one := func() int {
-				s.do(t, "set auto_explain.log_min_duration = 0")
-				s.plans = nil
-				s.do(t, "select oq_lease('q', 'w', 600, 1)")
-				s.do(t, "set auto_explain.log_min_duration = -1")
-				top := s.plans[len(s.plans)-1]
-				return top.Plan.Hit + top.Plan.Read
+			one := func() (buffers int) {
+				for range 20 {
+					ticked(t, s)
+					began := time.Now()
+					s.do(t, "set auto_explain.log_min_duration = 0")
+					s.plans = nil
+					s.do(t, "select oq_lease('q', 'w', 600, 1)")
+					s.do(t, "set auto_explain.log_min_duration = -1")
+					top := s.plans[len(s.plans)-1]
+					buffers = top.Plan.Hit + top.Plan.Read
+					if time.Since(began) < 900*time.Millisecond {
+						break
+					}
+				}
+				return buffers
 			}
 			one()
 			turn(2)
