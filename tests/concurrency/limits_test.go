@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/openqueue/openqueue/tests/testdb"
 )
 
@@ -31,12 +33,15 @@ func crowd(t *testing.T, db *testdb.DB, queue string, runs time.Duration, vanish
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), runs+patience)
 	defer cancel()
+	var sessions []*pgx.Conn
+	for range 16 {
+		sessions = append(sessions, db.Conn(t))
+	}
 	stop := make(chan struct{})
-	time.AfterFunc(runs, func() { close(stop) })
+	time.AfterFunc(runs, func() { close(stop) }) // Once all are there.
 	var count atomic.Int64
 	var wg sync.WaitGroup
-	for i := range 16 {
-		c := db.Conn(t)
+	for i, c := range sessions {
 		wg.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(i), 9))
 			for {
@@ -359,8 +364,11 @@ func TestRateIsExact(t *testing.T) {
 	exec(t, c, `alter function oq.rate_slots(bigint, int, interval, int) set schema public`)
 	exec(t, c, `create function oq.rate_slots(bigint, int, interval, int) returns int[] language plpgsql as $$
 		begin perform pg_sleep(random() * 0.004); return public.rate_slots($1, $2, $3, $4); end $$`)
-	exec(t, c, `do $$ declare v_until timestamptz := clock_timestamp() + interval '1 second'; begin
-		while clock_timestamp() < v_until loop perform oq_lease('q', 'w'); end loop; end $$`)
+	// As many as a second gives, however long that takes.
+	exec(t, c, `do $$ declare v_until timestamptz := clock_timestamp() + interval '25 seconds'; v_began int := 0; begin
+		while v_began < 150 and clock_timestamp() < v_until loop
+			v_began := v_began + (select count(*) from oq_lease('q', 'w'));
+		end loop; end $$`)
 	began := get[int](t, c, "select count(*)::int from oq.leased")
 	early := get[int](t, c, `select count(*)::int from (
 		select leased_at - lag(leased_at, 4) over (order by leased_at) as apart from oq.leased) x
@@ -397,9 +405,7 @@ func TestWidenedGroups(t *testing.T) {
 	if got := count(); got != "a3 b2" {
 		t.Fatal(got)
 	}
-	exec(t, w, "begin; select oq.enter()")
-	exec(t, w, "update oq.scheduled set due_at = clock_timestamp()")
-	exec(t, w, "commit")
+	comesDue(t, w)
 	tick(t, w, 3)
 	lease(t, w, "q", 100)
 	if got := count(); got != "a3 b2 c1" {
@@ -437,27 +443,30 @@ func TestRateOfAGroup(t *testing.T) {
 	exec(t, w, "select oq_limit('q', '*', max_running => 100, rate => 3, per => '300 ms')")
 	began := time.Now() // What the enqueue lets in counts from then.
 	exec(t, w, `select oq_enqueue('q', group_key => k) from unnest(array['a', 'b']) k, generate_series(1, 7)`)
-	if n := len(lease(t, w, "q", 100)); n != 6 {
-		t.Fatalf("%d at once", n)
+	seen := len(lease(t, w, "q", 100))
+	if seen < 6 {
+		t.Fatalf("%d at once", seen)
 	}
-	if n := len(lease(t, w, "q", 100)); n != 0 {
-		t.Fatalf("%d more at once", n)
+	// A lease lets in what has come due meanwhile: three of each of the two for each 300 ms that have begun.
+	within := func() {
+		t.Helper()
+		seen += len(lease(t, w, "q", 100))
+		if took := time.Since(began); seen > 6+6*int(took/(300*time.Millisecond)) {
+			t.Fatalf("%d within %s", seen, took)
+		}
 	}
+	within()
 	audit(t, w)
-	var seen int
-	for seen < 8 {
+	for seen < 14 {
 		sleep := get[int](t, w, "select done::int from oq_tick() where duty = 'sleep_ms'")
 		if sleep > 310 {
 			t.Fatalf("the tick would sleep for %d ms", sleep)
 		}
 		time.Sleep(time.Duration(sleep) * time.Millisecond)
-		seen += len(lease(t, w, "q", 100))
+		within()
 		if time.Since(began) > patience {
 			t.Fatalf("only %d came", seen)
 		}
-	}
-	if took := time.Since(began); took < 600*time.Millisecond {
-		t.Errorf("seven of a group within %s", took)
 	}
 	audit(t, w)
 }
@@ -478,11 +487,19 @@ func TestThrottle(t *testing.T) {
 	next(t, w, "q", plain, h)
 	tick(t, w, 1)
 	next(t, w, "q")
-	// For a shorter time: what was parked is due earlier.
-	exec(t, w, "select oq_throttle('q', clock_timestamp() + interval '1500 ms', 'g')")
-	next(t, w, "q")
-	passes(t, w, 1550*time.Millisecond)
-	j := next(t, w, "q", g1)[0]
+	// For a shorter time: what was parked is due earlier, and not too early.
+	until := get[time.Time](t, w, "select clock_timestamp() + interval '1500 ms'")
+	exec(t, w, "select oq_throttle('q', $1, 'g')", until)
+	var jobs []job
+	for deadline := time.Now().Add(patience); len(jobs) == 0; {
+		if jobs = lease(t, w, "q", 100); len(jobs) == 0 && time.Now().After(deadline) {
+			t.Fatal("throttled for ever")
+		}
+	}
+	j := jobs[0]
+	if early := get[bool](t, w, "select clock_timestamp() < $1", until); early || len(jobs) > 1 || j.ID != g1 {
+		t.Fatalf("leased %v, want %d; before its time: %v", jobs, g1, early)
+	}
 	// Told so by the server it calls, a worker throttles and releases.
 	exec(t, w, "select oq_throttle('q', clock_timestamp() + interval '1 hour', 'g')")
 	exec(t, w, "select oq_release($1, $2)", j.ID, j.Token)
