@@ -177,6 +177,18 @@ func db(t testing.TB, c *pgx.Conn) *pgx.Conn {
 func TestLateCommitsBelowTheTimeMarks(t *testing.T) {
 	t.Parallel()
 	const scheduled, leased, timers = -1, -2, -3
+	// taken is a lease of a job with a time to live that passes soon: before the lease where the machine stands still.
+	taken := func(t testing.TB, c *pgx.Conn, ttl string, seconds ...int) job {
+		t.Helper()
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+			exec(t, c, "select oq_enqueue('q', options => jsonb_build_object('ttl', $1::text))", ttl)
+			if jobs := lease(t, c, "q", 1, seconds...); len(jobs) == 1 {
+				return jobs[0]
+			}
+		}
+		t.Fatal("no job lives long enough to be leased")
+		return job{}
+	}
 	cases := []struct {
 		name string
 		lane int
@@ -186,11 +198,11 @@ func TestLateCommitsBelowTheTimeMarks(t *testing.T) {
 	}{
 		{"enqueue", scheduled, func(t testing.TB, c *pgx.Conn) int64 {
 			exec(t, c, "begin")
-			return get[int64](t, c, `select oq_enqueue('q', run_at => clock_timestamp() + interval '50 ms')`)
+			return get[int64](t, c, `select oq_enqueue('q', run_at => clock_timestamp() + interval '1500 ms')`)
 		}, "ready"},
 		{"enqueue_bulk", scheduled, func(t testing.TB, c *pgx.Conn) int64 {
 			exec(t, c, "begin isolation level repeatable read")
-			return get[int64](t, c, `select oq_enqueue_bulk('q', '{"{}"}', run_at => clock_timestamp() + interval '50 ms')`)
+			return get[int64](t, c, `select oq_enqueue_bulk('q', '{"{}"}', run_at => clock_timestamp() + interval '1500 ms')`)
 		}, "ready"},
 		{"enqueue_many", scheduled, func(t testing.TB, c *pgx.Conn) int64 {
 			exec(t, c, "begin")
@@ -213,7 +225,7 @@ func TestLateCommitsBelowTheTimeMarks(t *testing.T) {
 		{"update", scheduled, func(t testing.TB, c *pgx.Conn) int64 {
 			id := get[int64](t, c, "select oq_enqueue('q')")
 			exec(t, c, "begin")
-			exec(t, c, `select oq_update($1, jsonb_build_object('run_at', clock_timestamp() + interval '50 ms'))`, id)
+			exec(t, c, `select oq_update($1, jsonb_build_object('run_at', clock_timestamp() + interval '1500 ms'))`, id)
 			return id
 		}, "ready"},
 		{"lease", leased, func(t testing.TB, c *pgx.Conn) int64 {
@@ -254,22 +266,19 @@ func TestLateCommitsBelowTheTimeMarks(t *testing.T) {
 			return get[int64](t, c, `select job_id from oq_enqueue_many('[{"queue_name": "q", "ttl": "50 ms"}]')`)
 		}, "expired"},
 		{"ttl of a released job", timers, func(t testing.TB, c *pgx.Conn) int64 {
-			exec(t, c, `select oq_enqueue('q', options => '{"ttl": "300 ms"}')`)
-			j := lease(t, c, "q", 1)[0]
+			j := taken(t, c, "300 ms")
 			exec(t, c, "begin")
 			exec(t, c, "select oq_release($1, $2)", j.ID, j.Token)
 			return j.ID
 		}, "expired"},
 		{"ttl of a job to retry", timers, func(t testing.TB, c *pgx.Conn) int64 {
-			exec(t, c, `select oq_enqueue('q', options => '{"ttl": "300 ms"}')`)
-			j := lease(t, c, "q", 1)[0]
+			j := taken(t, c, "300 ms")
 			exec(t, c, "begin")
 			exec(t, c, "select oq_nack($1, $2, retry_after => '10 ms')", j.ID, j.Token)
 			return j.ID
 		}, "expired"},
 		{"ttl of a reaped job", timers, func(t testing.TB, c *pgx.Conn) int64 {
-			exec(t, c, `select oq_enqueue('q', options => '{"ttl": "1500 ms"}')`)
-			j := lease(t, c, "q", 1, 1)[0]
+			j := taken(t, c, "1500 ms", 1)
 			passes(t, c, 1010*time.Millisecond)
 			exec(t, c, "begin")
 			exec(t, c, "select oq_reap()")
