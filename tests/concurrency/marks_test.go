@@ -114,6 +114,7 @@ func TestOwnJobsBelowTheMark(t *testing.T) {
 	if low := get[int64](t, d, "select max(low) from oq.mark where lane > 0"); low <= mine[1] {
 		t.Fatalf("the mark is at %d, not above %v", low, mine)
 	}
+	until(t, w, "the transaction is not of this instant", "select now() < clock_timestamp() - interval '6 ms'")
 	if got := lease(t, w, "q", 3); len(got) != 2 || got[0].ID != mine[0] || got[1].ID != mine[1] {
 		t.Fatalf("leased %v, want %v", got, mine)
 	}
