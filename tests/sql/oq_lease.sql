@@ -13,10 +13,10 @@ select results_eq(format('select state, worker_id, attempt, lease_expires_at > c
     from oq_get(%s)', :job), $$values ('leased', 'worker 1', 1, true, true)$$, 'it is leased');
 select is_empty('select from oq_lease(''q'')', 'and to nobody else');
 select is_empty('select from oq_lease(''q'', max_jobs => 10)', 'nor among others');
-select oq_create_queue('q', '{"lease_seconds": 7, "max_retries": 1}') as x \gset
+select oq_create_queue('q', '{"lease_seconds": 700, "max_retries": 1}') as x \gset
 select oq_enqueue('q') as x \gset
 select results_eq('select max_retries,
-    abs(extract(epoch from lease_expires_at - clock_timestamp()) - 7) < 3, payload
+    abs(extract(epoch from lease_expires_at - clock_timestamp()) - 700) < 5, payload
     from oq_lease(''q'')', $$values (1, true, '{}'::jsonb)$$,
         'the queue''s lease_seconds and max_retries');
 

@@ -15,14 +15,15 @@ select is((select count(*) from oq_jobs), 0::bigint, 'nothing is enqueued');
 select is((select count(*) from oq_queues where queue_name = 'reports'), 1::bigint, 'its queue is there');
 -- Night comes.
 select tap.pass_schedules() \g /dev/null
-update oq.schedule set due_at = date_trunc('hour', now());
+select date_trunc('hour', now()) as night \gset
+update oq.schedule set due_at = :'night';
 select is(oq_run_schedules(), 1::bigint, 'one run');
 select is(oq_run_schedules(), 0::bigint, 'and no other');
 select results_eq('select queue_name, payload, headers, max_retries, expires_at is not null from oq_jobs',
     format($$values ('reports'::text, '{"report": "sales"}'::jsonb, '{"schedule": "nightly report", "scheduled_at": "%s"}'::jsonb,
-    5, true)$$, to_char(date_trunc('hour', now()), 'YYYY-MM-DD"T"HH24:MI:SS"Z"')), 'its job says which run it is');
+    5, true)$$, to_char(:'night'::timestamptz, 'YYYY-MM-DD"T"HH24:MI:SS"Z"')), 'its job says which run it is');
 select results_eq('select last_run_at, last_job_id, runs, next_run_at > now() from oq_schedules',
-    $$select date_trunc('hour', now()), max(job_id), 1::bigint, true from oq_jobs$$, 'the schedule says when and which');
+    format('select %L::timestamptz, max(job_id), 1::bigint, true from oq_jobs', :'night'), 'the schedule says when and which');
 -- The job is not done: the next night is left out.
 select tap.pass_schedules() \g /dev/null
 update oq.schedule set due_at = date_trunc('hour', now());

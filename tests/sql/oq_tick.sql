@@ -34,10 +34,11 @@ select oq_limit('rate', rate => 1, per => '1 hour') from oq_create_queue('rate')
 select oq_enqueue('rate') from generate_series(1, 2) \g /dev/null
 select oq_ack(job_id, lease_token) from oq_lease('rate') \g /dev/null
 call tick_until_idle(null) \gset
-update oq.limit_slot set taken_at = clock_timestamp() - interval '1 hour' + interval '500 ms';
-select ok(done between 1 and 500, 'until the rate goes on: ' || done) from oq_tick() where duty = 'sleep_ms';
+update oq.limit_slot set taken_at = clock_timestamp() - interval '1 hour' + interval '900 ms';
+select ok(done between 1 and 900, 'until the rate goes on: ' || done) from oq_tick() where duty = 'sleep_ms';
 select oq_purge('rate', 'ready') \g /dev/null
-select ok(count(*) between 7 and 9, 'max_rows 100000') from oq_tick(100000);
+-- rotate and compact have a row in the first tick of a second only.
+select ok(count(*) in (9, 11), 'max_rows 100000') from oq_tick(100000);
 begin isolation level repeatable read;
 select throws_ok('select ' || f || '()', '25001', '%READ COMMITTED%', f || ' at REPEATABLE READ')
     from unnest('{oq_tick,oq_advance,oq_rotate,oq_compact}'::text[]) f;
