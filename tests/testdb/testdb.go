@@ -293,7 +293,7 @@ func (db *DB) WaitBlocked(t testing.TB, pid uint32) {
 // Psql runs psql on the database, with -c or -f or whatever args say, and is what it prints.
 func (db *DB) Psql(t testing.TB, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	args = append([]string{"-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", db.URL}, args...)
 	out, err := exec.CommandContext(ctx, "psql", args...).CombinedOutput()
