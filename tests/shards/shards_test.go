@@ -34,7 +34,7 @@ const (
 	producers = 4
 	burst     = 3
 	queue     = "work"
-	lease     = 2 * time.Second
+	lease     = 6 * time.Second // None is to be lost but with a server, or two jobs of a key could be at work.
 )
 
 // task is a job's payload: the n-th of its key.

@@ -43,8 +43,9 @@ func take(ctx context.Context, pool *pgxpool.Pool, jobs int) ([]leased, error) {
 // token comes again, and nobody has to say oq_adopt.
 func TestSynchronousStandbyTakesOver(t *testing.T) {
 	t.Parallel()
+	// What the standby replays waits for the queries there, and ends none.
 	primary := testdb.StartServer(t, testdb.ServerOptions{Settings: map[string]string{
-		"shared_buffers": "16MB", "max_connections": "30", "fsync": "off"}})
+		"shared_buffers": "16MB", "max_connections": "30", "fsync": "off", "max_standby_streaming_delay": "-1"}})
 	standby := primary.Standby(t)
 	before := connect(t, primary)
 	for _, sql := range []string{`alter system set synchronous_standby_names = '*'`, `select pg_reload_conf()`} {
@@ -115,9 +116,8 @@ func TestSynchronousStandbyTakesOver(t *testing.T) {
 	}
 	clients.Wait()
 	began := time.Now()
-	if !get[bool](t, after, `select pg_promote()`) {
-		t.Fatal("not promoted")
-	}
+	get[bool](t, after, `select pg_promote(wait => false)`)
+	until(t, "it is promoted", func() bool { return !get[bool](t, after, `select pg_is_in_recovery()`) })
 
 	var all, done []int64
 	for id := range made {
@@ -138,7 +138,7 @@ func TestSynchronousStandbyTakesOver(t *testing.T) {
 	first := true
 	until(t, "all jobs are done", func() bool {
 		get[int](t, after, `select count(*)::int from oq_tick()`)
-		jobs, err := take(ctx, after, 100)
+		jobs, err := take(t.Context(), after, 100)
 		if err != nil {
 			t.Fatal(err)
 		}
