@@ -9,12 +9,13 @@ as $$
 #variable_conflict use_column
 declare
     v_own   bigint[] := {{.schema}}.own_locks('epoch');
+    v_epoch bigint := pg_sequence_last_value('{{.schema}}.epoch_low'::regclass);
     v_lo    bigint;
     v_count bigint;
 begin
     select min(e.lo) into v_lo
       from {{.schema}}.epoch_open e
-     where e.epoch >= pg_sequence_last_value('{{.schema}}.epoch_low'::regclass)
+     where e.epoch >= v_epoch
        and e.epoch & 2147483647 = any (v_own);
     with own as (
         delete from {{.schema}}.ready r
