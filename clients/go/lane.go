@@ -58,6 +58,7 @@ type lane struct {
 	everAnswered bool
 	failures     int
 	lastLook     time.Time
+	sent         time.Time // the last call, once there was a connection
 }
 
 func newLane(w *Worker, slots, batch int) *lane {
@@ -172,7 +173,6 @@ func (l *lane) turn(ctx context.Context, fetch bool) error {
 	l.mu.Unlock()
 
 	// A call that has begun is finished: what it leased must be known. The session's time-out bounds it.
-	sent := time.Now()
 	got, lasts, err := l.exchange(context.WithoutCancel(ctx), acks, results, want, fetch)
 	if err != nil {
 		l.mu.Lock()
@@ -197,7 +197,7 @@ func (l *lane) turn(ctx context.Context, fetch bool) error {
 	l.busy = false
 	if fetch {
 		l.lastLook = now
-		l.admit(got, sent, now)
+		l.admit(got, l.sent, now)
 		if lasts > 0 {
 			l.w.learn(lasts)
 		}
@@ -270,6 +270,7 @@ func (l *lane) exchange(ctx context.Context, acks []*Job, results bool, want int
 		if err != nil {
 			return err
 		}
+		l.sent = time.Now()
 		answer := conn.PgConn().ExecBatch(ctx, &b)
 		var unreadable error
 		for answer.NextResult() {

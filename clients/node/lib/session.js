@@ -43,6 +43,8 @@ export class Session {
   #turn = Promise.resolve();
   #closed = false;
   #interrupt = () => {}; // ends the call that waits; pg's own may wait for ever
+  /** When the last call was sent, once there was a connection. */
+  sent = 0;
   /** Called for a notification, and when the connection is gone. */
   onWake = () => {};
   onLost = () => {};
@@ -86,6 +88,7 @@ export class Session {
 
   async #query(text, values) {
     const client = this.#client ?? (await this.#open());
+    this.sent = performance.now();
     const query = { text, values, rowMode: 'array', types: asText };
     if (this.#prepares) {
       query.name = this.#names.get(text) ?? `openqueue_${this.#names.size}`;

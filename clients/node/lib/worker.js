@@ -288,7 +288,6 @@ export class Worker {
     const active = this.#queue.length - this.#head + this.#running;
     const want = lease ? Math.min(this.batch, this.#most - active) : 0;
     this.#woken = false;
-    const sent = now();
     let rows;
     try {
       rows = await this.#exchange(acks, want);
@@ -310,7 +309,7 @@ export class Worker {
     this.#head = 0;
     for (const row of rows) {
       const job = new Job(row, this.queue, this.#decode, this);
-      job._since = sent;
+      job._since = this.#lane.sent;
       job._lasts = Number(row[9]) * 1000;
       this.#held.add(job);
       this.#queue.push(job);

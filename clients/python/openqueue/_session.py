@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -94,6 +95,8 @@ class Session:
         self._conn: psycopg.AsyncConnection[Any] | None = None
         self._fd = -1
         self._prepared: dict[str, bytes] = {}
+        self.sent = 0.0
+        """When the last call was sent, once there was a connection."""
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -132,6 +135,7 @@ class Session:
             await self._open()
         assert self._conn is not None
         pgconn = self._conn.pgconn
+        self.sent = time.monotonic()
         if not self._prepares:
             pgconn.send_query_params(sql.encode(), values)
             return self._rows(await self._answer(pgconn))

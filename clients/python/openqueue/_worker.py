@@ -386,7 +386,6 @@ class BaseWorker(Generic[J]):
         acks, self._acks = self._acks, []
         want = min(self.batch, self._most - self._active)
         self._woken = False
-        sent = time.monotonic()
         try:
             rows = await self._exchange(acks, want if lease else 0)
         except BaseException as e:
@@ -405,7 +404,7 @@ class BaseWorker(Generic[J]):
         jobs: list[J] = []
         for row in rows:
             new: J = self._job_class(row, self.queue, self._decode, self)
-            new._since, new._lease = sent, new._lasts()
+            new._since, new._lease = self._lane.sent, new._lasts()
             self._held[new.id, new.token] = new
             jobs.append(new)
         if jobs:
