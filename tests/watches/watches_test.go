@@ -299,6 +299,7 @@ func TestWatchBesideOthers(t *testing.T) {
 		t.Errorf("behind a writer: %s, want 55P03", code)
 	}
 	exec(t, writer, "commit")
+	exec(t, owner, "alter function oq_watch set lock_timeout = '30s'") // From here on it is to wait, and not to give up.
 	exec(t, writer, "begin; select oq_watch('shop.orders', 'w', 'insert, delete')")
 	done := make(chan error, 1)
 	go func() {
