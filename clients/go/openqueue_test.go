@@ -300,10 +300,10 @@ func TestHandlersMayHoldTheWholePool(t *testing.T) {
 	if _, err := EnqueueBulk(ctx, db.Pool, "q", make([]int, 4), nil); err != nil {
 		t.Fatal(err)
 	}
-	stop := start(t, &Worker{Pool: pool, Queue: "q", Concurrency: 2, Lease: time.Second,
+	stop := start(t, &Worker{Pool: pool, Queue: "q", Concurrency: 2, Lease: 4 * time.Second,
 		Handler: func(ctx context.Context, j *Job) error {
 			return j.Transact(ctx, pool, func(ctx context.Context, tx pgx.Tx) error {
-				_, err := tx.Exec(ctx, "select pg_sleep(1.6)")
+				_, err := tx.Exec(ctx, "select pg_sleep(4.5)")
 				return err
 			})
 		}})
@@ -360,7 +360,7 @@ func TestSynchronousCommit(t *testing.T) {
 			t.Fatal(err)
 		}
 		jobs, lasts, err := l.exchange(ctx, nil, false, 10, true)
-		if err != nil || len(jobs) != 1 || lasts < 29*time.Second || lasts > 31*time.Second {
+		if err != nil || len(jobs) != 1 || lasts < 30*time.Second || lasts > 40*time.Second {
 			t.Fatalf("%v %s %v", jobs, lasts, err)
 		}
 		if got := get[string](t, l.s.conn, "select current_setting('synchronous_commit')"); got != "on" {
