@@ -151,10 +151,12 @@ class Sessions(unittest.IsolatedAsyncioTestCase):
         await asyncio.wait_for(self.woken.wait(), PATIENCE)
         self.woken.clear()
         pid = await self.pid()
-        call = asyncio.ensure_future(self.session.call(SLEEP, ["0.2"], 5))
+        call = asyncio.ensure_future(self.session.call(SLEEP, ["60"], 2 * PATIENCE))
         await self.asleep(pid)
         await self.db.execute("notify heard")
-        await call
+        await self.db.execute("select pg_cancel_backend(%s)", [pid])
+        with self.assertRaises(pg.QueryCanceled):
+            await asyncio.wait_for(call, PATIENCE)
         await asyncio.wait_for(self.woken.wait(), PATIENCE)
 
 

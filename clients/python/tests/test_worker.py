@@ -644,7 +644,7 @@ class ThreadsTest(support.Threads, Both, support.Case):
                 assert over.wait(PATIENCE)
 
         long, fails = self.enqueue("long"), self.enqueue("fails")
-        running = self.start(handle, concurrency=3, lease_seconds=4)
+        running = self.start(handle, concurrency=3, lease_seconds=6)
         self.until("both run", lambda: len(tokens) == 2)
         with psycopg.connect(URL) as conn:
             conn.execute("select oq_heartbeat(%s, %s, 60)", [fails, tokens["fails"]])
@@ -688,7 +688,7 @@ class ThreadsTest(support.Threads, Both, support.Case):
 
         outcomes: list[Any] = []
         other, job = self.enqueue("other"), self.enqueue("acks")
-        running = self.start(handle, concurrency=2, lease_seconds=4, observe=outcomes.append)
+        running = self.start(handle, concurrency=2, lease_seconds=6, observe=outcomes.append)
         self.until_state(job, "completed")
         over.set()
         self.until_state(other, "completed")
