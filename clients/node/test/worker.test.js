@@ -102,8 +102,8 @@ test('handlers may hold the whole pool, and their locks', async (t) => {
   t.after(() => small.end());
   await oq.enqueueBulk(pool, queue, [1, 2]);
   const stop = start(t, new oq.Worker({
-    db: small, queue, concurrency: 2, leaseSeconds: 3,
-    handler: (job) => job.transact(small, (client) => client.query('select pg_sleep(4)')),
+    db: small, queue, concurrency: 2, leaseSeconds: 5,
+    handler: (job) => job.transact(small, (client) => client.query('select pg_sleep(6)')),
   }));
   // Whose lease ended would be taken from him at once.
   await until('all done', async () => (await pool.query('select oq_reap()')) &&
@@ -370,16 +370,16 @@ test('handlers that never return are abandoned', async (t) => {
 });
 
 test('a worker that is stopped at once ends at once, whatever its connections are about', async () => {
-  const began = performance.now();
   for (let ms = 0; ms < 30; ms++) {
+    const began = performance.now();
     const worker = new oq.Worker({ db: pool, queue: 'brief', handler: () => {} });
     const run = worker.run({ signals: [] });
     await sleep(ms);
     await worker.stop();
     await run;
+    const took = performance.now() - began;
+    assert.ok(took < 15_000, `the worker stopped after ${ms} ms took ${took} ms`); // timeoutMs is 30 s
   }
-  const took = performance.now() - began;
-  assert.ok(took < 15_000, `30 workers took ${took} ms`); // timeoutMs is 30 s
 });
 
 test('what a worker refuses', async () => {
@@ -464,13 +464,17 @@ test('a listener that died without a word is found out', async (t) => {
   const lines = [];
   const acked = deferred();
   const stop = start(t, new oq.Worker({
-    db: through.href, queue, pollMs: 3_600_000, timeoutMs: 500, handler: () => {}, observe: acked.resolve,
+    db: through.href, queue, pollMs: 3_600_000, timeoutMs: 2000, handler: () => {}, observe: acked.resolve,
     logger: { warn: (line) => lines.push(line) },
   }));
   await until('it listens', () => ask(`select exists (select from pg_locks join pg_stat_activity using (pid)
     where locktype = 'advisory' and mode = 'ShareLock' and application_name = $1)`, [queue]));
   await oq.enqueue(pool, queue);
-  await acked.promise; // By a call that found nothing more: now it sleeps.
+  await acked.promise; // By a call that found nothing more: now it goes to sleep.
+  await until('it sleeps', () => ask(`select bool_or(query like '%oq_listen(%' and exists (select from pg_locks l
+    where l.pid = a.pid and locktype = 'advisory' and mode = 'ShareLock'))
+    and bool_and(query like '%oq_listen(%' or state = 'idle' and state_change < clock_timestamp() - interval '1500 ms')
+    from pg_stat_activity a where application_name = $1`, [queue]));
   for (const silent of made) silent.yes = true;
   await oq.enqueue(pool, queue);
   await until('the second is done', async () => (await counts(queue)) === '2 0');
