@@ -254,7 +254,7 @@ func TestGoWorker(t *testing.T) {
 		t.Fatal(err)
 	}
 	w, err := workers.start("slow", self, "worker", "-queue", "slow", "-name", "slow",
-		"-lease", "2s", "-pause", "500ms", "-idle", "2s")
+		"-lease", "4s", "-pause", "700ms", "-idle", "6s")
 	if err != nil {
 		t.Fatal(err)
 	}
