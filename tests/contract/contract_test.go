@@ -329,10 +329,19 @@ func (st *stage) step(s step) error {
 	case "latency":
 		return st.latency(c, s)
 	case "idle":
-		time.Sleep(2 * time.Second)
-		before := c.proxy.Statements()
+		// What it takes to begin is over when nothing came for two seconds.
+		before, since := int64(0), time.Now()
+		err := st.wait(func() (bool, error) {
+			if n := c.proxy.Statements(); n != before {
+				before, since = n, time.Now()
+			}
+			return before > 0 && time.Since(since) > 2*time.Second, c.failed()
+		}, func() error { return fmt.Errorf("it does not come to rest: %d statements", before) })
+		if err != nil {
+			return err
+		}
 		time.Sleep(time.Duration(s.Seconds) * time.Second)
-		if n := c.proxy.Statements() - before; n > int64(s.Statements) || before == 0 {
+		if n := c.proxy.Statements() - before; n > int64(s.Statements) {
 			return fmt.Errorf("%d statements in %d s, %d before", n, s.Seconds, before)
 		}
 		return nil
@@ -513,29 +522,42 @@ func (st *stage) events(s step) error {
 	return nil
 }
 
-// latency measures from the commit of single jobs to the event of their handler.
+// latency measures from the commit of single jobs to the event of their handler, one after the other: what keeps
+// the client for a moment delays one of them.
 func (st *stage) latency(c *client, s step) error {
-	committed := map[string]time.Time{}
-	for range s.Jobs {
+	var got []string
+	err := st.wait(func() (bool, error) {
+		var err error
+		got, err = tryAsk(st.db, `select exists (select from pg_locks join pg_stat_activity using (pid)
+			where locktype = 'advisory' and mode = 'ShareLock' and application_name = `+quote(c.application)+")")
+		return st.matches(got, "t"), err
+	}, func() error { return fmt.Errorf("%s does not sleep", c.application) })
+	if err != nil {
+		return err
+	}
+	var took []time.Duration
+	for began := time.Now(); len(took) < s.Jobs; {
+		if time.Since(began) > patience {
+			return fmt.Errorf("%d of %d jobs were started: %v", len(took), s.Jobs, took)
+		}
 		time.Sleep(time.Duration(s.EveryMS) * time.Millisecond)
 		ids, err := tryAsk(st.db, "select oq_enqueue("+quote(st.queue)+`, '{"do": "return"}')`)
 		if err != nil {
 			return err
 		}
-		committed[ids[0]] = time.Now()
-	}
-	var took []time.Duration
-	err := st.wait(func() (bool, error) {
-		took = nil
-		for _, e := range c.all() {
-			if at, ok := committed[e.JobID]; ok && e.Event == "started" {
-				took = append(took, e.at.Sub(at))
+		committed := time.Now()
+		err = st.wait(func() (bool, error) {
+			for _, e := range c.all() {
+				if e.Event == "started" && e.JobID == ids[0] {
+					took = append(took, e.at.Sub(committed))
+					return true, nil
+				}
 			}
+			return false, c.failed()
+		}, func() error { return fmt.Errorf("job %s was not started, after %v", ids[0], took) })
+		if err != nil {
+			return err
 		}
-		return len(took) >= s.Jobs, c.failed()
-	}, func() error { return fmt.Errorf("%d of %d jobs were started", len(took), s.Jobs) })
-	if err != nil {
-		return err
 	}
 	slices.Sort(took)
 	p50 := took[len(took)/2]
