@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	osexec "os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -29,6 +30,8 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Getenv("OQ_TEST_DAEMON") != "" {
+		// Also where the tests run under nohup, which would have it ignore hangups.
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 		os.Exit(Main([]string{"openqueued", "run"}))
 	}
 	testdb.Main(m)
