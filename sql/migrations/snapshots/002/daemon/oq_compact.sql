@@ -27,7 +27,8 @@ begin
     end if;
     select n.relname, n.dead into v_table
       from (
-        select c.relname, pg_stat_get_dead_tuples(c.oid) > case when c.relname in ('mark', 'epoch_open', 'passed',
+        select c.relname, pg_stat_get_dead_tuples(c.oid) as dead_rows,
+            pg_stat_get_dead_tuples(c.oid) > case when c.relname in ('mark', 'epoch_open', 'passed',
                 'group_slot', 'limit_slot', 'throttled', 'todo') then 20000 else 200000 end
             and pg_stat_get_dead_tuples(c.oid) > 10 * pg_stat_get_live_tuples(c.oid)
             and pg_stat_get_live_tuples(c.oid) < 500000 as dead, (
@@ -38,7 +39,7 @@ begin
            and c.relname in ('ready', 'scheduled', 'waiting', 'leased', 'ttl', 'mark', 'epoch_open', 'passed',
                 'group_slot', 'limit_slot', 'throttled', 'todo')) n
      where n.dead or n.hollow
-     order by n.dead desc
+     order by n.dead desc, n.dead_rows desc
      limit 1;
     if v_table.relname is null then
         return 0;
