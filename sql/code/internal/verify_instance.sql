@@ -7,9 +7,9 @@ begin
     if (select i.system_identifier from {{.schema}}.instance i)
         is distinct from (select c.system_identifier from pg_control_system() c)
     then
-        raise exception 'this OpenQueue was restored from another cluster and is stopped'
+        raise exception 'this OpenQueue comes from another cluster and is stopped'
             using errcode = '55000',
-            hint = 'If the original is stopped, run: select oq_adopt();';
+            hint = 'A restored dump, or pg_upgrade. If the original is stopped, run: select oq_adopt();';
     end if;
     perform set_config('{{.schema}}.instance', '1', false);
 end

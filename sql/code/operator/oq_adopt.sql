@@ -25,6 +25,6 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_adopt() is
-'Lets a restored copy work: true where it was stopped.
-Run it only when the original is stopped, or both will run the same jobs. Schedules find their owners
+'Lets the queue work in a new cluster: true where it was stopped.
+After a restore or pg_upgrade. Run it only when the original is stopped, or both will run the same jobs. Schedules find their owners
 again by name.';

@@ -296,6 +296,6 @@ sample: a few of the ids. one_place: a job stands in one state. place_without_jo
 job_without_place, job_twice, lane_of_job, queue_without_row: the tables agree. lane_without_mark,
 below_mark: leases see every ready job. token_rises: no lease has an older token than one before.
 attempts_recorded: every attempt has its record. ttl_timer: what can expire will. schedule_below_mark:
-every schedule is seen when it is due. unique_key: an unfinished job has the key that it shows.
+every schedule is seen when it is due. unique_key: a job that is not over has the key that it shows.
 child_stuck, parent_over: who waits for a parent waits for one that is open. group_slot: what may run
 of a group has a slot of it. group_stuck: no group that is free is forgotten. Reads everything; changes nothing. See oq_repair.';

@@ -60,7 +60,7 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_cancel(bigint, text) is
-'Cancels a job in any unfinished state.
+'Cancels a job in any unfinished state, dead included.
 False where it is finished or unknown. A leased job''s worker learns it at its next heartbeat; its
 ack is refused. reason: at most 1000 characters, shown as error. A job whose row an open transaction
 holds is waited for, 2 s at most (55P03). Errors: OQ001, 42501.';

@@ -132,7 +132,7 @@ end
 $$;
 comment on function {{.api_schema}}.oq_tick(int) is
 'Runs every duty once; a row for each.
-rotate and compact have one in the first tick of a second only. While sleepers take nothing, wake wakes them
+rotate and compact run in the first tick of each second only. While sleepers take nothing, wake wakes them
 after pauses that grow to a second. The last row, sleep_ms, says how long until the next is due. The daemon calls it in time; pg_cron, or
 anybody by hand, can as well, at once or twice. Commit at once: while the transaction is open nobody
 else moves the low marks. max_rows bounds each duty, 1 to 100000. Errors: OQ001; 55000 in a restored copy.';

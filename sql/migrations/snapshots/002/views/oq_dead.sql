@@ -27,4 +27,5 @@ select d.job_id,
      where not x.restricted or {{.schema}}.may(x.queue_id, 'observe')) q;
 comment on view {{.api_schema}}.oq_dead is
 'Jobs that died: no retries left, no retry wanted, or leases lost.
-They stay until oq_redrive, oq_cancel or oq_purge. oq_attempts has every error.';
+reason: retries_exhausted, no_retry (nacked with retry => false) or lost_lease. They stay until oq_redrive,
+oq_cancel or oq_purge. oq_attempts has every error.';

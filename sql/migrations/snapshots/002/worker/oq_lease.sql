@@ -25,4 +25,4 @@ Highest priority first, then first in, first out.
 lease_seconds: 1 to 604800, null takes the queue''s. max_jobs: 1 to 10000. worker_id: any text of at
 most 200 characters, shown to people. Never waits for another worker. An unknown, empty or paused
 queue gives no rows. Ack, nack, release or extend each job with its lease_token before
-lease_expires_at, or it goes to somebody else. Errors: OQ001, 42501; 55000 in a restored copy.';
+lease_expires_at, or another worker may get it. Errors: OQ001, 42501; 55000 in a restored copy.';
