@@ -20,7 +20,6 @@
 {{template "internal/check_depth.sql" .}}
 {{template "internal/job_options.sql" .}}
 {{template "internal/wake.sql" .}}
-{{template "internal/demand_lease.sql" .}}
 {{template "internal/lost_lease.sql" .}}
 {{template "internal/wake_sleepers.sql" .}}
 {{template "internal/wake_ready.sql" .}}
