@@ -7,10 +7,7 @@ language plpgsql
 {{template "internal/pinned.sql" .}}
 as $$
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        raise exception 'oq_advance needs a READ COMMITTED transaction' using errcode = '25001';
-    end if;
-    perform verify_instance();
+    perform verify_instance('oq_advance');
     if not pg_try_advisory_xact_lock(hashtext('{{.schema}}:advance'), 0) then
         return 0;
     end if;

@@ -16,10 +16,7 @@ declare
     v_table record;
     v_count bigint := 0;
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        raise exception 'oq_compact needs a READ COMMITTED transaction' using errcode = '25001';
-    end if;
-    perform verify_instance();
+    perform verify_instance('oq_compact');
     if pg_sequence_last_value('compact_after'::regclass) > (date_part('epoch', v_now) * 1000)::bigint
         or not pg_try_advisory_xact_lock(hashtext('{{.schema}}:compact'), 0)
     then

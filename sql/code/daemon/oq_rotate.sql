@@ -22,13 +22,10 @@ declare
     v_step      bigint;
     v_block     bigint := pg_sequence_last_value('key_sweep'::regclass);
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        raise exception 'oq_rotate needs a READ COMMITTED transaction' using errcode = '25001';
-    end if;
     if max_rows is null or max_rows not between 1 and 1000000 then
         perform fail('max_rows', max_rows::text, 'between 1 and 1000000');
     end if;
-    perform verify_instance();
+    perform verify_instance('oq_rotate');
     if not pg_try_advisory_xact_lock(hashtext('{{.schema}}:rotate'), 0) then
         return 0;
     end if;

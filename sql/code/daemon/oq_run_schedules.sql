@@ -16,10 +16,7 @@ declare
     v_left int := 0;
     v_done bigint := 0;
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        raise exception 'oq_run_schedules needs a READ COMMITTED transaction' using errcode = '25001';
-    end if;
-    perform verify_instance();
+    perform verify_instance('oq_run_schedules');
     perform pg_advisory_xact_lock_shared(hashtext('{{.schema}}:schedule'), 0);
     v_now := clock_timestamp();
     for v_due in

@@ -24,10 +24,7 @@ begin
     if max_rows is null or max_rows not between 1 and 100000 then
         perform fail('max_rows', max_rows::text, 'between 1 and 100000');
     end if;
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        raise exception 'oq_tick needs a READ COMMITTED transaction' using errcode = '25001';
-    end if;
-    perform verify_instance();
+    perform verify_instance('oq_tick');
     perform setval('beat', v_ms);
     if current_setting('{{.schema}}.leads', true) = '1' and v_ms > pg_sequence_last_value('led'::regclass) + 999 then
         perform setval('led', v_ms);

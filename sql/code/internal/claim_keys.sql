@@ -150,7 +150,7 @@ begin
             quote_literal(claim_keys.jobs[v_left].unique_key) using errcode = '40001';
     end if;
     -- The snapshot may be older than the rotation that carried the job's row to where it can't be seen.
-    if v_lost and current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+    if v_lost and {{template "internal/one_snapshot.sql"}}
         and {{.schema}}.truncated()
     then
         raise exception 'could not tell in this snapshot whether a unique key is free'

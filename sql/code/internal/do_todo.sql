@@ -18,7 +18,7 @@ declare
     v_xact   bigint;
     v_late   boolean;
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    if {{template "internal/one_snapshot.sql"}} then
         return 0;
     end if;
     for v_todo in

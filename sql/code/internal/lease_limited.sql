@@ -25,7 +25,7 @@ declare
     v_reaped boolean := false;
     v_tended boolean := false;
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    if {{template "internal/one_snapshot.sql"}} then
         raise exception 'a lease from queue %, which has limits, needs a READ COMMITTED transaction',
             quote_literal(queue_name)
             using errcode = '25001', hint = 'A snapshot can''t see which slots were taken since.';

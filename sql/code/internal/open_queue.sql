@@ -18,7 +18,7 @@ begin
      order by q.version desc, q.row_id
      limit 1;
     if v_id is not null then
-        if v_dropped is not null and current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then
+        if v_dropped is not null and not {{template "internal/one_snapshot.sql"}} then
             -- Another transaction may be doing the same: it is left to do it. With an older snapshot the
             -- row may have changed already: oq_rotate will see the job.
             update {{.schema}}.queue q

@@ -24,7 +24,7 @@ declare
     v_bad      record;
     v_batch    bigint;
     v_sealed   boolean;
-    v_blind    boolean := current_setting('transaction_isolation') not in ('read committed', 'read uncommitted');
+    v_blind    boolean := {{template "internal/one_snapshot.sql"}};
 begin
     -- own: the parent is made by the same call, so that nobody can be ending it.
     with new as materialized (

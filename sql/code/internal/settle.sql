@@ -18,7 +18,7 @@ declare
     v_linked  boolean;
     v_done    boolean := false;
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    if {{template "internal/one_snapshot.sql"}} then
         v_linked := true;
     elsif cardinality(job_ids) = 1 then
         -- One job: a statement of its own, as short as it can be.

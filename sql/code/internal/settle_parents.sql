@@ -22,7 +22,7 @@ declare
     v_highest  bigint[];
     v_count    int := 0;
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    if {{template "internal/one_snapshot.sql"}} then
         insert into {{.schema}}.todo (kind, id, queue_id, due_at)
         select 'parent', u.job_id, 0, clock_timestamp() from unnest(job_ids) u(job_id);
         return 0;

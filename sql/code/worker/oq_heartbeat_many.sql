@@ -55,7 +55,7 @@ begin
                  limit 1), 'lost') end
       from asked a
      order by a.ord;
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+    if {{template "internal/one_snapshot.sql"}}
         and exists (
             select from unnest(oq_heartbeat_many.job_ids, oq_heartbeat_many.lease_tokens) u(job_id, token)
              where not exists (
