@@ -71,7 +71,6 @@
 {{template "internal/hold_place.sql" .}}
 {{template "internal/delete_jobs.sql" .}}
 {{template "internal/recent.sql" .}}
-{{template "internal/truncated.sql" .}}
 {{template "internal/replace_job.sql" .}}
 {{template "internal/claim_keys.sql" .}}
 {{template "internal/reclaim_keys.sql" .}}

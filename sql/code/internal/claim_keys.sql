@@ -3,7 +3,7 @@
 -- unique_for asked for has passed; all are read from where the job stands, so an ack does nothing. One upsert locks the
 -- keys that are free or whose job is to be changed, in one order, and takes those that still are as they were
 -- found; the next round, in a new snapshot, sees what the locks have fixed. The first of a key in one call speaks
--- for those behind it. Calls: fail, replace_job, truncated. Locks: unique_key rows, by queue and key; then as
+-- for those behind it. Calls: fail, replace_job. Locks: unique_key rows, by queue and key; then as
 -- replace_job; job rows. Index: unique_key_pk, job_N_pk, finished_N_pk, dead_pk, leased_pk.
 create or replace function {{.schema}}.claim_keys(
     jobs {{.schema}}.new_job[], ids bigint[], elements jsonb, now timestamptz, single boolean)
@@ -149,9 +149,12 @@ begin
         raise exception 'the unique key % changed hands a hundred times while it was looked at',
             quote_literal(claim_keys.jobs[v_left].unique_key) using errcode = '40001';
     end if;
-    -- The snapshot may be older than the rotation that carried the job's row to where it can't be seen.
-    if v_lost and {{template "internal/one_snapshot.sql"}}
-        and {{.schema}}.truncated()
+    -- The snapshot may be older than the rotation that carried the job's row to where it can't be seen, and emptied
+    -- a generation: a query sees pg_class as of the snapshot; the function, the file that is used now.
+    if v_lost and {{template "internal/one_snapshot.sql"}} and exists (
+        select from pg_class c
+         where c.oid in ({{range $gen := list 0 1 2}}{{if $gen}}, {{end}}'{{$.schema}}.job_{{$gen}}'::regclass{{end}})
+           and c.relfilenode <> pg_relation_filenode(c.oid))
     then
         raise exception 'could not tell in this snapshot whether a unique key is free'
             using errcode = '40001', hint = 'Try the transaction again.';
