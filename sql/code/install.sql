@@ -24,7 +24,7 @@
 {{template "internal/wake_sleepers.sql" .}}
 {{template "internal/wake_ready.sql" .}}
 {{template "internal/backoff.sql" .}}
-{{template "internal/link_queue.sql" .}}
+{{template "internal/tell_queue.sql" .}}
 {{template "internal/limit_of.sql" .}}
 {{template "internal/group_slots.sql" .}}
 {{template "internal/slot_due.sql" .}}
@@ -33,7 +33,6 @@
 {{template "internal/group_gates.sql" .}}
 {{template "internal/group_gate.sql" .}}
 {{template "internal/queue_gate.sql" .}}
-{{template "internal/limit_queue.sql" .}}
 {{template "internal/leave_slots.sql" .}}
 {{template "internal/admit_limited.sql" .}}
 {{template "internal/admit.sql" .}}

@@ -1,6 +1,6 @@
 -- The whole of oq_enqueue: checks everything, creates what is missing. Parents and batches go on to
 -- enqueue_jobs.
--- Calls: open_queue, enqueue_jobs, job_options, check_payload, check_depth, demand, enter, claim_keys, link_queue,
+-- Calls: open_queue, enqueue_jobs, job_options, check_payload, check_depth, demand, enter, claim_keys, tell_queue,
 -- wake_sleepers.
 -- Locks: epoch shared (memory), as claim_keys. Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.schema}}.enqueue_checked(
@@ -127,7 +127,7 @@ begin
         priority::smallint, v_now, v_run_at, max_retries, v_expires_at, payload, headers, v_retry, v_tags,
         group_key, unique_key);
     if group_key is not null and v_linked is not true then
-        perform {{.schema}}.link_queue(v_queue_id);
+        perform {{.schema}}.tell_queue(v_queue_id, 'linked');
     end if;
 
     if v_expires_at is not null then

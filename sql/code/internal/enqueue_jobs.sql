@@ -4,7 +4,7 @@
 -- Then, step by step: unique keys, parents, run_at, group, ready.
 -- What stands in line is let in by line_up, before the commit.
 -- Calls: claim_keys, enqueue_jobs (once), check_refs, place_children, settle_parents,
--- open_queue, link_queue, open_lane, job_options, check_payload, check_depth, demand, enter,
+-- open_queue, tell_queue, open_lane, job_options, check_payload, check_depth, demand, enter,
 -- wake_sleepers. Locks: epoch shared (memory), as claim_keys. Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.schema}}.enqueue_jobs(jobs jsonb, single boolean)
 returns table (idx int, job_id bigint, inserted boolean)
@@ -227,7 +227,7 @@ begin
         select p.news, p.held, p.over into v_jobs, v_held, v_over
           from place_children(coalesce(v_all, enqueue_jobs.jobs), v_jobs, v_ids, v_found, v_now, single) p;
     end if;
-    perform link_queue(l.queue_id)
+    perform tell_queue(l.queue_id, 'linked')
        from (select distinct j.queue_id from unnest(v_jobs) j where j.group_key is not null order by 1) l;
 
     perform open_lane(l.lane) from (select distinct u.lane from unnest(v_jobs) u order by 1) l;

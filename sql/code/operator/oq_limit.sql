@@ -1,5 +1,5 @@
 -- One rule a queue, group or '*'; a call replaces it. Limits bind what comes next: what runs goes on, and counts.
--- Calls: require_queue, limit_queue, wake_sleepers.
+-- Calls: require_queue, tell_queue, wake_sleepers.
 -- Locks: queue (advisory), the rule's row. Index: limit_rule_idx, limit_slot_idx; leased is
 -- scanned for a queue's rule, waiting for a group's.
 create or replace function {{.api_schema}}.oq_limit(
@@ -50,7 +50,7 @@ begin
     end if;
     if group_key is null then
         if max_running is not null or rate is not null then
-            perform limit_queue(v_queue_id);
+            perform tell_queue(v_queue_id, 'limited');
         end if;
         -- What began without a limit counts too: in slots above those that somebody may just be taking.
         if max_running is not null then
