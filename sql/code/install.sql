@@ -52,7 +52,6 @@
 {{template "internal/raise_lane.sql" .}}
 {{template "internal/time_low.sql" .}}
 {{template "internal/lanes.sql" .}}
-{{template "internal/queue_lanes.sql" .}}
 {{template "internal/promote_due.sql" .}}
 {{template "internal/reap_expired.sql" .}}
 {{template "internal/expire_due.sql" .}}

@@ -1,7 +1,7 @@
 -- Every duty once. A duty that fails says so in a warning and does not keep the others from their work;
 -- each is bounded and goes on at the next tick.
 -- Calls: oq_advance, oq_promote, oq_reap, oq_expire, oq_run_schedules, do_links, sweep_links, do_todo, sweep_groups, oq_rotate,
--- oq_compact, wake_ready, queue_gate, queue_lanes.
+-- oq_compact, wake_ready, queue_gate, lanes.
 create or replace function {{.api_schema}}.oq_tick(max_rows int default 1000)
 returns table (duty text, done bigint)
 language plpgsql
@@ -115,7 +115,7 @@ begin
               from limit_rule r
              cross join lateral queue_gate(r.queue_id) g
              where r.group_id = 0 and r.rate is not null and g.gate = 'rate' and exists (
-                select from queue_lanes(r.queue_id) k
+                select from lanes(r.queue_id << 16, (r.queue_id << 16) + 65535) k
                  cross join lateral (
                     select from ready x where x.lane = k.lane and x.position >= k.low limit 1) x))) into v_next
           from (select t.due_at from todo t order by t.due_at limit 1) x;

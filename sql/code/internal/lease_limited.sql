@@ -40,7 +40,7 @@ begin
         v_ready := null;
         for v_lane in
             select k.lane, k.low, k.raised_at > v_now - interval '1 second' as fresh
-              from {{.schema}}.queue_lanes(queue_id) k
+              from {{.schema}}.lanes(lease_limited.queue_id << 16, (lease_limited.queue_id << 16) + 65535) k
              order by k.lane
         loop
             select r.job_id into v_ready

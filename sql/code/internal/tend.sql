@@ -47,7 +47,7 @@ begin
         v_count := v_count + {{.schema}}.do_todo(100, v_only, 100);
         -- What was let in just now by the first of these is not counted.
         v_count := v_count + exists (
-            select from {{.schema}}.queue_lanes(queue_id) k
+            select from {{.schema}}.lanes(tend.queue_id << 16, (tend.queue_id << 16) + 65535) k
              cross join lateral (
                 select from {{.schema}}.ready r where r.lane = k.lane and r.position >= k.low limit 1) r)::int;
     end if;

@@ -170,10 +170,7 @@ begin
     retry_at := null;
     if v_job.state = 'ready' then
         select count(*) into v_count
-          from (
-            select m.lane, max(m.low) as low from mark m
-             where m.lane >= v_queue << 16 and m.lane <= v_lane
-             group by m.lane) k
+          from lanes(v_queue << 16, v_lane) k
          cross join lateral (
             select 1 from ready r
              where r.lane = k.lane and r.position >= k.low
