@@ -12,7 +12,7 @@ update oq.instance set system_identifier = system_identifier + 1;
 -- A new session, that has not looked yet.
 \c -
 set search_path = public, tap;
-select throws_ok('select ' || f, '55000', '%restored%', f)
+select throws_ok('select ' || f, '55000', '%another cluster%', f)
   from unnest(array['oq_lease(''q'')', 'oq_lease(''q'', max_jobs => 5)', 'oq_next(''q'')',
       'oq_tick()', 'oq_promote()', 'oq_reap()', 'oq_expire()', 'oq_advance()',
     'oq_rotate()', 'oq_compact()', 'oq_run_schedules()']) f;
