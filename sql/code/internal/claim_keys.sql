@@ -34,29 +34,23 @@ begin
     select u.ord, case
             when u.unique_key is null then 'unique_key'
             when u.debounce_max is not null and u.unique_mode is distinct from 'debounce' then 'debounce_max'
-            when u.unique_mode = 'debounce' and u.run_at is null then 'delay'
-            when u.unique_for > interval '100 years' then 'unique_for'
-            else 'debounce_max ' end as what, case when u.unique_for > interval '100 years' then u.unique_for
-            else u.debounce_max end as long
+            else 'delay' end as what
       into v_bad
       from unnest(claim_keys.jobs) u
      where u.unique_key is null
             and (u.unique_mode is not null or u.unique_for is not null or u.debounce_max is not null)
         or u.debounce_max is not null and u.unique_mode is distinct from 'debounce'
         or u.unique_mode = 'debounce' and u.run_at is null
-        or u.unique_for > interval '100 years' or u.debounce_max > interval '100 years'
      order by u.ord
      limit 1;
     if v_bad.ord is not null then
         perform {{.schema}}.fail(case when not single then 'jobs[' || v_bad.ord - 1 || '].'
-                when v_bad.what = 'unique_key' then '' else 'options.' end || rtrim(v_bad.what),
-            case v_bad.what when 'unique_key' then null when 'delay' then null
-                when 'debounce_max' then 'given' else v_bad.long::text end,
+                when v_bad.what = 'unique_key' then '' else 'options.' end || v_bad.what,
+            case v_bad.what when 'debounce_max' then 'given' end,
             case v_bad.what
                 when 'unique_key' then 'given where unique_mode, unique_for or debounce_max is'
                 when 'debounce_max' then 'left out unless unique_mode is debounce'
-                when 'delay' then 'given, or run_at, where unique_mode is debounce'
-                else 'at most 100 years' end);
+                else 'given, or run_at, where unique_mode is debounce' end);
     end if;
 
     v_first := array[true];
