@@ -6,7 +6,7 @@
 -- for those behind it. Calls: fail, replace_job. Locks: unique_key rows, by queue and key; then as
 -- replace_job; job rows. Index: unique_key_pk, job_N_pk, finished_N_pk, dead_pk, leased_pk.
 create or replace function {{.schema}}.claim_keys(
-    jobs {{.schema}}.new_job[], ids bigint[], elements jsonb, now timestamptz, single boolean)
+    jobs {{.schema}}.new_job[], elements jsonb, now timestamptz, single boolean)
 returns table (ord int, job_id bigint, inserted boolean)
 language plpgsql
 -- Joins of as many as 100,000 elements must be hash joins, whatever the caller has set.
@@ -65,8 +65,8 @@ begin
         v_left := 0;
         for v_key in
             with looked as materialized (
-                select u.ord, u.queue_id, u.unique_key, u.unique_mode, u.unique_for, u.debounce_max, h.key_hash,
-                    k.job_id as was, k.version, s.is_over, case
+                select u.ord, u.job_id as own, u.queue_id, u.unique_key, u.unique_mode, u.unique_for, u.debounce_max,
+                    h.key_hash, k.job_id as was, k.version, s.is_over, case
                         when k.job_id is null then 'free'
                         when s.is_over is not false or (
                             -- Nobody gets it any more: the next tick ends it.
@@ -91,7 +91,7 @@ begin
             ), claimed as (
                 -- Where the job is to be changed, seen is null: the row is locked and stays as it is.
                 insert into {{.schema}}.unique_key (queue_id, key_hash, job_id, version, seen, taken_at, until)
-                select l.queue_id, l.key_hash, claim_keys.ids[l.ord], claim_keys.ids[l.ord],
+                select l.queue_id, l.key_hash, l.own, l.own,
                     case when l.verdict = 'free' then l.version end, claim_keys.now, claim_keys.now + l.unique_for
                   from looked l
                  where l.verdict <> 'taken'
@@ -105,7 +105,7 @@ begin
             select l.ord, l.queue_id, l.key_hash, l.unique_key, l.unique_mode, l.was, l.version, l.verdict, l.is_over,
                 l.debounce_max, null::timestamptz as latest, c.job_id as mine
               from looked l
-              left join claimed c on c.job_id = claim_keys.ids[l.ord]
+              left join claimed c on c.job_id = l.own
              order by l.queue_id, l.key_hash
         loop
             v_lost := v_lost or v_key.was is not null and v_key.is_over is null;
@@ -179,7 +179,7 @@ begin
     end loop;
 
     if cardinality(jobs) = 1 then
-        return query select 1, v_found[1], v_found[1] = claim_keys.ids[1];
+        return query select 1, v_found[1], v_found[1] = claim_keys.jobs[1].job_id;
         return;
     end if;
     -- In one call as in several: whoever comes later with a key finds it taken.
@@ -196,11 +196,11 @@ begin
             using errcode = 'OQ005', hint = 'unique_mode skip returns its id instead.';
     end if;
     return query
-    select u.ord, case when u.unique_key is null then claim_keys.ids[u.ord]
+    select u.ord, case when u.unique_key is null then u.job_id
             else v_found[first_value(u.ord) over (partition by u.queue_id, u.unique_key order by u.ord)] end,
-        u.unique_key is null or v_found[u.ord] = claim_keys.ids[u.ord]
+        u.unique_key is null or v_found[u.ord] = u.job_id
       from unnest(claim_keys.jobs) u;
 end
 $$;
-comment on function {{.schema}}.claim_keys({{.schema}}.new_job[], bigint[], jsonb, timestamptz, boolean) is
+comment on function {{.schema}}.claim_keys({{.schema}}.new_job[], jsonb, timestamptz, boolean) is
     'Takes the unique keys of jobs that are about to be made.';
