@@ -367,8 +367,8 @@ create table {{.schema}}.mark (
 create index mark_lane_idx on {{.schema}}.mark (lane, low desc);
 comment on table {{.schema}}.mark is 'Low marks, insert-only: the highest of a lane counts.';
 comment on column {{.schema}}.mark.lane is
-    'As in ready; -1 scheduled.due_at, -2 leased.expires_at, -3 ttl.expires_at (microseconds).';
-insert into {{.schema}}.mark (lane, low) values (-1, 0), (-2, 0), (-3, 0);
+    'As in ready; -1 scheduled.due_at, -2 leased.expires_at, -3 ttl.expires_at, -10 schedule.due_at (microseconds).';
+insert into {{.schema}}.mark (lane, low) values (-1, 0), (-2, 0), (-3, 0), (-10, 0);
 
 create table {{.schema}}.epoch_open (
     row_id      bigint      generated always as identity constraint epoch_open_pk primary key,
@@ -488,11 +488,6 @@ comment on column {{.schema}}.schedule.behind is 'Missed runs made since it last
 comment on column {{.schema}}.schedule.fields is 'The expression as cron_parse gives it.';
 comment on column {{.schema}}.schedule.job is 'priority, max_retries, unique_key, group_key, headers, options.';
 
--- Dead rows stand where due ones would: a mark of its own. See raise_schedules.
-comment on column {{.schema}}.mark.lane is
-    'As in ready; -1 scheduled.due_at, -2 leased.expires_at, -3 ttl.expires_at, -10 schedule.due_at (microseconds).';
-insert into {{.schema}}.mark (lane, low) values (-10, 0);
-
 create table {{.schema}}.deputy (
     deputy_id   bigint generated always as identity constraint deputy_pk primary key,
     xid         xid8   not null,
@@ -501,6 +496,7 @@ create table {{.schema}}.deputy (
 create index deputy_xid_idx on {{.schema}}.deputy (xid);
 comment on table {{.schema}}.deputy is 'Queues in which the running call produces by a stored role''s right.';
 comment on column {{.schema}}.deputy.xid is 'The transaction that wrote the row and deletes it: no other ever sees it.';
+
 -- A job that is being enqueued, as far as it is worked out: enqueue_jobs fills it in step by step.
 
 create type {{.schema}}.new_job as (
@@ -539,7 +535,6 @@ create table {{.schema}}.subscription (
     constraint subscription_key unique (pattern, queue_id, owner)
 );
 create index subscription_match_idx on {{.schema}}.subscription (head, tail);
-create index subscription_queue_idx on {{.schema}}.subscription (queue_id);
 comment on table {{.schema}}.subscription is 'Which topics make jobs in which queue.';
 comment on column {{.schema}}.subscription.owner is 'Who subscribed: must be able to produce when it fires, too.';
 comment on column {{.schema}}.subscription.head is 'The words before the first wildcard; all of them where there is none.';
@@ -565,7 +560,6 @@ create table {{.schema}}.watch (
     options         jsonb,
     constraint watch_key unique (table_id, queue_id)
 );
-create index watch_queue_idx on {{.schema}}.watch (queue_id);
 comment on table {{.schema}}.watch is 'Tables whose changes become jobs, by triggers that oq_watch made.';
 comment on column {{.schema}}.watch.owner is
     'The table''s owner when the watch was made: its function runs as this role, which must be able to produce.';
@@ -722,7 +716,6 @@ comment on column {{.schema}}.batch.owner is 'Who made it: must be able to produ
 
 create table {{.schema}}.batch_failure (
     batch_id    bigint      not null,
-    job_id      bigint      not null,
     failure_id  bigint      generated always as identity constraint batch_failure_pk primary key
 );
 create index batch_failure_idx on {{.schema}}.batch_failure (batch_id);
