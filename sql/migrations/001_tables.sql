@@ -391,6 +391,7 @@ create table {{.schema}}.passed (
 );
 create index passed_position_idx on {{.schema}}.passed (lane, position);
 comment on table {{.schema}}.passed is 'Rows that an open lease held while the mark went by.';
+comment on column {{.schema}}.passed.position is 'As in ready; in lanes -1 and -2 the job.';
 
 create table {{.schema}}.instance (
     one                 boolean not null default true constraint instance_pk primary key,

@@ -1,6 +1,6 @@
 -- One advance at a time, until its commit is visible: else another could resolve an epoch without seeing
 -- the marks that this one has raised over its members' rows.
--- Calls: advance. Locks: advance (try, until the end of the transaction).
+-- Calls: verify_instance, advance. Locks: advance (try, until the end of the transaction).
 create or replace function {{.api_schema}}.oq_advance()
 returns bigint
 language plpgsql

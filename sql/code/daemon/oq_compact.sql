@@ -3,6 +3,7 @@
 -- the table empty, which ack, nack, release and heartbeat answer with 40001.
 -- Or narrow tables whose indexes are all empty pages: before PostgreSQL 16 VACUUM gives none back while anybody
 -- holds a snapshot in another database, or a logical slot lags. These are built anew, which old snapshots bear.
+-- Calls: verify_instance, rewrite.
 -- Locks: access exclusive on one table or its indexes, waited for 20 ms at most, then not again for 5 s.
 create or replace function {{.api_schema}}.oq_compact()
 returns bigint

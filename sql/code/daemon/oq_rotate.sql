@@ -1,6 +1,7 @@
 -- Generations: opens the next when the current is old enough, moves what must stay out of the oldest,
 -- a bounded number of rows a call, and truncates it. Never waits for anybody for more than 20 ms.
 -- Also clears up after first uses, drops, superseded marks and unique keys. sql/DESIGN.md: "Generations".
+-- Calls: verify_instance, lanes, queue_now.
 -- Locks: rotate (try), share on one generation and another's finished, then access exclusive on the one.
 -- Index: job_N_pk, finished_N_pk.
 create or replace function {{.api_schema}}.oq_rotate(max_rows int default 5000)

@@ -1,6 +1,6 @@
 -- Schedules that are due, each under its row's lock, so that whoever comes second finds the next instant.
 -- Fifty a call: each run is a subtransaction, and a snapshot has room for 64.
--- Calls: verify_instance, run_schedule, raise_schedules.
+-- Calls: verify_instance, time_low, run_schedule, raise_schedules.
 -- Locks: schedule (advisory, shared), schedule rows (skip locked). Index: schedule_due_idx.
 create or replace function {{.api_schema}}.oq_run_schedules()
 returns bigint

@@ -1,7 +1,7 @@
 -- Every duty once. A duty that fails says so in a warning and does not keep the others from their work;
 -- each is bounded and goes on at the next tick.
--- Calls: oq_advance, oq_promote, oq_reap, oq_expire, oq_run_schedules, do_links, sweep_links, do_todo, sweep_groups, oq_rotate,
--- oq_compact, wake_ready, queue_gate, lanes.
+-- Calls: verify_instance, oq_advance, oq_promote, oq_reap, oq_expire, oq_run_schedules, do_links, sweep_links,
+-- do_todo, sweep_groups, oq_rotate, oq_compact, wake_ready, time_low, queue_gate, lanes.
 create or replace function {{.api_schema}}.oq_tick(max_rows int default 1000)
 returns table (duty text, done bigint)
 language plpgsql

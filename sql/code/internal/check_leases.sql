@@ -1,5 +1,4 @@
 -- The arrays of ids and tokens of a call for many leases.
--- Calls: fail.
 create or replace function {{.schema}}.check_leases(
     job_ids bigint[], lease_tokens bigint[], results jsonb[], ids_name text default 'job_ids',
     tokens_name text default 'lease_tokens')

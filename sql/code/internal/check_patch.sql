@@ -1,6 +1,5 @@
 -- What oq_update and oq_redrive may change of a job, and oq_watch say of its jobs, checked and typed. Whether a key
 -- is there is for the caller to ask: null is a value of run_at, max_retries and headers. prefix: as in job_options.
--- Calls: fail.
 create or replace function {{.schema}}.check_patch(
     patch  jsonb,
     prefix text default 'patch.',

@@ -1,5 +1,4 @@
 -- The arguments of oq_grant and oq_revoke.
--- Calls: fail.
 create or replace function {{.schema}}.check_privileges(role_name regrole, privileges text[])
 returns void
 language plpgsql

@@ -1,5 +1,4 @@
 -- Results are kept for the retention, beside thousands of others.
--- Calls: fail.
 create or replace function {{.schema}}.check_result(result jsonb)
 returns void
 language plpgsql

@@ -3,7 +3,7 @@
 -- unique_for asked for has passed; all are read from where the job stands, so an ack does nothing. One upsert locks the
 -- keys that are free or whose job is to be changed, in one order, and takes those that still are as they were
 -- found; the next round, in a new snapshot, sees what the locks have fixed. The first of a key in one call speaks
--- for those behind it. Calls: fail, replace_job. Locks: unique_key rows, by queue and key; then as
+-- for those behind it. Calls: replace_job. Locks: unique_key rows, by queue and key; then as
 -- replace_job; job rows. Index: unique_key_pk, job_N_pk, finished_N_pk, dead_pk, leased_pk.
 create or replace function {{.schema}}.claim_keys(
     jobs {{.schema}}.new_job[], elements jsonb, now timestamptz, single boolean)

@@ -1,7 +1,6 @@
 -- A cron expression as the sets of its fields: one text of 0 and 1 each for seconds, minutes, hours, days
 -- of month, months and days of week; then "repeating" or "fixed", which daylight saving asks for; then
 -- "and" or "or", how the two kinds of day go together. An interval is {every,seconds}.
--- Calls: fail.
 create or replace function {{.schema}}.cron_parse(cron text)
 returns text[]
 language plpgsql

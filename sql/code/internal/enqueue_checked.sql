@@ -1,7 +1,7 @@
 -- The whole of oq_enqueue: checks everything, creates what is missing. Parents and batches go on to
 -- enqueue_jobs.
--- Calls: open_queue, enqueue_jobs, job_options, check_payload, check_depth, demand, enter, claim_keys, tell_queue,
--- wake_sleepers.
+-- Calls: open_queue, enqueue_jobs, job_options, check_payload, check_depth, demand, enter, open_lane,
+-- claim_keys, tell_queue, wake_sleepers.
 -- Locks: epoch shared (memory), as claim_keys. Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.schema}}.enqueue_checked(
     queue_name  text,

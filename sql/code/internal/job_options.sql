@@ -1,6 +1,6 @@
 -- The options of a job, checked and typed. Unknown keys are refused: nothing is silently ignored. prefix
 -- is how the caller names them: 'options.', or 'jobs[3].' with names that may stand beside the options.
--- Calls: fail, check_retry.
+-- Calls: check_retry.
 create or replace function {{.schema}}.job_options(
     options    jsonb,
     now        timestamptz,

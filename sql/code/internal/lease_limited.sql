@@ -1,7 +1,8 @@
 -- The lease from a queue with limits, one job at a time, each into a slot. A slot of max_running is free when
 -- the lease that took it last is gone: acked, given back or reaped. So nothing leaks, and nobody counts.
 -- Slots have a lock each, kept until the transaction ends: an open transaction keeps its own slots only.
--- Calls: limit_of, free_slot, rate_slots, use_slots, reap_expired, tend, advance_alone, raise_lane.
+-- Calls: limit_of, lanes, free_slot, rate_slots, use_slots, time_low, reap_expired, tend, advance_alone,
+-- raise_lane.
 -- Locks: slots (try), ready rows (skip locked). Index: mark_lane_idx, ready_pk, limit_slot_idx, job_N_pk.
 create or replace function {{.schema}}.lease_limited(
     queue_name text, worker_id text, seconds int, max_jobs int, queue_id bigint, kept boolean,

@@ -1,7 +1,7 @@
 -- The id of a queue, which is created where it is missing (or was dropped).
 -- The id is a hash of the name, and rows are only added: two transactions that first use the same
 -- queues in opposite order write equal rows and wait for nobody.
--- Calls: check_queue_name. Locks: none. Index: queue_name_idx, queue_id_idx.
+-- Calls: check_queue_name, open_lane. Locks: none. Index: queue_name_idx, queue_id_idx.
 create or replace function {{.schema}}.open_queue(queue_name text)
 returns bigint
 language plpgsql

@@ -2,7 +2,7 @@
 -- to waiting, who is cancelled at once to finished: held. elements and became tell what each element of the
 -- call became; news are those that are new. A parent that somebody else may just be ending gets a
 -- todo, which is seen when both have committed: neither waits for the other. Hash joins: the arrays can be long.
--- Calls: job_ends, demand, may, fail, tell_queue. Locks: batch (shared, try). Index: dependency_pk, and as job_ends.
+-- Calls: job_ends, demand, may, tell_queue. Locks: batch (shared, try). Index: dependency_pk, and as job_ends.
 create or replace function {{.schema}}.place_children(
     elements jsonb, inout news {{.schema}}.new_job[], became bigint[],
     now timestamptz, single boolean, out held boolean[], out over bigint[])

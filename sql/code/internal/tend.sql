@@ -2,7 +2,7 @@
 -- While the daemon ticks, it is done for this queue only, so that a worker's long transaction hides
 -- nothing of another's; without the daemon, for all, so that nobody's due jobs bar the way.
 -- linked: what this transaction itself has put in line is let in as if it committed, so that it can lease it.
--- Calls: promote_due, reap_expired, expire_due, do_links, do_todo, advance_alone, take_up_own.
+-- Calls: time_low, promote_due, reap_expired, expire_due, do_links, do_todo, lanes, advance_alone, take_up_own.
 -- Index: scheduled_due_idx, leased_expires_idx.
 create or replace function {{.schema}}.tend(queue_id bigint, wanted int, linked boolean)
 returns boolean

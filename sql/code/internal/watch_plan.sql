@@ -1,6 +1,6 @@
 -- The first half of oq_watch: checks everything but the condition, which is code and not for these rights;
 -- notes the watch; returns what watch_build needs.
--- Calls: fail, check_queue_name, check_patch, job_options, open_queue, role_may, watch_body.
+-- Calls: check_queue_name, check_patch, job_options, open_queue, role_may, watch_body.
 -- Locks: the watch's row. Index: watch_key, queue_name_idx.
 create or replace function {{.schema}}.watch_plan(
     caller     name,

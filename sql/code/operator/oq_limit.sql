@@ -1,5 +1,5 @@
 -- One rule a queue, group or '*'; a call replaces it. Limits bind what comes next: what runs goes on, and counts.
--- Calls: require_queue, tell_queue, wake_sleepers.
+-- Calls: check_queue_name, require_queue, tell_queue, wake_sleepers.
 -- Locks: queue (advisory), the rule's row. Index: limit_rule_idx, limit_slot_idx; leased is
 -- scanned for a queue's rule, waiting for a group's.
 create or replace function {{.api_schema}}.oq_limit(

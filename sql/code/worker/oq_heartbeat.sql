@@ -1,4 +1,4 @@
--- Extends a lease. Only this and the reaper look at expires_at.
+-- Extends a lease. expires_at says when it may be taken back: until somebody does, it can be extended and acked.
 -- Calls: demand, enter, lost_lease.
 -- Locks: the leased row, epoch shared (memory). Index: leased_pk, queue_id_idx, finished_N_pk.
 create or replace function {{.api_schema}}.oq_heartbeat(

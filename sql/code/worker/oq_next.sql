@@ -1,5 +1,6 @@
 -- Acks the last jobs and leases the next: one round trip and one commit for a worker's whole turn.
--- Calls, Locks, Index: as oq_ack_many, then as oq_lease.
+-- Calls: check_leases, demand, lost_lease, settle, may_lease, lease_limited, raise_lane, tend,
+-- advance_alone. Locks, Index: as oq_ack_many, then as oq_lease.
 create or replace function {{.api_schema}}.oq_next(
     queue_name    text,
     worker_id     text default null,

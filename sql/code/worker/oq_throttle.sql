@@ -1,5 +1,5 @@
 -- "Retry after". Rows are only added, so that workers that are told so at once do not wait for each other.
--- Calls: require_queue, demand, tell_queue, admit, wake_sleepers.
+-- Calls: require_queue, demand, tell_queue, enter, admit, wake_sleepers.
 -- Locks: as admit. Index: throttled_idx, scheduled_due_idx, job_N_pk.
 create or replace function {{.api_schema}}.oq_throttle(
     queue_name text,
