@@ -40,7 +40,11 @@ type Config struct {
 	DataDir      string        `split_words:"true" default:".openqueue"`
 }
 
-var plainName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,40}$`)
+// As migration 001 has them.
+var (
+	plainSchema    = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,40}$`)
+	plainAPISchema = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
+)
 
 func loadConfig() (Config, error) {
 	var c Config
@@ -59,11 +63,11 @@ func loadConfig() (Config, error) {
 	if len(sources) == 1 {
 		c.DatabaseURL, c.DatabaseUrls = sources[0].url, ""
 	}
-	if !plainName.MatchString(c.Schema) {
-		return bad("SCHEMA", c.Schema, "a plain lower-case name")
+	if !plainSchema.MatchString(c.Schema) {
+		return bad("SCHEMA", c.Schema, "a plain lower-case name of at most 41 characters")
 	}
-	if !plainName.MatchString(c.APISchema) {
-		return bad("API_SCHEMA", c.APISchema, "a plain lower-case name")
+	if !plainAPISchema.MatchString(c.APISchema) {
+		return bad("API_SCHEMA", c.APISchema, "a plain lower-case name of at most 63 characters")
 	}
 	if level, err := zerolog.ParseLevel(c.LogLevel); err != nil || level == zerolog.NoLevel {
 		return bad("LOG_LEVEL", c.LogLevel, "trace, debug, info, warn or error")

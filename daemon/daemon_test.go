@@ -303,6 +303,20 @@ func TestVariablesOfOthers(t *testing.T) {
 	}
 }
 
+// Schemas may have names as long as migration 001 lets them be.
+func TestLongNamesOfSchemas(t *testing.T) {
+	for _, c := range []struct {
+		schema, api int
+		ok          bool
+	}{{41, 63, true}, {42, 63, false}, {41, 64, false}} {
+		t.Setenv("OQ_SCHEMA", strings.Repeat("s", c.schema))
+		t.Setenv("OQ_API_SCHEMA", strings.Repeat("a", c.api))
+		if _, err := loadConfig(); (err == nil) != c.ok {
+			t.Errorf("%d and %d characters: %v", c.schema, c.api, err)
+		}
+	}
+}
+
 // Where the address is taken, dev neither makes a server nor says that one runs.
 func TestDevWantsItsAddressFirst(t *testing.T) {
 	t.Parallel()

@@ -62,17 +62,16 @@ func Main(args []string) int {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	go stopOn(signals, hangups, done, time.Now, cancel, func() { os.Exit(exitFailed) })
 	err := command(ctx, args, os.Stdout, os.Stderr)
-	switch {
-	case err == nil || errors.Is(err, flag.ErrHelp):
+	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return exitOK
-	case errors.Is(err, errConfig):
-		fmt.Fprintln(os.Stderr, "openqueued:", err)
-		return exitConfig
-	case errors.Is(err, errSchema):
-		fmt.Fprintln(os.Stderr, "openqueued:", err)
-		return exitSchema
 	}
 	fmt.Fprintln(os.Stderr, "openqueued:", err)
+	switch {
+	case errors.Is(err, errConfig):
+		return exitConfig
+	case errors.Is(err, errSchema):
+		return exitSchema
+	}
 	return exitFailed
 }
 

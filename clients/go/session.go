@@ -116,9 +116,8 @@ var binaryFormat = []int16{pgx.BinaryFormatCode}
 // add appends a statement, prepared where that is possible, to a batch: which is one round trip and,
 // as there is one Sync behind it, one transaction.
 func (s *session) add(ctx context.Context, b *pgconn.Batch, sql string, params ...[]byte) error {
-	formats := binaryFormat
 	if s.pooler {
-		b.ExecParams(sql, params, nil, formats, binaryFormat)
+		b.ExecParams(sql, params, nil, binaryFormat, binaryFormat)
 		return nil
 	}
 	name, ok := s.sql[sql]
@@ -129,7 +128,7 @@ func (s *session) add(ctx context.Context, b *pgconn.Batch, sql string, params .
 		}
 		s.sql[sql] = name
 	}
-	b.ExecPrepared(name, params, formats, binaryFormat)
+	b.ExecPrepared(name, params, binaryFormat, binaryFormat)
 	return nil
 }
 
