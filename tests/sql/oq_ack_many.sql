@@ -76,9 +76,9 @@ select throws_ok(format('select oq_ack_many(%s)', replace(replace(a, 'J', :'b'),
     ('''{}'', ''{T}''', 'lease_tokens%1%'),
     ('''{J}'', ''{T}'', ''{}''', 'results%0%'), ('''{J}'', ''{T}'', ''{1,2}''', 'results%2%'),
     ('''{{J,J},{J,J}}'', ''{{T,T},{T,T}}''', 'job_ids%dimensions%'),
-    ('''{{J,J}}'', ''{T,T}''', '%dimensions%'),
-    ('''{J,J}'', ''{{T,T}}''', '%dimensions%'), ('''{J,J}'', ''{T,T}'', ''{{1,2}}''',
-    '%dimensions%'),
+    ('''{{J,J}}'', ''{T,T}''', 'job_ids%dimensions%'),
+    ('''{J,J}'', ''{{T,T}}''', 'lease_tokens%dimensions%'), ('''{J,J}'', ''{T,T}'', ''{{1,2}}''',
+    'results%dimensions%'),
     ('''{J}'', ''{T}'', array[to_jsonb(repeat(''x'', 1048575))]', 'result%1048577 bytes%')) v(a, m);
 select is((select count(*) from oq_ack_many(array[:b], array[:t], array[null::jsonb])), 1::bigint,
     'a null result');

@@ -32,7 +32,7 @@ select throws_ok('select * from oq_heartbeat_many(' || a || ')', 'OQ001', m, a)
   from (values ('null, null', 'job_ids%null%'), ('null, ''{1}''', 'job_ids%null%'),
       ('''{1}'', null', 'lease_tokens%null%'), ('''{1}'', ''{}''', 'lease_tokens%0%'),
     ('''{1}'', ''{1,2}''', 'lease_tokens%2%'), ('''{{1},{2}}'', ''{1,2}''', '%dimensions%'),
-    ('''{1,2}'', ''{{1,2}}''', '%dimensions%'),
+    ('''{1,2}'', ''{{1,2}}''', 'lease_tokens%dimensions%'),
     ('''{1}'', ''{1}'', 0', 'lease_seconds%0%'), ('''{1}'', ''{1}'', -1', 'lease_seconds%-1%'),
     ('''{1}'', ''{1}'', 604801', 'lease_seconds%604801%'),
     ('array_fill(1, ''{10001}''), array_fill(1, ''{10001}'')', 'job_ids%10001%')) v(a, m);

@@ -17,7 +17,8 @@ begin
     elsif cardinality(job_ids) > 10000 then
         perform {{.schema}}.fail(ids_name, cardinality(job_ids) || ' long', 'at most 10000 long');
     elsif array_ndims(job_ids) > 1 or array_ndims(lease_tokens) > 1 or array_ndims(results) > 1 then
-        perform {{.schema}}.fail(ids_name, 'of several dimensions', 'plain arrays');
+        perform {{.schema}}.fail(case when array_ndims(job_ids) > 1 then ids_name
+            when array_ndims(lease_tokens) > 1 then tokens_name else 'results' end, 'of several dimensions', 'plain arrays');
     end if;
 end
 $$;
