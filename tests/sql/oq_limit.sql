@@ -117,6 +117,18 @@ select results_eq('select gate, cardinality(held_by) from oq_jobs j
         and j.group_key = ''b'' order by j.job_id, gate',
     'values (''group'', 2), (''group'', 2), (''line'', 1)', 'the gate of a job says by whom');
 
+-- Each slot has a lock of its own, up to the largest limit: slot 4096 of one holder is not slot 0 of the next.
+begin;
+insert into oq.leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost)
+select -i, 1, 0, now() + interval '1 day', now(), 1, 0, 0 from generate_series(1, 4096) i;
+insert into oq.limit_slot (holder, slot, job_id, token, taken_at)
+select 4, i - 1, -i, 1, now() from generate_series(1, 4096) i;
+select is(oq.free_slot(4, 4097), 4096, 'the slot behind 4096 that are taken');
+select is(oq.rate_slots(5, 1, '1 s', 1), '{0}', 'the first of a rate');
+select is((select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()
+    and classid = (hashtext('oq:limit')::bigint & 4294967295)::oid), 2::bigint, 'two locks');
+rollback;
+
 -- Bad input.
 select refuses_bad_names('select oq_limit(%L)');
 select throws_ok('select oq_limit(''nowhere'', max_running => 1)', 'OQ003', '%nowhere%', 'no such queue');
