@@ -717,3 +717,33 @@ func TestGroupsUnderLoad(t *testing.T) {
 	audit(t, w)
 	t.Logf("%d jobs of %d groups", want, groups)
 }
+
+// The sweep locks the groups that it found idle, and a hundred at most, however many there are and whether they are busy.
+func TestSweepTakesFewLocks(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := db.Conn(t)
+	exec(t, c, `insert into oq.group_slot (group_id, job_id, low, admitted_at, slot)
+		select i, -i, 0, now() - interval '1 hour', 0 from generate_series(1, 900) i`)
+	exec(t, c, `insert into oq.leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost)
+		select -i, 1, 0, now() + interval '1 day', now(), 1, 0, 0 from generate_series(1, 900) i where i % 3 = 0`)
+	locks := `select count(*)::int from pg_locks
+		where locktype = 'advisory' and pid = pg_backend_pid() and classid = (hashtext('oq:group')::bigint & 4294967295)::oid`
+	for left := 800; left >= 300; left -= 100 {
+		exec(t, c, "begin")
+		exec(t, c, "select oq.sweep_groups(1000)")
+		if n := get[int](t, c, locks); n != 100 {
+			t.Fatalf("the sweep holds %d groups, want 100", n)
+		}
+		if n := get[int](t, c, "select count(*)::int from oq.group_slot"); n != left {
+			t.Fatalf("%d slots are left, want %d", n, left)
+		}
+		exec(t, c, "commit")
+	}
+	exec(t, c, "begin")
+	exec(t, c, "select oq.sweep_groups(1000)")
+	if n := get[int](t, c, locks); n != 0 {
+		t.Errorf("the sweep holds %d busy groups", n)
+	}
+	exec(t, c, "commit")
+}

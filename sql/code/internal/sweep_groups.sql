@@ -34,20 +34,24 @@ begin
          where s.group_id > v_row
          order by s.group_id, s.slot, s.version desc
          limit max_rows
+    ), idle as materialized (
+        select s.slot_row, s.group_id
+          from seen s
+         where s.admitted_at < v_now - interval '10 minutes'
+           and not exists (select from {{.schema}}.waiting w where w.group_id = s.group_id)
+           and not exists (select from {{.schema}}.leased l where l.job_id = s.job_id)
+           and not exists (select from {{.schema}}.scheduled c where c.job_id = s.job_id)
+           and not exists (
+            select from {{.schema}}.ready r where r.job_id = s.job_id and r.position <> r.job_id)
+         order by s.group_id
+         limit 100
     ), gone as (
         delete from {{.schema}}.group_slot d
          where d.ctid = any (array(
-            select s.slot_row
-              from seen s
-             where s.admitted_at < v_now - interval '10 minutes'
-               and not exists (select from {{.schema}}.waiting w where w.group_id = s.group_id)
-               and not exists (select from {{.schema}}.leased l where l.job_id = s.job_id)
-               and not exists (select from {{.schema}}.scheduled c where c.job_id = s.job_id)
-               and not exists (
-                select from {{.schema}}.ready r where r.job_id = s.job_id and r.position <> r.job_id)
-               and pg_try_advisory_xact_lock(hashtext('{{.schema}}:group'), (s.group_id & 2147483647)::int)
-             order by s.group_id
-             limit 100))
+            -- Only what looks idle is locked.
+            select i.slot_row
+              from idle i
+             where pg_try_advisory_xact_lock(hashtext('{{.schema}}:group'), (i.group_id & 2147483647)::int)))
         returning d.group_id
     )
     select case when count(*) = max_rows then max(s.group_id) else 0 end, (select count(*) from gone)
