@@ -370,6 +370,62 @@ func TestCompactionOfHollowIndexes(t *testing.T) {
 	audit(t, a)
 }
 
+// A table that an open transaction keeps does not keep the others from their turn: the next is tried in the same call.
+// What is to be done is said by indexes that the catalog makes look hollow.
+func TestCompactionTriesTheNextTable(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b := db.Conn(t), db.Conn(t)
+	exec(t, a, "select oq_enqueue('q')")
+	exec(t, a, "set allow_system_table_mods = on")
+	for _, free := range []string{"ready", "leased", "todo"} {
+		exec(t, b, "begin")
+		for _, table := range []string{"ready", "leased", "todo"} {
+			exec(t, a, "update pg_class set relpages = 10000 where relname = $1", table+"_pk")
+			if table != free {
+				exec(t, b, fmt.Sprintf("lock table oq.%s in row exclusive mode", table))
+			}
+		}
+		exec(t, a, "select setval('oq.compact_after', 1)")
+		if n := get[int](t, a, "select oq_compact()::int"); n != 1 {
+			t.Errorf("beside two locked tables %d were built anew, want 1", n)
+		}
+		if pages := get[int](t, a, "select relpages from pg_class where relname = $1", free+"_pk"); pages > 10 {
+			t.Errorf("%s_pk has %d pages", free, pages)
+		}
+		exec(t, a, "select setval('oq.compact_after', 1)")
+		if n := get[int](t, a, "select oq_compact()::int"); n != 0 {
+			t.Errorf("%d locked tables were built anew", n)
+		}
+		exec(t, b, "commit")
+	}
+	audit(t, a)
+}
+
+// A tick that puts jobs in line, as oq_promote does, and then empties that table: what is to be done before its commit is
+// done first, since TRUNCATE refuses a table that has triggers to fire.
+func TestCompactionOfWaitingInTheTickThatFillsIt(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := db.Conn(t)
+	first := get[int64](t, c, "select oq_enqueue('q', group_key => 'a')")
+	second := get[int64](t, c, `select oq_enqueue('q', group_key => 'a', options => '{"delay": "1 ms"}')`)
+	other := get[int64](t, c, `select oq_enqueue('q', group_key => 'b', options => '{"delay": "1 ms"}')`)
+	passes(t, c, 2*time.Millisecond)
+	exec(t, c, "begin")
+	if n := get[int](t, c, "select oq_promote()::int"); n != 2 {
+		t.Fatalf("%d jobs were promoted, want 2", n)
+	}
+	exec(t, c, "select oq.rewrite('waiting')")
+	exec(t, c, "commit")
+	audit(t, c)
+	if got := get[string](t, c, "select string_agg(state, ' ' order by job_id) from oq_jobs"); got != "ready waiting ready" {
+		t.Errorf("the jobs are %s", got)
+	}
+	expect(t, drain(t, db, "q"), first, second, other)
+	audit(t, c)
+}
+
 func contains(all []string, one string) bool {
 	for _, s := range all {
 		if s == one {
