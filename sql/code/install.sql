@@ -15,7 +15,6 @@
 {{template "internal/enter.sql" .}}
 {{template "internal/verify_instance.sql" .}}
 {{template "internal/check_payload.sql" .}}
-{{template "internal/check_result.sql" .}}
 {{template "internal/check_leases.sql" .}}
 {{template "internal/check_depth.sql" .}}
 {{template "internal/job_options.sql" .}}

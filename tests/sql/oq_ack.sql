@@ -55,6 +55,8 @@ create table stored as select to_jsonb(repeat('x', 2000000)) as result;
 select throws_ok(format('select oq_ack(%s, %s, result) from stored', :r, :tr), 'OQ001',
     'result%2000002 bytes%',
     'a result that comes compressed from a table');
+select throws_ok(format('select oq_ack(%s, %s, to_jsonb(array_fill(1e131071, array[8])))', :r, :tr), 'OQ001',
+    'result%1048592 bytes%', '128 binary bytes that are a text of 1 MB and more');
 select is(oq_ack(:r, :tr, to_jsonb(repeat('x', 1048574))), true, '1 MB');
 select is((select octet_length(result::text) from oq_result(:r)), 1048576, 'is kept whole');
 select oq_enqueue('r') as r \gset

@@ -79,7 +79,8 @@ select throws_ok(format('select oq_ack_many(%s)', replace(replace(a, 'J', :'b'),
     ('''{{J,J}}'', ''{T,T}''', 'job_ids%dimensions%'),
     ('''{J,J}'', ''{{T,T}}''', 'lease_tokens%dimensions%'), ('''{J,J}'', ''{T,T}'', ''{{1,2}}''',
     'results%dimensions%'),
-    ('''{J}'', ''{T}'', array[to_jsonb(repeat(''x'', 1048575))]', 'result%1048577 bytes%')) v(a, m);
+    ('''{J}'', ''{T}'', array[to_jsonb(repeat(''x'', 1048575))]', 'result%1048577 bytes%'),
+    ('''{J}'', ''{T}'', array[to_jsonb(array_fill(1e131071, array[8]))]', 'results[1] must not be 1048592 bytes%')) v(a, m);
 select is((select count(*) from oq_ack_many(array[:b], array[:t], array[null::jsonb])), 1::bigint,
     'a null result');
 
