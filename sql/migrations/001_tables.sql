@@ -677,10 +677,13 @@ create sequence {{.schema}}.sweep as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.sweep is 'Up to which group the sweep of waiting has come.';
 create sequence {{.schema}}.trim as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.trim is 'Up to which group the idle rows of group_slot have been taken away.';
+create sequence {{.schema}}.slot_sweep as bigint minvalue 0 cache 1;
+comment on sequence {{.schema}}.slot_sweep is 'The block of limit_slot where the sweep goes on.';
 do $$
 begin
     perform setval('{{.schema}}.sweep', 0);
     perform setval('{{.schema}}.trim', 0);
+    perform setval('{{.schema}}.slot_sweep', 0);
 end
 $$;
 

@@ -580,3 +580,108 @@ func TestFreeSlotWakes(t *testing.T) {
 		t.Errorf("woke %d queues", n)
 	}
 }
+
+// What is noted of slots goes when neither a lease nor a rate needs it any more, however many groups there were, and
+// also where the limit or the queue is gone.
+func TestSlotsThatNobodyNeedsGo(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, c := db.Conn(t), db.Conn(t)
+	slots := func() int { return get[int](t, c, "select count(*)::int from oq.limit_slot") }
+	sweep := func() {
+		t.Helper()
+		for range 10 {
+			exec(t, c, "select oq.sweep_groups(1000)")
+		}
+	}
+	exec(t, c, "select oq_create_queue('q'), oq_limit('q', '*', rate => 3, per => '1 s')")
+	exec(t, c, "select oq_enqueue('q', group_key => k::text) from generate_series(1, 50) k, generate_series(1, 3)")
+	for range 3 {
+		jobs := lease(t, c, "q", 100)
+		if len(jobs) != 50 {
+			t.Fatalf("leased %d, want 50", len(jobs))
+		}
+		for _, j := range jobs {
+			ack(t, c, j)
+		}
+	}
+	if n := slots(); n != 150 {
+		t.Fatalf("%d slots of 50 groups, want 150", n)
+	}
+	exec(t, c, "update oq.limit_slot set taken_at = taken_at - interval '9 minutes'")
+	sweep()
+	if n := slots(); n != 150 {
+		t.Fatalf("%d slots are left before their time", n)
+	}
+	// As long as a job may come back in the window of any rate.
+	exec(t, c, "update oq.limit_slot set taken_at = taken_at - interval '1 hour'")
+	exec(t, c, "select oq_create_queue('slow'), oq_limit('slow', rate => 0.5, per => '1 hour')")
+	sweep()
+	if n := slots(); n != 150 {
+		t.Fatalf("%d slots are left within the window of a rate", n)
+	}
+	exec(t, c, "select oq_drop_queue('slow')")
+
+	// A slot that somebody has under his hands is left alone.
+	exec(t, a, "begin")
+	exec(t, a, "select oq.rate_slots(s.holder, 3, '1 s', 3) from (select holder from oq.limit_slot limit 1) s")
+	sweep()
+	if n := slots(); n != 3 {
+		t.Errorf("%d slots are left, want the three that are locked", n)
+	}
+	exec(t, a, "rollback")
+	sweep()
+	if n := slots(); n != 0 {
+		t.Errorf("%d slots are left", n)
+	}
+
+	// max_running: the slot of a lease that still runs stays.
+	exec(t, c, "select oq_create_queue('run'), oq_limit('run', max_running => 5)")
+	exec(t, c, "select oq_enqueue('run') from generate_series(1, 4)")
+	jobs := lease(t, c, "run", 3, 604800)
+	ack(t, c, jobs[0])
+	exec(t, c, "update oq.limit_slot set taken_at = taken_at - interval '1 year'")
+	sweep()
+	if n := slots(); n != 2 {
+		t.Errorf("%d slots of two leases", n)
+	}
+	exec(t, c, "select oq_limit('run', max_running => 3)")
+	if n := len(lease(t, c, "run", 9)); n != 1 {
+		t.Errorf("leased %d beside two of three", n)
+	}
+	exec(t, c, "select oq_drop_queue('run', force => true)")
+	exec(t, c, "update oq.limit_slot set taken_at = taken_at - interval '1 year'")
+	sweep()
+	if n := slots(); n != 0 {
+		t.Errorf("%d slots are left of a queue that was dropped", n)
+	}
+	audit(t, c)
+}
+
+// The sweep goes round the slots a few blocks at a time, past those that are still in use, and locks few.
+func TestSweepOfSlotsIsBounded(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := db.Conn(t)
+	exec(t, c, `insert into oq.leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost)
+		select -i, 1, 0, now() + interval '1 day', now(), 1, 0, 0 from generate_series(1, 3000) i`)
+	exec(t, c, `insert into oq.limit_slot (holder, slot, job_id, token, taken_at)
+		select 4, i, -i, 1, now() - interval '1 hour' from generate_series(1, 6000) i`)
+	turns := 0
+	for ; get[int](t, c, "select count(*)::int from oq.limit_slot") > 3000; turns++ {
+		if turns == 50 {
+			t.Fatal("idle slots are left")
+		}
+		exec(t, c, "begin")
+		exec(t, c, "select oq.sweep_groups(1000)")
+		locks := get[int](t, c, "select count(*)::int from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()")
+		exec(t, c, "commit")
+		if locks > 500 {
+			t.Fatalf("the sweep holds %d slots", locks)
+		}
+	}
+	t.Logf("%d turns", turns)
+	if n := get[int](t, c, "select count(*)::int from oq.limit_slot s join oq.leased l using (job_id, token)"); n != 3000 {
+		t.Errorf("%d of 3000 slots in use are left", n)
+	}
+}
