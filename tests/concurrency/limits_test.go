@@ -685,3 +685,33 @@ func TestSweepOfSlotsIsBounded(t *testing.T) {
 		t.Errorf("%d of 3000 slots in use are left", n)
 	}
 }
+
+// An operator who has not committed yet keeps nobody from a slot.
+func TestOpenLimitKeepsNoWorkerWaiting(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b, c := db.Conn(t), db.Conn(t), db.Conn(t)
+	exec(t, c, "select oq_create_queue('q'), oq_limit('q', max_running => 3, rate => 100, per => '1 s')")
+	exec(t, c, "select oq_enqueue('q') from generate_series(1, 20)")
+	for _, j := range lease(t, c, "q", 3) {
+		ack(t, c, j)
+	}
+	exec(t, a, "begin")
+	exec(t, a, "select oq_limit('q', max_running => 2, rate => 50)")
+	exec(t, b, "set lock_timeout = '5s'")
+	jobs, err := tryLease(b, "q", 9)
+	if err != nil || len(jobs) != 3 {
+		t.Errorf("leased %d of three beside an open oq_limit: %v", len(jobs), err)
+	}
+	exec(t, a, "commit")
+	if n := len(lease(t, c, "q", 9)); n != 0 {
+		t.Errorf("leased %d beside three, two may", n)
+	}
+	for _, j := range jobs[:min(2, len(jobs))] {
+		ack(t, c, j)
+	}
+	if n := len(lease(t, c, "q", 9)); n != 1 {
+		t.Errorf("leased %d beside one, two may", n)
+	}
+	audit(t, c)
+}
