@@ -747,3 +747,50 @@ func TestSweepTakesFewLocks(t *testing.T) {
 	}
 	exec(t, c, "commit")
 }
+
+// A group that an open transaction holds leaves a todo for each enqueue. However many they are, and however old, those of
+// other groups have their turn; and they do not pile up.
+func TestTodosOfAHeldGroupStarveNobody(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, c := db.Conn(t), db.Conn(t)
+	exec(t, c, "select oq_enqueue('q', group_key => k) from unnest('{g,g,h,h}'::text[]) k")
+	jobs := lease(t, c, "q", 2)
+	if len(jobs) != 2 {
+		t.Fatalf("leased %d of two groups", len(jobs))
+	}
+	exec(t, a, "begin")
+	ack(t, a, jobs[0]) // holds group g, and its line
+	exec(t, c, "do $$ begin for i in 1..2500 loop perform oq_enqueue('q', group_key => 'g'); commit; end loop; end $$")
+	todos := "select count(*)::int from oq.todo where due_at <= clock_timestamp()"
+	if n := get[int](t, c, todos); n < 2000 {
+		t.Fatalf("%d todos, the test needs 2000", n)
+	}
+	exec(t, c, "update oq.todo set due_at = due_at - interval '1 minute'")
+	exec(t, c, "select oq_limit('q', 'h', max_running => 2)")
+	for range 5 {
+		tick(t, c, 1)
+	}
+	if got := get[string](t, c, "select string_agg(state, ' ' order by job_id) from oq_jobs where group_key = 'h'"); got != "leased ready" {
+		t.Errorf("the jobs of the other group are %s", got)
+	}
+	if n := get[int](t, c, "select count(*)::int from oq.todo"); n > 10 {
+		t.Errorf("%d todos are left of one group", n)
+	}
+	audit(t, c)
+	exec(t, a, "commit")
+	until(t, c, "the group goes on", "select count(*) > 0 from oq_tick(), oq_jobs where group_key = 'g' and state = 'ready'")
+	audit(t, c)
+	order := []int64{}
+	for range 20 {
+		for _, j := range lease(t, c, "q", 10) {
+			order = append(order, j.ID)
+			ack(t, c, j)
+		}
+	}
+	g := list[int64](t, c, "select job_id from oq_jobs where group_key = 'g' and state = 'completed' order by finished_at, job_id")
+	if len(g) < 10 || !slices.IsSorted(g) {
+		t.Errorf("order of the group: %v (of %v)", g, order)
+	}
+	audit(t, c)
+}

@@ -70,7 +70,7 @@ begin
                     v_done := v_done + sweep_links(1000);
                 end if;
             when 'groups' then
-                v_done := do_todo(least(max_rows, 1000), null, 200);
+                v_done := do_todo(least(max_rows, 1000), null, 200, true);
                 if v_ms / 1000 > v_beat / 1000 then
                     v_done := v_done + sweep_groups(1000);
                 end if;
