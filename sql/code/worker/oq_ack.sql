@@ -1,5 +1,5 @@
 -- Completes a job: its row goes from leased to finished, if the token is its current lease.
--- Calls: demand, fail, lost_lease, settle. Locks: the leased row. Index: leased_pk, queue_id_idx.
+-- Calls: demand, lost_lease, settle. Locks: the leased row. Index: leased_pk, queue_id_idx.
 create or replace function {{.api_schema}}.oq_ack(
     job_id      bigint,
     lease_token bigint,

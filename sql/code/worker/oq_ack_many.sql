@@ -1,5 +1,5 @@
 -- Completes many jobs at once; leases that are lost are left out.
--- Calls: check_leases, fail, demand, lost_lease, settle.
+-- Calls: check_leases, demand, lost_lease, settle.
 -- Locks: leased rows, job ids ascending. Index: leased_pk, queue_id_idx.
 create or replace function {{.api_schema}}.oq_ack_many(
     job_ids      bigint[],

@@ -15,17 +15,15 @@
 {{template "internal/enter.sql" .}}
 {{template "internal/verify_instance.sql" .}}
 {{template "internal/check_payload.sql" .}}
-{{template "internal/check_result.sql" .}}
 {{template "internal/check_leases.sql" .}}
 {{template "internal/check_depth.sql" .}}
 {{template "internal/job_options.sql" .}}
 {{template "internal/wake.sql" .}}
-{{template "internal/demand_lease.sql" .}}
 {{template "internal/lost_lease.sql" .}}
 {{template "internal/wake_sleepers.sql" .}}
 {{template "internal/wake_ready.sql" .}}
 {{template "internal/backoff.sql" .}}
-{{template "internal/link_queue.sql" .}}
+{{template "internal/tell_queue.sql" .}}
 {{template "internal/limit_of.sql" .}}
 {{template "internal/group_slots.sql" .}}
 {{template "internal/slot_due.sql" .}}
@@ -34,7 +32,6 @@
 {{template "internal/group_gates.sql" .}}
 {{template "internal/group_gate.sql" .}}
 {{template "internal/queue_gate.sql" .}}
-{{template "internal/limit_queue.sql" .}}
 {{template "internal/leave_slots.sql" .}}
 {{template "internal/admit_limited.sql" .}}
 {{template "internal/admit.sql" .}}
@@ -54,7 +51,6 @@
 {{template "internal/raise_lane.sql" .}}
 {{template "internal/time_low.sql" .}}
 {{template "internal/lanes.sql" .}}
-{{template "internal/queue_lanes.sql" .}}
 {{template "internal/promote_due.sql" .}}
 {{template "internal/reap_expired.sql" .}}
 {{template "internal/expire_due.sql" .}}
@@ -72,7 +68,6 @@
 {{template "internal/hold_place.sql" .}}
 {{template "internal/delete_jobs.sql" .}}
 {{template "internal/recent.sql" .}}
-{{template "internal/truncated.sql" .}}
 {{template "internal/replace_job.sql" .}}
 {{template "internal/claim_keys.sql" .}}
 {{template "internal/reclaim_keys.sql" .}}

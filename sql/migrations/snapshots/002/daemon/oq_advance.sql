@@ -1,16 +1,13 @@
 -- One advance at a time, until its commit is visible: else another could resolve an epoch without seeing
 -- the marks that this one has raised over its members' rows.
--- Calls: advance. Locks: advance (try, until the end of the transaction).
+-- Calls: verify_instance, advance. Locks: advance (try, until the end of the transaction).
 create or replace function {{.api_schema}}.oq_advance()
 returns bigint
 language plpgsql
 {{template "internal/pinned.sql" .}}
 as $$
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        raise exception 'oq_advance needs a READ COMMITTED transaction' using errcode = '25001';
-    end if;
-    perform verify_instance();
+    perform verify_instance('oq_advance');
     if not pg_try_advisory_xact_lock(hashtext('{{.schema}}:advance'), 0) then
         return 0;
     end if;

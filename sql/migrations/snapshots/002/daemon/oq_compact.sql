@@ -3,6 +3,9 @@
 -- the table empty, which ack, nack, release and heartbeat answer with 40001.
 -- Or narrow tables whose indexes are all empty pages: before PostgreSQL 16 VACUUM gives none back while anybody
 -- holds a snapshot in another database, or a logical slot lags. These are built anew, which old snapshots bear.
+-- One a call; where its lock is not had the next is tried, three at most, so that a table that somebody keeps for
+-- hours does not keep the others from their turn.
+-- Calls: verify_instance, rewrite.
 -- Locks: access exclusive on one table or its indexes, waited for 20 ms at most, then not again for 5 s.
 create or replace function {{.api_schema}}.oq_compact()
 returns bigint
@@ -14,47 +17,45 @@ as $$
 declare
     v_now   timestamptz := clock_timestamp();
     v_table record;
-    v_count bigint := 0;
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        raise exception 'oq_compact needs a READ COMMITTED transaction' using errcode = '25001';
-    end if;
-    perform verify_instance();
+    perform verify_instance('oq_compact');
     if pg_sequence_last_value('compact_after'::regclass) > (date_part('epoch', v_now) * 1000)::bigint
         or not pg_try_advisory_xact_lock(hashtext('{{.schema}}:compact'), 0)
     then
         return 0;
     end if;
-    select n.relname, n.dead into v_table
-      from (
-        select c.relname, pg_stat_get_dead_tuples(c.oid) as dead_rows,
-            pg_stat_get_dead_tuples(c.oid) > case when c.relname in ('mark', 'epoch_open', 'passed',
-                'group_slot', 'limit_slot', 'throttled', 'todo') then 20000 else 200000 end
-            and pg_stat_get_dead_tuples(c.oid) > 10 * pg_stat_get_live_tuples(c.oid)
-            and pg_stat_get_live_tuples(c.oid) < 500000 as dead, (
-                select sum(i.relpages) from pg_index x join pg_class i on i.oid = x.indexrelid
-                 where x.indrelid = c.oid) > greatest(8192, 8 * c.relpages) as hollow
-          from pg_class c
-         where c.relnamespace = '{{.schema}}'::regnamespace and c.relkind = 'r'
-           and c.relname in ('ready', 'scheduled', 'waiting', 'leased', 'ttl', 'mark', 'epoch_open', 'passed',
-                'group_slot', 'limit_slot', 'throttled', 'todo')) n
-     where n.dead or n.hollow
-     order by n.dead desc, n.dead_rows desc
-     limit 1;
-    if v_table.relname is null then
-        return 0;
-    end if;
-    perform setval('compact_after', (date_part('epoch', v_now) * 1000)::bigint + 5000);
-    begin
-        if v_table.dead then
-            perform rewrite(v_table.relname);
-        else
-            execute format('reindex table {{.schema}}.%I', v_table.relname);
-        end if;
-        v_count := 1;
-    exception when lock_not_available then null;
-    end;
-    return v_count;
+    for v_table in
+        select n.relname, n.dead
+          from (
+            select c.relname, pg_stat_get_dead_tuples(c.oid) as dead_rows,
+                pg_stat_get_dead_tuples(c.oid) > t.few
+                and pg_stat_get_dead_tuples(c.oid) > 10 * pg_stat_get_live_tuples(c.oid)
+                and pg_stat_get_live_tuples(c.oid) < 500000 as dead, (
+                    select sum(i.relpages) from pg_index x join pg_class i on i.oid = x.indexrelid
+                     where x.indrelid = c.oid) > greatest(8192, 8 * c.relpages) as hollow
+              from (
+                select u.name, 200000 as few
+                  from unnest(array['ready', 'scheduled', 'waiting', 'leased', 'ttl']) u(name)
+                union all
+                select u.name, 20000
+                  from unnest(array['mark', 'epoch_open', 'passed', 'group_slot', 'limit_slot', 'throttled', 'todo']) u(name)) t
+              join pg_class c on c.relnamespace = '{{.schema}}'::regnamespace and c.relname = t.name) n
+         where n.dead or n.hollow
+         order by n.dead desc, n.dead_rows desc
+         limit 3
+    loop
+        perform setval('compact_after', (date_part('epoch', v_now) * 1000)::bigint + 5000);
+        begin
+            if v_table.dead then
+                perform rewrite(v_table.relname);
+            else
+                execute format('reindex table {{.schema}}.%I', v_table.relname);
+            end if;
+            return 1;
+        exception when lock_not_available then null;
+        end;
+    end loop;
+    return 0;
 end
 $$;
 comment on function {{.api_schema}}.oq_compact() is

@@ -1,5 +1,5 @@
 -- Jobs whose time to live has passed end.
--- Calls: verify_instance, expire_due.
+-- Calls: verify_instance, time_low, expire_due.
 create or replace function {{.api_schema}}.oq_expire(max_rows int default 1000)
 returns bigint
 language plpgsql

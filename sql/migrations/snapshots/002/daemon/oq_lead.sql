@@ -1,7 +1,7 @@
 -- One leader among many daemons, for economy only: every duty is safe to run twice. A leader whose last
 -- tick is five seconds old is frozen or gone: then everybody leads until it ticks again. Only its own ticks
 -- count for that, which oq_tick knows by the setting: else those of who stands in would send him away.
--- Locks: leader (session, try).
+-- Calls: own_locks. Locks: leader (session, try).
 create or replace function {{.api_schema}}.oq_lead()
 returns boolean
 language plpgsql

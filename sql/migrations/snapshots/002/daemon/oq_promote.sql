@@ -1,5 +1,5 @@
 -- Scheduled jobs that are due become ready.
--- Calls: verify_instance, promote_due.
+-- Calls: verify_instance, time_low, promote_due.
 create or replace function {{.api_schema}}.oq_promote(max_rows int default 1000)
 returns bigint
 language plpgsql

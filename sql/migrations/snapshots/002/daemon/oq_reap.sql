@@ -1,5 +1,5 @@
 -- Jobs of expired leases come back.
--- Calls: verify_instance, reap_expired.
+-- Calls: verify_instance, time_low, reap_expired.
 create or replace function {{.api_schema}}.oq_reap(max_rows int default 1000)
 returns bigint
 language plpgsql

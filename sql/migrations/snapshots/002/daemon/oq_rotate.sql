@@ -1,6 +1,7 @@
 -- Generations: opens the next when the current is old enough, moves what must stay out of the oldest,
 -- a bounded number of rows a call, and truncates it. Never waits for anybody for more than 20 ms.
 -- Also clears up after first uses, drops, superseded marks and unique keys. sql/DESIGN.md: "Generations".
+-- Calls: verify_instance, lanes, queue_now.
 -- Locks: rotate (try), share on one generation and another's finished, then access exclusive on the one.
 -- Index: job_N_pk, finished_N_pk.
 create or replace function {{.api_schema}}.oq_rotate(max_rows int default 5000)
@@ -22,13 +23,10 @@ declare
     v_step      bigint;
     v_block     bigint := pg_sequence_last_value('key_sweep'::regclass);
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        raise exception 'oq_rotate needs a READ COMMITTED transaction' using errcode = '25001';
-    end if;
     if max_rows is null or max_rows not between 1 and 1000000 then
         perform fail('max_rows', max_rows::text, 'between 1 and 1000000');
     end if;
-    perform verify_instance();
+    perform verify_instance('oq_rotate');
     if not pg_try_advisory_xact_lock(hashtext('{{.schema}}:rotate'), 0) then
         return 0;
     end if;

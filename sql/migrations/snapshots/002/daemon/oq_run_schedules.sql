@@ -1,6 +1,6 @@
 -- Schedules that are due, each under its row's lock, so that whoever comes second finds the next instant.
 -- Fifty a call: each run is a subtransaction, and a snapshot has room for 64.
--- Calls: verify_instance, run_schedule, raise_schedules.
+-- Calls: verify_instance, time_low, run_schedule, raise_schedules.
 -- Locks: schedule (advisory, shared), schedule rows (skip locked). Index: schedule_due_idx.
 create or replace function {{.api_schema}}.oq_run_schedules()
 returns bigint
@@ -16,10 +16,7 @@ declare
     v_left int := 0;
     v_done bigint := 0;
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        raise exception 'oq_run_schedules needs a READ COMMITTED transaction' using errcode = '25001';
-    end if;
-    perform verify_instance();
+    perform verify_instance('oq_run_schedules');
     perform pg_advisory_xact_lock_shared(hashtext('{{.schema}}:schedule'), 0);
     v_now := clock_timestamp();
     for v_due in

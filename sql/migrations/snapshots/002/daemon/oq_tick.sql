@@ -1,7 +1,7 @@
 -- Every duty once. A duty that fails says so in a warning and does not keep the others from their work;
 -- each is bounded and goes on at the next tick.
--- Calls: oq_advance, oq_promote, oq_reap, oq_expire, oq_run_schedules, do_links, sweep_links, do_todo, sweep_groups, oq_rotate,
--- oq_compact, wake_ready, queue_gate, queue_lanes.
+-- Calls: verify_instance, oq_advance, oq_promote, oq_reap, oq_expire, oq_run_schedules, do_links, sweep_links,
+-- do_todo, sweep_groups, oq_rotate, oq_compact, wake_ready, time_low, queue_gate, lanes.
 create or replace function {{.api_schema}}.oq_tick(max_rows int default 1000)
 returns table (duty text, done bigint)
 language plpgsql
@@ -24,10 +24,7 @@ begin
     if max_rows is null or max_rows not between 1 and 100000 then
         perform fail('max_rows', max_rows::text, 'between 1 and 100000');
     end if;
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        raise exception 'oq_tick needs a READ COMMITTED transaction' using errcode = '25001';
-    end if;
-    perform verify_instance();
+    perform verify_instance('oq_tick');
     perform setval('beat', v_ms);
     if current_setting('{{.schema}}.leads', true) = '1' and v_ms > pg_sequence_last_value('led'::regclass) + 999 then
         perform setval('led', v_ms);
@@ -73,7 +70,7 @@ begin
                     v_done := v_done + sweep_links(1000);
                 end if;
             when 'groups' then
-                v_done := do_todo(least(max_rows, 1000), null, 200);
+                v_done := do_todo(least(max_rows, 1000), null, 200, true);
                 if v_ms / 1000 > v_beat / 1000 then
                     v_done := v_done + sweep_groups(1000);
                 end if;
@@ -118,7 +115,7 @@ begin
               from limit_rule r
              cross join lateral queue_gate(r.queue_id) g
              where r.group_id = 0 and r.rate is not null and g.gate = 'rate' and exists (
-                select from queue_lanes(r.queue_id) k
+                select from lanes(r.queue_id << 16, (r.queue_id << 16) + 65535) k
                  cross join lateral (
                     select from ready x where x.lane = k.lane and x.position >= k.low limit 1) x))) into v_next
           from (select t.due_at from todo t order by t.due_at limit 1) x;

@@ -26,7 +26,7 @@ read when the first is ended: a lease may have been waited for. */ -}}
                     else oq_ack_many.results[array_position(oq_ack_many.job_ids, e.job_id)
                         + array_lower(oq_ack_many.results, 1) - array_lower(oq_ack_many.job_ids, 1)] end
               {{end}}from ended e
-             where case when e.restricted then demand_lease(e.lane >> 16) else true end
+             where case when e.restricted then demand(e.lane >> 16, null, 'consume') else true end
             returning finished.job_id, finished.linked
         )
         select coalesce(array_agg(d.job_id), '{}'), array_agg(d.job_id) filter (where d.linked)

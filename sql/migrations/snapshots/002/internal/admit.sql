@@ -30,7 +30,7 @@ declare
     v_count   int;
     v_one     int;
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    if {{template "internal/one_snapshot.sql"}} then
         insert into {{.schema}}.todo (kind, id, queue_id, due_at)
         select distinct on (u.group_id) 'group', u.group_id, u.queue_id, v_now
           from unnest(admit.group_ids, admit.queue_ids) u(group_id, queue_id);

@@ -1,6 +1,6 @@
 -- Lets the first in line of one group into ready, as far as its limits allow: for groups with a rule, a
--- throttle or several slots. The caller holds the group's lock. lined: and that of its line; else its low
--- stays below top. True where a job of it was let in.
+-- throttle or several slots. The caller holds the group's lock. top: its low stays at or below it; null, no bound.
+-- Returns how many were let in.
 -- Calls: limit_of, group_slots, rate_slots, slot_due, use_slots.
 -- Locks: waiting and ready rows (skip locked). Index: waiting_group_idx, waiting_pk, group_slot_idx, todo_id_idx, leased_pk.
 create or replace function {{.schema}}.admit_limited(group_id bigint, queue_id bigint, top bigint)
@@ -24,7 +24,6 @@ declare
 begin
     v_limit := {{.schema}}.limit_of(v_queue, v_group);
     v_due := v_limit.until;
-    v_free := null;
     if v_due is not null then
         -- Nobody gets these until then, not even what has been let in.
         with parked as (
@@ -61,7 +60,6 @@ begin
     if v_due is null then
         v_busy := array(
             select s.slot from {{.schema}}.group_slots(v_group, v_limit.max_running) s where s.busy);
-        v_free := null;
         if cardinality(v_busy) < v_limit.max_running then
             -- Of a rate each takes a lock, and the lock table is everybody's.
             v_most := case when v_limit.slots is null then 1000 else 20 end;
@@ -90,8 +88,6 @@ begin
 
     -- The first in line may be held by somebody who changes or cancels it: nothing overtakes it, and
     -- the tick tries again.
-    v_heads := 0;
-    v_taken := null;
     if cardinality(v_free) > 0 then
         with heads as materialized (
             select w.job_id, row_number() over (order by w.position) as nth
@@ -138,10 +134,8 @@ begin
           into v_heads, v_taken
           from gone g;
     end if;
-    if v_taken is not null then
-        if v_limit.slots is not null then
-            perform {{.schema}}.use_slots(-1 - v_group, v_rate[1:cardinality(v_taken)], v_taken, null);
-        end if;
+    if v_taken is not null and v_limit.slots is not null then
+        perform {{.schema}}.use_slots(-1 - v_group, v_rate[1:cardinality(v_taken)], v_taken, null);
     end if;
     -- The tick goes on where there may be more of them than one call lets in.
     if v_heads > coalesce(cardinality(v_taken), 0) or v_heads = v_most then

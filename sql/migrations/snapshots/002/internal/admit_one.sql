@@ -1,6 +1,6 @@
 -- admit for one group, in statements that are as short as they can be, since it is the turn of every ack and
 -- enqueue of a group. The caller is READ COMMITTED.
--- Calls: admit_limited, wake_sleepers. Locks, Index: as admit.
+-- Calls: enter, admit, admit_limited, wake_sleepers. Locks, Index: as admit.
 create or replace function {{.schema}}.admit_one(group_id bigint, queue_id bigint, ended bigint default null)
 returns boolean
 language plpgsql

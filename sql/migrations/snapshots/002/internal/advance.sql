@@ -4,7 +4,7 @@
 -- capped: no mark above the lowest lo, below which nothing can be invisible. A mark that commits late
 -- is not seen by those who resolve epochs meanwhile; so whoever does not hold the advance lock until
 -- its commit is visible must cap.
--- Calls: raise_time, own_locks, enter, promote_due, reap_expired, expire_due.
+-- Calls: raise_time, lanes, own_locks, enter, time_low, promote_due, reap_expired, expire_due.
 -- Locks: ready, scheduled, leased, mark, epoch_open and passed rows (skip locked). Index: ready_pk, mark_lane_idx.
 create or replace function {{.schema}}.advance(capped boolean)
 returns bigint

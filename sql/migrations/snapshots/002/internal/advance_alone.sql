@@ -12,7 +12,7 @@ declare
     v_count bigint := 0;
 begin
     if pg_sequence_last_value('{{.schema}}.beat'::regclass) > v_ms - 2000
-        or current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+        or {{template "internal/one_snapshot.sql"}}
         or exists (
             select from {{.schema}}.epoch_open e
              where e.epoch = v_epoch and e.opened_at > clock_timestamp() - interval '1 second')

@@ -1,5 +1,4 @@
 -- The arrays of ids and tokens of a call for many leases.
--- Calls: fail.
 create or replace function {{.schema}}.check_leases(
     job_ids bigint[], lease_tokens bigint[], results jsonb[], ids_name text default 'job_ids',
     tokens_name text default 'lease_tokens')
@@ -18,7 +17,8 @@ begin
     elsif cardinality(job_ids) > 10000 then
         perform {{.schema}}.fail(ids_name, cardinality(job_ids) || ' long', 'at most 10000 long');
     elsif array_ndims(job_ids) > 1 or array_ndims(lease_tokens) > 1 or array_ndims(results) > 1 then
-        perform {{.schema}}.fail(ids_name, 'of several dimensions', 'plain arrays');
+        perform {{.schema}}.fail(case when array_ndims(job_ids) > 1 then ids_name
+            when array_ndims(lease_tokens) > 1 then tokens_name else 'results' end, 'of several dimensions', 'plain arrays');
     end if;
 end
 $$;

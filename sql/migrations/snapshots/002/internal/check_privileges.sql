@@ -1,5 +1,4 @@
 -- The arguments of oq_grant and oq_revoke.
--- Calls: fail.
 create or replace function {{.schema}}.check_privileges(role_name regrole, privileges text[])
 returns void
 language plpgsql
@@ -10,10 +9,7 @@ begin
     then
         perform {{.schema}}.fail('role_name', role_name::text, 'a role');
     end if;
-    if privileges is null or cardinality(privileges) = 0 or array_ndims(privileges) > 1 then
-        perform {{.schema}}.fail('privileges', privileges::text,
-            'an array of one or more of produce, consume, observe');
-    elsif array_position(privileges, null) is not null
+    if privileges is null or cardinality(privileges) = 0 or array_ndims(privileges) > 1
         or not privileges <@ array['produce', 'consume', 'observe']
     then
         perform {{.schema}}.fail('privileges', privileges::text,

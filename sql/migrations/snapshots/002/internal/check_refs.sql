@@ -1,6 +1,5 @@
 -- The refs of one oq_enqueue_many: strings, each given once, each known, no circle. Elements that only refer to
 -- earlier ones can't be in a circle; else those without an open parent are taken away until none is left.
--- Calls: fail.
 create or replace function {{.schema}}.check_refs(jobs jsonb)
 returns void
 language plpgsql

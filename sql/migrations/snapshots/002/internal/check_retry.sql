@@ -1,5 +1,4 @@
 -- A retry policy, checked and with its defaults filled in: what is stored is whole.
--- Calls: fail.
 create or replace function {{.schema}}.check_retry(policy jsonb, prefix text default '')
 returns jsonb
 language plpgsql

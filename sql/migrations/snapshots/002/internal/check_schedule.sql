@@ -1,6 +1,5 @@
 -- A schedule with the options that are named, checked; null puts one back to its default. What belongs to
 -- the job is only looked at as far as its type: the enqueue knows the rest.
--- Calls: fail.
 create or replace function {{.schema}}.check_schedule(options jsonb, schedule {{.schema}}.schedule)
 returns {{.schema}}.schedule
 language plpgsql

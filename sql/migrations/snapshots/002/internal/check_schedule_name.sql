@@ -1,4 +1,3 @@
--- Calls: fail.
 create or replace function {{.schema}}.check_schedule_name(schedule_name text)
 returns void
 language plpgsql

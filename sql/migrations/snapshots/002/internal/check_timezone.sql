@@ -1,6 +1,5 @@
 -- A zone that PostgreSQL knows by name. It would take any letters with a number behind them for a zone of
 -- that offset, and abbreviations, which have no daylight saving: those must be in its list of names.
--- Calls: fail.
 create or replace function {{.schema}}.check_timezone(timezone text)
 returns void
 language plpgsql

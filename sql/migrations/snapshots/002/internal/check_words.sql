@@ -1,5 +1,4 @@
 -- The words of a topic, or of a pattern of topics. Raises OQ001.
--- Calls: fail.
 create or replace function {{.schema}}.check_words(argument text, value text, wildcards boolean)
 returns text[]
 language plpgsql

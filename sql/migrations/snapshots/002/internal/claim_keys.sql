@@ -3,10 +3,10 @@
 -- unique_for asked for has passed; all are read from where the job stands, so an ack does nothing. One upsert locks the
 -- keys that are free or whose job is to be changed, in one order, and takes those that still are as they were
 -- found; the next round, in a new snapshot, sees what the locks have fixed. The first of a key in one call speaks
--- for those behind it. Calls: fail, replace_job, truncated. Locks: unique_key rows, by queue and key; then as
+-- for those behind it. Calls: replace_job. Locks: unique_key rows, by queue and key; then as
 -- replace_job; job rows. Index: unique_key_pk, job_N_pk, finished_N_pk, dead_pk, leased_pk.
 create or replace function {{.schema}}.claim_keys(
-    jobs {{.schema}}.new_job[], ids bigint[], elements jsonb, now timestamptz, single boolean)
+    jobs {{.schema}}.new_job[], elements jsonb, now timestamptz, single boolean)
 returns table (ord int, job_id bigint, inserted boolean)
 language plpgsql
 -- Joins of as many as 100,000 elements must be hash joins, whatever the caller has set.
@@ -34,29 +34,23 @@ begin
     select u.ord, case
             when u.unique_key is null then 'unique_key'
             when u.debounce_max is not null and u.unique_mode is distinct from 'debounce' then 'debounce_max'
-            when u.unique_mode = 'debounce' and u.run_at is null then 'delay'
-            when u.unique_for > interval '100 years' then 'unique_for'
-            else 'debounce_max ' end as what, case when u.unique_for > interval '100 years' then u.unique_for
-            else u.debounce_max end as long
+            else 'delay' end as what
       into v_bad
       from unnest(claim_keys.jobs) u
      where u.unique_key is null
             and (u.unique_mode is not null or u.unique_for is not null or u.debounce_max is not null)
         or u.debounce_max is not null and u.unique_mode is distinct from 'debounce'
         or u.unique_mode = 'debounce' and u.run_at is null
-        or u.unique_for > interval '100 years' or u.debounce_max > interval '100 years'
      order by u.ord
      limit 1;
     if v_bad.ord is not null then
         perform {{.schema}}.fail(case when not single then 'jobs[' || v_bad.ord - 1 || '].'
-                when v_bad.what = 'unique_key' then '' else 'options.' end || rtrim(v_bad.what),
-            case v_bad.what when 'unique_key' then null when 'delay' then null
-                when 'debounce_max' then 'given' else v_bad.long::text end,
+                when v_bad.what = 'unique_key' then '' else 'options.' end || v_bad.what,
+            case v_bad.what when 'debounce_max' then 'given' end,
             case v_bad.what
                 when 'unique_key' then 'given where unique_mode, unique_for or debounce_max is'
                 when 'debounce_max' then 'left out unless unique_mode is debounce'
-                when 'delay' then 'given, or run_at, where unique_mode is debounce'
-                else 'at most 100 years' end);
+                else 'given, or run_at, where unique_mode is debounce' end);
     end if;
 
     v_first := array[true];
@@ -71,8 +65,8 @@ begin
         v_left := 0;
         for v_key in
             with looked as materialized (
-                select u.ord, u.queue_id, u.unique_key, u.unique_mode, u.unique_for, u.debounce_max, h.key_hash,
-                    k.job_id as was, k.version, s.is_over, case
+                select u.ord, u.job_id as own, u.queue_id, u.unique_key, u.unique_mode, u.unique_for, u.debounce_max,
+                    h.key_hash, k.job_id as was, k.version, s.is_over, case
                         when k.job_id is null then 'free'
                         when s.is_over is not false or (
                             -- Nobody gets it any more: the next tick ends it.
@@ -97,7 +91,7 @@ begin
             ), claimed as (
                 -- Where the job is to be changed, seen is null: the row is locked and stays as it is.
                 insert into {{.schema}}.unique_key (queue_id, key_hash, job_id, version, seen, taken_at, until)
-                select l.queue_id, l.key_hash, claim_keys.ids[l.ord], claim_keys.ids[l.ord],
+                select l.queue_id, l.key_hash, l.own, l.own,
                     case when l.verdict = 'free' then l.version end, claim_keys.now, claim_keys.now + l.unique_for
                   from looked l
                  where l.verdict <> 'taken'
@@ -111,7 +105,7 @@ begin
             select l.ord, l.queue_id, l.key_hash, l.unique_key, l.unique_mode, l.was, l.version, l.verdict, l.is_over,
                 l.debounce_max, null::timestamptz as latest, c.job_id as mine
               from looked l
-              left join claimed c on c.job_id = claim_keys.ids[l.ord]
+              left join claimed c on c.job_id = l.own
              order by l.queue_id, l.key_hash
         loop
             v_lost := v_lost or v_key.was is not null and v_key.is_over is null;
@@ -149,9 +143,12 @@ begin
         raise exception 'the unique key % changed hands a hundred times while it was looked at',
             quote_literal(claim_keys.jobs[v_left].unique_key) using errcode = '40001';
     end if;
-    -- The snapshot may be older than the rotation that carried the job's row to where it can't be seen.
-    if v_lost and current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
-        and {{.schema}}.truncated()
+    -- The snapshot may be older than the rotation that carried the job's row to where it can't be seen, and emptied
+    -- a generation: a query sees pg_class as of the snapshot; the function, the file that is used now.
+    if v_lost and {{template "internal/one_snapshot.sql"}} and exists (
+        select from pg_class c
+         where c.oid in ({{range $gen := list 0 1 2}}{{if $gen}}, {{end}}'{{$.schema}}.job_{{$gen}}'::regclass{{end}})
+           and c.relfilenode <> pg_relation_filenode(c.oid))
     then
         raise exception 'could not tell in this snapshot whether a unique key is free'
             using errcode = '40001', hint = 'Try the transaction again.';
@@ -182,7 +179,7 @@ begin
     end loop;
 
     if cardinality(jobs) = 1 then
-        return query select 1, v_found[1], v_found[1] = claim_keys.ids[1];
+        return query select 1, v_found[1], v_found[1] = claim_keys.jobs[1].job_id;
         return;
     end if;
     -- In one call as in several: whoever comes later with a key finds it taken.
@@ -199,11 +196,11 @@ begin
             using errcode = 'OQ005', hint = 'unique_mode skip returns its id instead.';
     end if;
     return query
-    select u.ord, case when u.unique_key is null then claim_keys.ids[u.ord]
+    select u.ord, case when u.unique_key is null then u.job_id
             else v_found[first_value(u.ord) over (partition by u.queue_id, u.unique_key order by u.ord)] end,
-        u.unique_key is null or v_found[u.ord] = claim_keys.ids[u.ord]
+        u.unique_key is null or v_found[u.ord] = u.job_id
       from unnest(claim_keys.jobs) u;
 end
 $$;
-comment on function {{.schema}}.claim_keys({{.schema}}.new_job[], bigint[], jsonb, timestamptz, boolean) is
+comment on function {{.schema}}.claim_keys({{.schema}}.new_job[], jsonb, timestamptz, boolean) is
     'Takes the unique keys of jobs that are about to be made.';

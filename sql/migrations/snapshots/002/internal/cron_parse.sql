@@ -1,11 +1,10 @@
 -- A cron expression as the sets of its fields: one text of 0 and 1 each for seconds, minutes, hours, days
 -- of month, months and days of week; then "repeating" or "fixed", which daylight saving asks for; then
 -- "and" or "or", how the two kinds of day go together. An interval is {every,seconds}.
--- Calls: fail.
 create or replace function {{.schema}}.cron_parse(cron text)
 returns text[]
 language plpgsql
-immutable strict
+immutable
 as $$
 declare
     c_names  constant text[] := '{second,minute,hour,day of month,month,day of week}'::text[];
@@ -29,7 +28,9 @@ declare
     v_total  numeric := 0;
     v_unit   numeric;
 begin
-    if length(cron) > 1000 then
+    if cron is null then
+        perform {{.schema}}.fail('cron', null, 'a cron expression, such as 0 3 * * *');
+    elsif length(cron) > 1000 then
         perform {{.schema}}.fail('cron', length(cron) || ' characters long', 'at most 1000 characters');
     end if;
 

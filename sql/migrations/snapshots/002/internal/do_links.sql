@@ -20,7 +20,7 @@ declare
     v_moving   bigint[];
     v_count    bigint;
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    if {{template "internal/one_snapshot.sql"}} then
         return 0;
     end if;
     select count(*), array_agg(x.todo_id), array_agg(distinct x.id) filter (where x.kind = 'parent'),

@@ -1,8 +1,10 @@
 -- What could not be looked at when it was time to. Readiness is derived again from what is true now; what
 -- somebody else has under his hands stays for the next time. most: groups whose locks this transaction
 -- may hold. Rows that came to stand below the low of their group, committed late, go to the end of the line.
+-- duty: for the tick, whose transaction is short. A group that somebody keeps for long then has one todo left, later:
+-- each enqueue into it leaves one, and the oldest are looked at first.
 -- Calls: enter, admit. Locks: todo rows (skip locked), groups (try). Index: todo_due_idx, waiting_group_idx.
-create or replace function {{.schema}}.do_todo(max_rows int, only_queue bigint, most int)
+create or replace function {{.schema}}.do_todo(max_rows int, only_queue bigint, most int, duty boolean default false)
 returns bigint
 language plpgsql
 as $$
@@ -14,17 +16,19 @@ declare
     v_groups bigint[];
     v_queues bigint[];
     v_done   bigint[];
+    v_kept   bigint[];
     v_count  bigint;
     v_xact   bigint;
     v_late   boolean;
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    if {{template "internal/one_snapshot.sql"}} then
         return 0;
     end if;
     for v_todo in
-        select t.id, min(t.queue_id) as queue_id, min(t.position) as position, array_agg(t.todo_id) as todo_ids
+        select t.id, min(t.queue_id) as queue_id, min(t.position) as position, min(t.due_at) as due_at,
+            array_agg(t.todo_id) as todo_ids
           from (
-            select t.todo_id, t.id, t.queue_id, t.position
+            select t.todo_id, t.id, t.queue_id, t.position, t.due_at
               from {{.schema}}.todo t
              where t.kind = 'group' and t.due_at <= v_now and (do_todo.only_queue is null or t.queue_id = do_todo.only_queue)
              order by t.due_at
@@ -34,8 +38,12 @@ begin
          order by t.id
     loop
         exit when cardinality(v_groups) >= do_todo.most;
-        continue when not pg_try_advisory_xact_lock(
-            hashtext('{{.schema}}:group'), (v_todo.id & 2147483647)::int);
+        if not pg_try_advisory_xact_lock(hashtext('{{.schema}}:group'), (v_todo.id & 2147483647)::int) then
+            if v_todo.due_at < v_now - interval '1 second' then
+                v_kept := v_kept || v_todo.todo_ids;
+            end if;
+            continue;
+        end if;
         v_groups := v_groups || v_todo.id;
         v_queues := v_queues || v_todo.queue_id;
         v_late := false;
@@ -69,6 +77,14 @@ begin
             v_done := v_done || v_todo.todo_ids;
         end if;
     end loop;
+    if duty and v_kept is not null then
+        with gone as (
+            delete from {{.schema}}.todo t where t.todo_id = any (v_kept)
+            returning t.id, t.queue_id, t.position
+        )
+        insert into {{.schema}}.todo (kind, id, queue_id, position, due_at)
+        select 'group', g.id, min(g.queue_id), min(g.position), v_now + interval '500 ms' from gone g group by g.id;
+    end if;
     if v_groups is null then
         return 0;
     end if;
@@ -77,4 +93,4 @@ begin
     return v_count;
 end
 $$;
-comment on function {{.schema}}.do_todo(int, bigint, int) is 'Does what could not be done when it was time to.';
+comment on function {{.schema}}.do_todo(int, bigint, int, boolean) is 'Does what could not be done when it was time to.';

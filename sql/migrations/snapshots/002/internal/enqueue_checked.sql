@@ -1,7 +1,7 @@
 -- The whole of oq_enqueue: checks everything, creates what is missing. Parents and batches go on to
 -- enqueue_jobs.
--- Calls: open_queue, enqueue_jobs, job_options, check_payload, check_depth, demand, enter, claim_keys, link_queue,
--- wake_sleepers.
+-- Calls: open_queue, enqueue_jobs, job_options, check_payload, check_depth, demand, enter, open_lane,
+-- claim_keys, tell_queue, wake_sleepers.
 -- Locks: epoch shared (memory), as claim_keys. Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.schema}}.enqueue_checked(
     queue_name  text,
@@ -111,8 +111,8 @@ begin
     v_job_id := nextval('{{.schema}}.position');
     if unique_key is not null then
         select c.job_id, c.inserted into v_claim
-          from {{.schema}}.claim_keys(array[row(1, null, v_queue_id, v_lane, v_run_at, max_retries, null, null, null,
-                group_key, unique_key, v_mode, v_for, v_max, null, null, null)::{{.schema}}.new_job], array[v_job_id],
+          from {{.schema}}.claim_keys(array[row(1, v_job_id, v_queue_id, v_lane, v_run_at, max_retries, null, null, null,
+                group_key, unique_key, v_mode, v_for, v_max, null, null, null)::{{.schema}}.new_job],
             jsonb_build_array(jsonb_build_object('payload', payload, 'headers', headers)), v_now, true) c;
         if not v_claim.inserted then
             return v_claim.job_id;
@@ -127,7 +127,7 @@ begin
         priority::smallint, v_now, v_run_at, max_retries, v_expires_at, payload, headers, v_retry, v_tags,
         group_key, unique_key);
     if group_key is not null and v_linked is not true then
-        perform {{.schema}}.link_queue(v_queue_id);
+        perform {{.schema}}.tell_queue(v_queue_id, 'linked');
     end if;
 
     if v_expires_at is not null then

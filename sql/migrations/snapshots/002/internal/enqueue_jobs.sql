@@ -4,7 +4,7 @@
 -- Then, step by step: unique keys, parents, run_at, group, ready.
 -- What stands in line is let in by line_up, before the commit.
 -- Calls: claim_keys, enqueue_jobs (once), check_refs, place_children, settle_parents,
--- open_queue, link_queue, open_lane, job_options, check_payload, check_depth, demand, enter,
+-- open_queue, tell_queue, open_lane, job_options, check_payload, check_depth, demand, enter,
 -- wake_sleepers. Locks: epoch shared (memory), as claim_keys. Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.schema}}.enqueue_jobs(jobs jsonb, single boolean)
 returns table (idx int, job_id bigint, inserted boolean)
@@ -25,7 +25,6 @@ declare
     v_now       timestamptz;
     v_count     int;
     v_names     text[];
-    v_ids       bigint[];
     v_found     bigint[];
     v_new       boolean[];
     v_turns     int[];
@@ -154,8 +153,9 @@ begin
     perform enter();
     v_now := clock_timestamp();
     -- Options that stand beside the arguments count before those in "options".
+    v_found := array(select nextval('position') from generate_series(1, v_count));
     v_jobs := array(
-        select row(e.ord, null, n.queue_id, (n.queue_id << 16) + 32767 - coalesce((e.job ->> 'priority')::int, 0),
+        select row(e.ord, v_found[e.ord], n.queue_id, (n.queue_id << 16) + 32767 - coalesce((e.job ->> 'priority')::int, 0),
             coalesce((e.job ->> 'run_at')::timestamptz, o.run_at, p.run_at), (e.job ->> 'max_retries')::int,
             least(o.expires_at, p.expires_at), coalesce(o.retry, p.retry), coalesce(o.tags, p.tags),
             e.job ->> 'group_key', e.job ->> 'unique_key', coalesce(o.unique_mode, p.unique_mode),
@@ -178,16 +178,14 @@ begin
                 case when single then 'options.' else 'jobs[' || e.ord - 1 || '].options.' end) o) p on true
          order by e.ord);
 
-    v_ids := array(select nextval('position') from generate_series(1, v_count));
-    -- UNIQUE KEYS: those that give an existing job leave jobs, v_jobs and v_ids here.
-    v_found := v_ids;
+    -- UNIQUE KEYS: those that give an existing job leave jobs and v_jobs here.
     if exists (
         select from unnest(v_jobs) j
          where j.unique_key is not null or j.unique_mode is not null or j.unique_for is not null
             or j.debounce_max is not null)
     then
         select array_agg(c.job_id order by c.ord), array_agg(c.inserted order by c.ord) into v_found, v_new
-          from claim_keys(v_jobs, v_ids, enqueue_jobs.jobs, v_now, single) c;
+          from claim_keys(v_jobs, enqueue_jobs.jobs, v_now, single) c;
         -- Behind the first of a key, what replaces or debounces waits for a second call: the last one is enough.
         select array_agg(u.ord order by u.ord), array_agg(u.first_change order by u.ord),
             array_agg(u.last_change order by u.ord)
@@ -203,7 +201,6 @@ begin
             window w as (partition by t.queue_id, t.unique_key)) u
          where u.ord >= u.first_change;
         v_all := jobs;
-        v_ids := array(select i.id from unnest(v_ids) with ordinality i(id, ord) where v_new[i.ord] order by i.ord);
         jobs := (
             select coalesce(jsonb_agg(e.job order by e.ord), '[]')
               from jsonb_array_elements(enqueue_jobs.jobs) with ordinality e(job, ord)
@@ -225,18 +222,16 @@ begin
         or exists (select from jsonb_array_elements(jobs) e(job) where e.job ? 'depends_on_refs')
     then
         select p.news, p.held, p.over into v_jobs, v_held, v_over
-          from place_children(coalesce(v_all, enqueue_jobs.jobs), v_jobs, v_ids, v_found, v_now, single) p;
+          from place_children(coalesce(v_all, enqueue_jobs.jobs), v_jobs, v_found, v_now, single) p;
     end if;
-    perform link_queue(l.queue_id)
+    perform tell_queue(l.queue_id, 'linked')
        from (select distinct j.queue_id from unnest(v_jobs) j where j.group_key is not null order by 1) l;
 
     perform open_lane(l.lane) from (select distinct u.lane from unnest(v_jobs) u order by 1) l;
     with asked as materialized (
-        select e.job_id, e.lane, e.job, e.run_at, e.max_retries, e.expires_at, e.retry, e.tags, e.group_key,
-            e.unique_key, e.batch_id, e.depends_on, e.on_parent_failure, e.held is true as held
-          from rows from (unnest(v_ids), unnest(v_jobs), jsonb_array_elements(enqueue_jobs.jobs), unnest(v_held))
-            e(job_id, ord, no_id, queue_id, lane, run_at, max_retries, expires_at, retry, tags, group_key,
-                unique_key, unique_mode, unique_for, debounce_max, depends_on, on_parent_failure, batch_id, job, held)
+        select e.job_id, e.lane, e.value as job, e.run_at, e.max_retries, e.expires_at, e.retry, e.tags, e.group_key,
+            e.unique_key, e.batch_id, e.depends_on, e.on_parent_failure, e.unnest is true as held
+          from rows from (unnest(v_jobs), jsonb_array_elements(enqueue_jobs.jobs), unnest(v_held)) e
     ), jobs as (
         insert into job (gen, job_id, queue_id, priority, created_at, run_at, max_retries, expires_at,
             payload, headers, retry, tags, group_key, unique_key, batch_id, depends_on, on_parent_failure)

@@ -13,6 +13,6 @@ are expressions; v_linked is null where the lease is lost. */ -}}
         select v_gen, e.job_id, e.lane >> 16, e.attempt, e.lost, clock_timestamp(), e.leased_at, 'completed',
             e.kept, e.linked, e.worker_id, {{$.result}}
           from ended e
-         where case when e.restricted then demand_lease(e.lane >> 16) else true end
+         where case when e.restricted then demand(e.lane >> 16, null, 'consume') else true end
         returning f.linked into v_linked;
     {{end}}end if;

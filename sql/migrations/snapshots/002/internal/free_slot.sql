@@ -62,8 +62,7 @@ begin
            and case (
                 select true from {{.schema}}.leased l where l.job_id = s.job_id and l.token = s.token limit 1)
             when true then false
-            else pg_try_advisory_xact_lock(
-                hashtext('{{.schema}}:limit'), hashint8((free_slot.holder << 12) # n.slot)) end
+            else {{template "internal/slot_lock.sql" dict "schema" .schema "holder" "free_slot.holder" "slot" "n.slot"}} end
          limit 1;
         if v_slot is null then
             return null;

@@ -3,7 +3,7 @@
 -- overtakes it. A job that got another slot since counts there.
 -- Index: group_slot_idx, leased_pk, ready_returned_idx, scheduled_pk.
 create or replace function {{.schema}}.group_slots(group_id bigint, max_running int)
-returns table (slot int, job_id bigint, low bigint, version bigint, busy boolean)
+returns table (slot int, job_id bigint, low bigint, busy boolean)
 language plpgsql
 as $$
 #variable_conflict use_column
@@ -23,7 +23,7 @@ begin
              where x.group_id = group_slots.group_id and x.slot > s.slot
              order by x.slot, x.version desc
              limit 1) n)
-    select s.slot, s.job_id, s.low, s.version,
+    select s.slot, s.job_id, s.low,
         row_number() over (partition by s.job_id order by s.version desc) = 1
             and coalesce(
                 -- Not by exists, which may become a hash of a whole table.

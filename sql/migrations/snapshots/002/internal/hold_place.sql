@@ -84,7 +84,7 @@ begin
     end loop;
     -- A snapshot older than a compaction sees a table empty.
     if place is null and v_lane is not null
-        and current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+        and {{template "internal/one_snapshot.sql"}}
     then
         raise exception 'could not tell in this snapshot where job % stands', hold_place.job_id
             using errcode = '40001', hint = 'Try the transaction again.';

@@ -1,6 +1,6 @@
 -- The options of a job, checked and typed. Unknown keys are refused: nothing is silently ignored. prefix
 -- is how the caller names them: 'options.', or 'jobs[3].' with names that may stand beside the options.
--- Calls: fail, check_retry.
+-- Calls: check_retry.
 create or replace function {{.schema}}.job_options(
     options    jsonb,
     now        timestamptz,
@@ -50,6 +50,8 @@ begin
                 perform {{.schema}}.fail(prefix || v_key, v_value, case v_key when 'delay'
                     then 'an interval of 0 or more, such as "5 minutes"'
                     else 'an interval above 0, such as "1 hour"' end);
+            elsif v_key in ('unique_for', 'debounce_max') and v_time > interval '100 years' then
+                perform {{.schema}}.fail(prefix || v_key, v_value, 'at most 100 years');
             end if;
             if v_key = 'unique_for' then
                 unique_for := v_time;

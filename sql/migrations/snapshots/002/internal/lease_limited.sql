@@ -1,7 +1,8 @@
 -- The lease from a queue with limits, one job at a time, each into a slot. A slot of max_running is free when
 -- the lease that took it last is gone: acked, given back or reaped. So nothing leaks, and nobody counts.
 -- Slots have a lock each, kept until the transaction ends: an open transaction keeps its own slots only.
--- Calls: limit_of, free_slot, rate_slots, use_slots, reap_expired, tend, advance_alone, raise_lane.
+-- Calls: limit_of, lanes, free_slot, rate_slots, use_slots, time_low, reap_expired, tend, advance_alone,
+-- raise_lane.
 -- Locks: slots (try), ready rows (skip locked). Index: mark_lane_idx, ready_pk, limit_slot_idx, job_N_pk.
 create or replace function {{.schema}}.lease_limited(
     queue_name text, worker_id text, seconds int, max_jobs int, queue_id bigint, kept boolean,
@@ -25,7 +26,7 @@ declare
     v_reaped boolean := false;
     v_tended boolean := false;
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    if {{template "internal/one_snapshot.sql"}} then
         raise exception 'a lease from queue %, which has limits, needs a READ COMMITTED transaction',
             quote_literal(queue_name)
             using errcode = '25001', hint = 'A snapshot can''t see which slots were taken since.';
@@ -40,7 +41,7 @@ begin
         v_ready := null;
         for v_lane in
             select k.lane, k.low, k.raised_at > v_now - interval '1 second' as fresh
-              from {{.schema}}.queue_lanes(queue_id) k
+              from {{.schema}}.lanes(lease_limited.queue_id << 16, (lease_limited.queue_id << 16) + 65535) k
              order by k.lane
         loop
             select r.job_id into v_ready

@@ -1,7 +1,7 @@
 -- Jobs of groups that are put off by hand give their slot up, so that others of their group go on. They are
 -- counted in it still, or the caller's try for the lock was refused and they keep it: nobody takes it
 -- at the same time.
--- Locks: groups (try, ascending). Index: job_N_pk, group_slot_idx.
+-- Calls: group_slots. Locks: groups (try, ascending). Index: job_N_pk, group_slot_idx.
 create or replace function {{.schema}}.leave_slots(job_ids bigint[])
 returns void
 language plpgsql

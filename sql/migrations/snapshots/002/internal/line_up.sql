@@ -17,7 +17,7 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-    v_blind    boolean := current_setting('transaction_isolation') not in ('read committed', 'read uncommitted');
+    v_blind    boolean := {{template "internal/one_snapshot.sql"}};
     v_position bigint;
     v_low      bigint;
     v_own      boolean;

@@ -5,7 +5,7 @@ returns void
 language plpgsql
 as $$
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    if {{template "internal/one_snapshot.sql"}} then
         raise exception 'could not tell in this snapshot whether %', coalesce('job ' || job_id || ' is leased',
                 'all of the jobs are leased')
             using errcode = '40001', hint = 'Try the transaction again.';

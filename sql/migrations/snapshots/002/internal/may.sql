@@ -1,7 +1,7 @@
 -- May the caller do this in the queue? The caller is the role that is set, else who logged in:
 -- inside a function with its owner's rights current_user is the owner. Views call it, and functions
 -- in a view run with the reader's rights: so it is a definer itself, and observers may execute it.
--- A schedule that runs produces by its owner's right (role_may), whoever runs the duty: see deputy.
+-- A schedule, a batch or a keyed watch produces by its owner's right (role_may), whoever calls: see deputy.
 -- Index: queue_id_idx, queue_grant_pk, deputy_xid_idx.
 create or replace function {{.schema}}.may(queue_id bigint, privilege text)
 returns boolean

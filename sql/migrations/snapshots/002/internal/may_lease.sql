@@ -1,6 +1,6 @@
 -- Everything that can keep a lease from going ahead, checked in order; enters the epoch where nothing
 -- does. False: there is nothing to lease.
--- Calls: fail, check_queue_name, demand, verify_instance, enter.
+-- Calls: check_queue_name, demand, verify_instance, enter.
 create or replace function {{.schema}}.may_lease(
     queue_name text, worker_id text, lease_seconds int, max_jobs int,
     queue_id bigint, restricted boolean, paused boolean

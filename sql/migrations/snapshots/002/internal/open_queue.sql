@@ -1,7 +1,7 @@
 -- The id of a queue, which is created where it is missing (or was dropped).
 -- The id is a hash of the name, and rows are only added: two transactions that first use the same
 -- queues in opposite order write equal rows and wait for nobody.
--- Calls: check_queue_name. Locks: none. Index: queue_name_idx, queue_id_idx.
+-- Calls: check_queue_name, open_lane. Locks: none. Index: queue_name_idx, queue_id_idx.
 create or replace function {{.schema}}.open_queue(queue_name text)
 returns bigint
 language plpgsql
@@ -18,7 +18,7 @@ begin
      order by q.version desc, q.row_id
      limit 1;
     if v_id is not null then
-        if v_dropped is not null and current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then
+        if v_dropped is not null and not {{template "internal/one_snapshot.sql"}} then
             -- Another transaction may be doing the same: it is left to do it. With an older snapshot the
             -- row may have changed already: oq_rotate will see the job.
             update {{.schema}}.queue q

@@ -1,10 +1,10 @@
 -- The parents and batches of jobs that are being enqueued: refs become ids, edges are made, and who has to wait goes
 -- to waiting, who is cancelled at once to finished: held. elements and became tell what each element of the
--- call became; news and ids are those that are new. A parent that somebody else may just be ending gets a
+-- call became; news are those that are new. A parent that somebody else may just be ending gets a
 -- todo, which is seen when both have committed: neither waits for the other. Hash joins: the arrays can be long.
--- Calls: job_ends, demand, may, fail, link_queue. Locks: batch (shared, try). Index: dependency_pk, and as job_ends.
+-- Calls: job_ends, demand, may, tell_queue. Locks: batch (shared, try). Index: dependency_pk, and as job_ends.
 create or replace function {{.schema}}.place_children(
-    elements jsonb, inout news {{.schema}}.new_job[], ids bigint[], became bigint[],
+    elements jsonb, inout news {{.schema}}.new_job[], became bigint[],
     now timestamptz, single boolean, out held boolean[], out over bigint[])
 language plpgsql
 set plan_cache_mode = force_generic_plan
@@ -24,14 +24,12 @@ declare
     v_bad      record;
     v_batch    bigint;
     v_sealed   boolean;
-    v_blind    boolean := current_setting('transaction_isolation') not in ('read committed', 'read uncommitted');
+    v_blind    boolean := {{template "internal/one_snapshot.sql"}};
 begin
     -- own: the parent is made by the same call, so that nobody can be ending it.
     with new as materialized (
         select n.job_id, n.ord, n.depends_on
-          from rows from (unnest(place_children.ids), unnest(place_children.news))
-            n(job_id, ord, no_id, queue_id, lane, run_at, max_retries, expires_at, retry, tags, group_key,
-                unique_key, unique_mode, unique_for, debounce_max, depends_on, on_parent_failure, batch_id)
+          from unnest(place_children.news) n
     ), element as materialized (
         select e.ord, e.job ->> 'ref' as ref, e.job -> 'depends_on_refs' as refs
           from jsonb_array_elements(place_children.elements) with ordinality e(job, ord)
@@ -63,9 +61,7 @@ begin
     select n.ord, p.parent_id into v_bad
       from unnest(v_children, v_parents) p(job_id, parent_id)
       join unnest(v_known, v_ends) k(job_id, ended) on k.job_id = p.parent_id
-      join rows from (unnest(place_children.ids), unnest(place_children.news)) n(job_id, ord, no_id, queue_id,
-            lane, run_at, max_retries, expires_at, retry, tags, group_key, unique_key, unique_mode, unique_for,
-            debounce_max, depends_on, on_parent_failure, batch_id) on n.job_id = p.job_id
+      join unnest(place_children.news) n on n.job_id = p.job_id
      where k.ended is null
      order by n.ord, p.parent_id
      limit 1;
@@ -104,16 +100,14 @@ begin
     end loop;
 
     -- Ends are looked at from now on in the queues of parents, of members, and of those who wait.
-    perform {{.schema}}.link_queue(l.queue_id)
+    perform {{.schema}}.tell_queue(l.queue_id, 'linked')
        from (
         select u.queue_id from unnest(v_queues, v_ends) u(queue_id, ended) where u.ended in ('open', 'lost')
         union
         select j.queue_id from unnest(news) j where j.batch_id is not null
         union
         select j.queue_id
-          from rows from (unnest(place_children.ids), unnest(place_children.news)) j(job_id, ord, no_id, queue_id,
-            lane, run_at, max_retries, expires_at, retry, tags, group_key, unique_key, unique_mode, unique_for,
-            debounce_max, depends_on, on_parent_failure, batch_id)
+          from unnest(place_children.news) j
          where j.job_id in (select unnest(v_children || v_parents))
          order by 1) l;
 
@@ -122,9 +116,7 @@ begin
             case when p.parent_ids is not null then coalesce(i.on_parent_failure, 'cancel') end as on_parent_failure,
             case when coalesce(i.on_parent_failure, 'cancel') = 'cancel' then p.failed end as failed,
             coalesce(p.is_open, false) as is_open
-          from rows from (unnest(place_children.ids), unnest(place_children.news)) i(job_id, ord, no_id, queue_id,
-            lane, run_at, max_retries, expires_at, retry, tags, group_key, unique_key, unique_mode, unique_for,
-            debounce_max, depends_on, on_parent_failure, batch_id)
+          from unnest(place_children.news) i
           left join (
             select u.job_id, array_agg(u.parent_id order by u.parent_id) as parent_ids,
                 min(u.parent_id) filter (where k.ended = 'failed') as failed,
@@ -178,5 +170,5 @@ begin
 end
 $$;
 comment on function {{.schema}}.place_children(
-    jsonb, {{.schema}}.new_job[], bigint[], bigint[], timestamptz, boolean) is
+    jsonb, {{.schema}}.new_job[], bigint[], timestamptz, boolean) is
     'The parents and batches of jobs that are being enqueued.';

@@ -2,7 +2,7 @@
 -- array: to scheduled until their time has come or their group's throttle ends, in line with their group,
 -- else to ready. One that has its group's slot still goes past the line: what came from a lease has, and
 -- what waited for a retry, where one runs at a time. It begins again, so where its group has a rate it needs
--- a slot of that, too: else to scheduled until there is one. came_from: leased, scheduled, ready, elsewhere.
+-- a slot of that, too: else to scheduled until there is one. came_from: leased, scheduled, ready, waiting, elsewhere.
 -- position is not read; lanes are open, the caller has entered the epoch and has taken them out of where they stood.
 -- Calls: limit_of, group_slots, rate_slots, use_slots, slot_due, wake_sleepers. Index: job_N_pk, ready_returned_idx.
 create or replace function {{.schema}}.place_jobs(jobs {{.schema}}.ready[], came_from text default 'elsewhere')

@@ -14,7 +14,7 @@ declare
     v_new  bigint;
 begin
     -- A snapshot older than the read above can't tell what is gone.
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    if {{template "internal/one_snapshot.sql"}} then
         return;
     end if;
     select m.low into v_low

@@ -1,7 +1,7 @@
 -- Raises the mark of due schedules, lane -10: no row is due before it, so that nobody walks the dead entries
 -- of all the runs before. What a transaction writes that is still open is due after it took the lock
 -- "schedule"; so the mark is raised to a time read before that lock was found free. Nobody waits for it.
--- Index: schedule_due_idx, mark_lane_idx.
+-- Calls: time_low. Index: schedule_due_idx, mark_lane_idx.
 create or replace function {{.schema}}.raise_schedules()
 returns void
 language plpgsql

@@ -1,8 +1,8 @@
 -- Raises the marks of the time lanes to their first visible row, but never past the clock, read before
 -- the snapshot, and not looked beyond: what is due later and dead already could be millions of rows.
 -- capped: as in advance. Where the clock went back, marks in the future go, and open epochs begin at the
--- beginning. Locks: a scheduled and a leased row (skip locked).
--- Index: scheduled_due_idx, leased_expires_idx, ttl_expires_idx.
+-- beginning. Calls: time_low. Locks: a scheduled and a leased row, mark and epoch_open rows (skip locked).
+-- Index: scheduled_due_idx, leased_expires_idx, ttl_expires_idx, mark_lane_idx, epoch_open_epoch_idx.
 create or replace function {{.schema}}.raise_time(capped boolean)
 returns void
 language plpgsql

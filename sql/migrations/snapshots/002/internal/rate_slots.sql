@@ -24,8 +24,7 @@ begin
              where s.taken_at is null or s.taken_at <= v_now - rate_slots.time_window
              order by s.taken_at nulls first
              offset 0) f
-         where pg_try_advisory_xact_lock(hashtext('{{.schema}}:limit'),
-            hashint8((rate_slots.holder << 12) # f.slot))
+         where {{template "internal/slot_lock.sql" dict "schema" .schema "holder" "rate_slots.holder" "slot" "f.slot"}}
          limit rate_slots.wanted);
     return array(
         select u.slot

@@ -2,14 +2,16 @@
 -- touched the table in an open transaction when the lock is had, so no row is locked or in doubt.
 -- Locks: access exclusive on the table.
 create or replace function {{.schema}}.rewrite(table_name text)
-returns bigint
+returns void
 language plpgsql
 as $$
-declare
-    v_rows bigint;
 begin
+    -- TRUNCATE refuses a table that has triggers to fire: what this transaction put in line is let in now.
+    if table_name = 'waiting' then
+        set constraints {{.schema}}.waiting_line_up immediate;
+        set constraints {{.schema}}.waiting_line_up deferred;
+    end if;
     execute format('lock table {{.schema}}.%I in access exclusive mode', table_name);
-    execute format('select count(*) from {{.schema}}.%I', table_name) into v_rows;
     -- Put back in line, it is not newly in line.
     if table_name = 'waiting' then
         update {{.schema}}.waiting w set first = false where w.first;
@@ -24,7 +26,6 @@ begin
             insert into {{.schema}}.%1$I overriding system value select * from unnest(v_rows);
         end
         $do$ $sql$, table_name);
-    return v_rows;
 end
 $$;
 comment on function {{.schema}}.rewrite(text) is 'Empties one narrow table of its dead rows.';

@@ -1,5 +1,5 @@
--- Jobs of linked or limited queues that are over for now: completed, dead, cancelled, expired or deleted; over: for
--- good, so that nobody need look where they stand.
+-- Jobs of linked or limited queues that are over for now: completed, dead, cancelled, expired, deleted, or scheduled
+-- again; over: for good, so that nobody need look where they stand.
 -- What they held is given on. Their place is gone already, their job rows are still there.
 -- Calls: admit, admit_one, wake_sleepers, settle_parents. Locks: as admit.
 -- Index: job_N_pk, queue_id_idx, dependency_pk, dependency_child_idx.
@@ -18,7 +18,7 @@ declare
     v_linked  boolean;
     v_done    boolean := false;
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    if {{template "internal/one_snapshot.sql"}} then
         v_linked := true;
     elsif cardinality(job_ids) = 1 then
         -- One job: a statement of its own, as short as it can be.

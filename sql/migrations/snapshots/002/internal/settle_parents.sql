@@ -22,7 +22,7 @@ declare
     v_highest  bigint[];
     v_count    int := 0;
 begin
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    if {{template "internal/one_snapshot.sql"}} then
         insert into {{.schema}}.todo (kind, id, queue_id, due_at)
         select 'parent', u.job_id, 0, clock_timestamp() from unnest(job_ids) u(job_id);
         return 0;
@@ -61,8 +61,8 @@ begin
         v_kept := array[]::bigint[];
         if v_children is not null then
             if cardinality(v_failed) > 0 then
-                insert into {{.schema}}.batch_failure (batch_id, job_id)
-                select distinct on (u.child_id) -u.child_id, u.parent_id
+                insert into {{.schema}}.batch_failure (batch_id)
+                select distinct -u.child_id
                   from unnest(v_parents, v_children) u(parent_id, child_id)
                  where u.child_id < 0 and u.parent_id = any (v_failed)
                    and not exists (select from {{.schema}}.batch_failure f where f.batch_id = -u.child_id);

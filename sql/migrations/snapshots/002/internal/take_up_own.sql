@@ -1,7 +1,7 @@
 -- Ready rows of this very transaction that marks went by since it put them there: invisible to
 -- whoever raised the marks, and swept up only after the commit. A lease in the same transaction moves them
 -- to the end of their lanes, where it finds them. The caller has entered an epoch.
--- Calls: own_locks, queue_lanes. Locks: ready rows (skip locked). Index: epoch_open_epoch_idx, ready_pk.
+-- Calls: own_locks, lanes. Locks: ready rows (skip locked). Index: epoch_open_epoch_idx, ready_pk.
 create or replace function {{.schema}}.take_up_own(queue_id bigint, wanted int)
 returns bigint
 language plpgsql
@@ -21,7 +21,7 @@ begin
         delete from {{.schema}}.ready r
          where r.ctid = any (array(
             select x.ctid
-              from {{.schema}}.queue_lanes(take_up_own.queue_id) k
+              from {{.schema}}.lanes(take_up_own.queue_id << 16, (take_up_own.queue_id << 16) + 65535) k
              cross join lateral (
                 select r.ctid from {{.schema}}.ready r
                  where r.lane = k.lane and r.position > v_lo and r.position < k.low

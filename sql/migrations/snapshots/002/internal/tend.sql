@@ -2,7 +2,7 @@
 -- While the daemon ticks, it is done for this queue only, so that a worker's long transaction hides
 -- nothing of another's; without the daemon, for all, so that nobody's due jobs bar the way.
 -- linked: what this transaction itself has put in line is let in as if it committed, so that it can lease it.
--- Calls: promote_due, reap_expired, expire_due, do_links, do_todo, advance_alone, take_up_own.
+-- Calls: time_low, promote_due, reap_expired, expire_due, do_links, do_todo, lanes, advance_alone, take_up_own.
 -- Index: scheduled_due_idx, leased_expires_idx.
 create or replace function {{.schema}}.tend(queue_id bigint, wanted int, linked boolean)
 returns boolean
@@ -47,7 +47,7 @@ begin
         v_count := v_count + {{.schema}}.do_todo(100, v_only, 100);
         -- What was let in just now by the first of these is not counted.
         v_count := v_count + exists (
-            select from {{.schema}}.queue_lanes(queue_id) k
+            select from {{.schema}}.lanes(tend.queue_id << 16, (tend.queue_id << 16) + 65535) k
              cross join lateral (
                 select from {{.schema}}.ready r where r.lane = k.lane and r.position >= k.low limit 1) r)::int;
     end if;

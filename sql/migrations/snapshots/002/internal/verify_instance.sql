@@ -1,9 +1,13 @@
 -- A copy of the database in another cluster must not start working by itself. Checked once a session.
-create or replace function {{.schema}}.verify_instance()
+-- duty: the function that asks, where it must see what was committed since its transaction began.
+create or replace function {{.schema}}.verify_instance(duty text default null)
 returns void
 language plpgsql
 as $$
 begin
+    if duty is not null and {{template "internal/one_snapshot.sql"}} then
+        raise exception '% needs a READ COMMITTED transaction', duty using errcode = '25001';
+    end if;
     if (select i.system_identifier from {{.schema}}.instance i)
         is distinct from (select c.system_identifier from pg_control_system() c)
     then
@@ -14,4 +18,5 @@ begin
     perform set_config('{{.schema}}.instance', '1', false);
 end
 $$;
-comment on function {{.schema}}.verify_instance() is 'Raises 55000 in a copy of the database that was not adopted.';
+comment on function {{.schema}}.verify_instance(text) is
+    'Raises 55000 in a copy of the database that was not adopted.';

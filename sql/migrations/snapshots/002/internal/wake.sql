@@ -1,6 +1,5 @@
--- Notifies the sleepers of a queue. The caller has just found that there are some, by
---     case when pg_try_advisory_lock(k) then pg_advisory_unlock(k) else false end
--- in one expression, so that no cancel falls between and leaks the lock.
+-- Notifies the sleepers of a queue. The caller has just found that there are some: wake_ready in pg_locks, an
+-- enqueue by nobody_sleeps, which tries their lock.
 -- A full notification queue would fail the caller's commit: then polling has to do.
 create or replace function {{.schema}}.wake(queue_name text)
 returns void

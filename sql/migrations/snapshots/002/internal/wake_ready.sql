@@ -2,7 +2,7 @@
 -- is empty" and "asleep", and whatever was promoted or reaped. One NOTIFY a queue; its sleepers may not
 -- want what is ready, or may be frozen: paced, as long as the same job stays the first, the session says it
 -- again after pauses that grow from 20 ms to a second.
--- Calls: queue_gate, wake. Index: mark_lane_idx, ready_pk.
+-- Calls: queue_now, queue_gate, wake. Index: mark_lane_idx, ready_pk.
 create or replace function {{.schema}}.wake_ready(paced boolean)
 returns bigint
 language plpgsql

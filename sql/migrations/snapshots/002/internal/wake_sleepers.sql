@@ -1,5 +1,5 @@
 -- Wakes the sleepers of a queue, if there are any: for calls that make many jobs ready.
--- Calls: wake. Locks: sleeper (try, dropped at once). Index: queue_id_idx.
+-- Calls: queue_now, wake. Locks: sleeper (try, dropped at once). Index: queue_id_idx.
 create or replace function {{.schema}}.wake_sleepers(queue_id bigint)
 returns void
 language plpgsql

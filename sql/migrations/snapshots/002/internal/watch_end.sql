@@ -1,5 +1,5 @@
 -- The first half of oq_unwatch: forgets the watch, and says which triggers are to go.
--- Calls: check_queue_name, fail. Index: queue_name_idx, watch_key.
+-- Calls: check_queue_name. Index: queue_name_idx, watch_key.
 create or replace function {{.schema}}.watch_end(caller name, table_name regclass, queue_name text)
 returns jsonb
 language plpgsql

@@ -16,7 +16,7 @@ as $$
 declare
     v_before bigint := 0;
 begin
-    if current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then
+    if not {{template "internal/one_snapshot.sql"}} then
         with gone as (
             delete from {{.schema}}.watch_failure f
              where f.ctid = any (array(

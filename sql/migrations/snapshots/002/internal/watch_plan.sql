@@ -1,6 +1,6 @@
 -- The first half of oq_watch: checks everything but the condition, which is code and not for these rights;
 -- notes the watch; returns what watch_build needs.
--- Calls: fail, check_queue_name, open_queue, role_may, job_options, watch_body.
+-- Calls: check_queue_name, check_patch, job_options, open_queue, role_may, watch_body.
 -- Locks: the watch's row. Index: watch_key, queue_name_idx.
 create or replace function {{.schema}}.watch_plan(
     caller     name,
@@ -26,7 +26,8 @@ declare
     v_list     text[];
     v_key      text;
     v_value    text;
-    v_run_at   timestamptz;
+    v_patch    jsonb := jsonb '{}';
+    v_said     record;
     v_options  record;
     v_related  text;
     v_old      watch%rowtype;
@@ -122,29 +123,8 @@ begin
                 perform fail('options.' || v_key, v_value, 'an array of names of columns');
             end if;
             v_lists := v_lists || jsonb_build_object(v_key, options -> v_key);
-        when 'priority' then
-            if v_value !~ '^-?[0-9]{1,5}$' or v_value::int not between -32768 and 32767 then
-                perform fail('options.priority', v_value, 'between -32768 and 32767');
-            end if;
-        when 'max_retries' then
-            if v_value !~ '^[0-9]{1,5}$' or v_value::int > 32767 then
-                perform fail('options.max_retries', v_value, 'between 0 and 32767');
-            end if;
-        when 'headers' then
-            if jsonb_typeof(options -> 'headers') <> 'object' or octet_length(v_value) > 65536 then
-                perform fail('options.headers', v_value, 'a JSON object of at most 65536 bytes');
-            end if;
-        when 'run_at' then
-            begin
-                v_run_at := v_value::timestamptz;
-            exception when data_exception then
-                perform fail('options.run_at', v_value, 'a timestamp with time zone');
-            end;
-            if v_run_at = 'infinity' then
-                perform fail('options.run_at', v_value, 'a finite timestamp');
-            elsif options ->> 'delay' is not null then
-                perform fail('options.delay', options ->> 'delay', 'either run_at or delay, not both');
-            end if;
+        when 'priority', 'max_retries', 'headers', 'run_at' then
+            v_patch := v_patch || jsonb_build_object(v_key, options -> v_key);
         when 'delay', 'ttl', 'expires_at', 'retry', 'tags', 'unique_mode', 'unique_for', 'debounce_max' then
             v_job := v_job || jsonb_build_object(v_key, options -> v_key);
         else
@@ -153,16 +133,17 @@ begin
                     'tags, unique_columns, unique_mode, unique_for, debounce_max, group_columns, payload_columns';
         end case;
     end loop;
+    v_said := check_patch(v_patch, 'options.');
+    if v_said.run_at is not null and options ->> 'delay' is not null then
+        perform fail('options.delay', options ->> 'delay', 'either run_at or delay, not both');
+    end if;
     if v_job <> '{}' then
         select o.* into v_options from job_options(v_job, clock_timestamp(), 'options.') o;
         -- As claim_keys, which would refuse every change.
-        if v_options.unique_mode = 'debounce' and coalesce(v_options.run_at, v_run_at) is null then
+        if v_options.unique_mode = 'debounce' and coalesce(v_options.run_at, v_said.run_at) is null then
             perform fail('options.delay', null, 'given, or run_at, where unique_mode is debounce');
         elsif v_options.debounce_max is not null and v_options.unique_mode is distinct from 'debounce' then
             perform fail('options.debounce_max', 'given', 'left out unless unique_mode is debounce');
-        elsif greatest(v_options.unique_for, v_options.debounce_max) > interval '100 years' then
-            perform fail('options.' || case when v_options.unique_for > interval '100 years' then 'unique_for' else 'debounce_max' end,
-                greatest(v_options.unique_for, v_options.debounce_max)::text, 'at most 100 years');
         end if;
     end if;
     if v_job ?| array['unique_mode', 'unique_for', 'debounce_max'] and not v_lists ? 'unique_columns' then
@@ -209,9 +190,9 @@ begin
     delete from watch_failure f where f.table_id = v_table.oid and f.queue_id = v_queue_id;
     insert into watch (queue_id, table_id, owner, run_at, priority, max_retries, keyed, headers, job_options,
         events, columns, condition, options)
-    values (v_queue_id, v_table.oid, v_table.relowner, v_run_at, coalesce((options ->> 'priority')::smallint, 0),
-        (options ->> 'max_retries')::int, v_lists ?| array['unique_columns', 'group_columns'],
-        nullif(options -> 'headers', 'null'), nullif(v_job, '{}'), v_events, columns, condition, options)
+    values (v_queue_id, v_table.oid, v_table.relowner, v_said.run_at, coalesce(v_said.priority, 0),
+        v_said.max_retries, v_lists ?| array['unique_columns', 'group_columns'], v_said.headers,
+        nullif(v_job, '{}'), v_events, columns, condition, options)
     on conflict (table_id, queue_id) do update
        set run_at = excluded.run_at, priority = excluded.priority, max_retries = excluded.max_retries,
            keyed = excluded.keyed, headers = excluded.headers, job_options = excluded.job_options,

@@ -1,5 +1,5 @@
 -- Every lease of a job that counted: the recorded ones, the one that ended it, the one that runs.
--- Calls: oq_jobs, for the right to see it. Index: attempt_N_pk.
+-- Calls: oq_jobs (for the right to see it). Index: attempt_N_pk.
 create or replace function {{.api_schema}}.oq_attempts(job_id bigint)
 returns table (
     attempt   int,

@@ -1,7 +1,7 @@
 -- Creates a queue, or changes the options that are named. Everything is checked before anything is
 -- written. A new version of the row counts at once for whoever reads it next. Calls that change the
 -- same queue wait for each other; producers and workers never take that lock.
--- Calls: check_queue_name, check_retry, open_queue.
+-- Calls: check_queue_name, check_retry, queue_shown, open_queue.
 -- Locks: queue (advisory), the queue row. Index: queue_name_idx, queue_id_idx.
 create or replace function {{.api_schema}}.oq_create_queue(
     queue_name text,

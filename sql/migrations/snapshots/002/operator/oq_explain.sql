@@ -1,6 +1,7 @@
 -- Why a job is not running: its gates one by one, in the order in which they bind, asked of what the engine
 -- itself asks. A closed gate says whom or what the job waits for, and until when where that is known.
--- Calls: oq_jobs, for the right to see it; queue_gate, group_gate, group_gates. Index: as these, mark_lane_idx, ready_pk.
+-- Calls: oq_jobs (for the right to see it), queue_gate, group_gate, group_gates, lanes,
+-- oq_workers. Index: as these, mark_lane_idx, ready_pk.
 create or replace function {{.api_schema}}.oq_explain(job_id bigint)
 returns table (step text, verdict text, detail text, retry_at timestamptz)
 language plpgsql
@@ -170,10 +171,7 @@ begin
     retry_at := null;
     if v_job.state = 'ready' then
         select count(*) into v_count
-          from (
-            select m.lane, max(m.low) as low from mark m
-             where m.lane >= v_queue << 16 and m.lane <= v_lane
-             group by m.lane) k
+          from lanes(v_queue << 16, v_lane) k
          cross join lateral (
             select 1 from ready r
              where r.lane = k.lane and r.position >= k.low

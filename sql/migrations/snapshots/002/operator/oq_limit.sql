@@ -1,5 +1,5 @@
 -- One rule a queue, group or '*'; a call replaces it. Limits bind what comes next: what runs goes on, and counts.
--- Calls: require_queue, limit_queue, wake_sleepers.
+-- Calls: check_queue_name, require_queue, tell_queue, wake_sleepers.
 -- Locks: queue (advisory), the rule's row. Index: limit_rule_idx, limit_slot_idx; leased is
 -- scanned for a queue's rule, waiting for a group's.
 create or replace function {{.api_schema}}.oq_limit(
@@ -50,17 +50,11 @@ begin
     end if;
     if group_key is null then
         if max_running is not null or rate is not null then
-            perform limit_queue(v_queue_id);
+            perform tell_queue(v_queue_id, 'limited');
         end if;
-        -- What began without a limit counts too: in slots above those that somebody may just be taking.
+        -- What began without a limit counts too: in slots above those that somebody may just be taking. Old rows are left
+        -- to the sweep: who takes their slot would wait for them.
         if max_running is not null then
-            delete from limit_slot d
-             where d.version = any (array(
-                select x.version
-                  from limit_slot x
-                 where x.holder = v_queue_id * 4 and (x.job_id, x.token) not in (
-                    select l.job_id, l.token from leased l)
-                   for update skip locked));
             insert into limit_slot (holder, slot, job_id, token, taken_at)
             select v_queue_id * 4, f.slot + row_number() over (order by l.job_id), l.job_id, l.token, v_now
               from (

@@ -52,55 +52,23 @@ begin
     end if;
 
     case state
-    when 'ready' then
+    {{range $place := list "ready" "scheduled" "waiting"}}when '{{$place}}' then
         with doomed as materialized (
-            select r.ctid, r.job_id
-              from ready r
-              join job j on j.job_id = r.job_id
-             where r.lane between v_queue.queue_id << 16 and (v_queue.queue_id << 16) + 65535
+            select p.ctid, p.job_id
+              from {{$place}} p
+              join job j on j.job_id = p.job_id
+             where p.lane between v_queue.queue_id << 16 and (v_queue.queue_id << 16) + 65535
                and j.created_at <= v_until
-             order by r.job_id
+             order by p.job_id
              limit v_limit
-               for update of r skip locked
+               for update of p skip locked
         ), gone as (
-            delete from ready r
-             where r.ctid = any (array(select d.ctid from doomed d))
-            returning r.job_id
+            delete from {{$place}} p
+             where p.ctid = any (array(select d.ctid from doomed d))
+            returning p.job_id
         )
         select array_agg(g.job_id order by g.job_id) into v_ids from gone g;
-    when 'scheduled' then
-        with doomed as materialized (
-            select s.ctid, s.job_id
-              from scheduled s
-              join job j on j.job_id = s.job_id
-             where s.lane between v_queue.queue_id << 16 and (v_queue.queue_id << 16) + 65535
-               and j.created_at <= v_until
-             order by s.job_id
-             limit v_limit
-               for update of s skip locked
-        ), gone as (
-            delete from scheduled s
-             where s.ctid = any (array(select d.ctid from doomed d))
-            returning s.job_id
-        )
-        select array_agg(g.job_id order by g.job_id) into v_ids from gone g;
-    when 'waiting' then
-        with doomed as materialized (
-            select w.ctid, w.job_id
-              from waiting w
-              join job j on j.job_id = w.job_id
-             where w.lane between v_queue.queue_id << 16 and (v_queue.queue_id << 16) + 65535
-               and j.created_at <= v_until
-             order by w.job_id
-             limit v_limit
-               for update of w skip locked
-        ), gone as (
-            delete from waiting w
-             where w.ctid = any (array(select d.ctid from doomed d))
-            returning w.job_id
-        )
-        select array_agg(g.job_id order by g.job_id) into v_ids from gone g;
-    when 'dead' then
+    {{end}}when 'dead' then
         with doomed as materialized (
             select d.ctid, d.job_id
               from dead d

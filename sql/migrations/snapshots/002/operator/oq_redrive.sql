@@ -117,64 +117,14 @@ begin
     end if;
 
     if dry_run then
-        return query
-        select x.job_id
-          from (
-            select d.job_id
-              from dead d
-              join job j on j.job_id = d.job_id
-             where v_state = 'dead' and d.queue_id = v_queue.queue_id
-               and (v_job_ids is null or d.job_id = any (v_job_ids))
-               and (v_reason is null or d.reason = v_reason)
-               and (v_error is null or strpos(d.error, v_error) > 0)
-               and d.died_at >= v_since and d.died_at < v_until
-               and (v_payload is null or j.payload @> v_payload)
-            union all
-            select f.job_id
-              from finished f
-              join job j on j.job_id = f.job_id
-             where v_state = 'cancelled' and f.queue_id = v_queue.queue_id
-               and f.outcome = 'cancelled' and f.kept and f.finished_at >= v_queue.created_at
-               and (v_job_ids is null or f.job_id = any (v_job_ids))
-               and (v_reason is null or f.error = v_reason)
-               and (v_error is null or strpos(f.error, v_error) > 0)
-               and f.finished_at >= v_since and f.finished_at < v_until
-               and (v_payload is null or j.payload @> v_payload)) x
-         order by x.job_id
-         limit v_limit;
+        return query select u.job_id from unnest(case v_state
+            when 'dead' then {{template "internal/redrive_ids.sql" dict "cancelled" false "lock" false}}
+            else {{template "internal/redrive_ids.sql" dict "cancelled" true "lock" false}} end) u(job_id);
         return;
-    end if;
-
-    -- The job rows are locked as well: oq_rotate, which moves them, tries again later.
-    if v_state = 'dead' then
-        v_ids := array(
-            select d.job_id
-              from dead d
-              join job j on j.job_id = d.job_id
-             where d.queue_id = v_queue.queue_id
-               and (v_job_ids is null or d.job_id = any (v_job_ids))
-               and (v_reason is null or d.reason = v_reason)
-               and (v_error is null or strpos(d.error, v_error) > 0)
-               and d.died_at >= v_since and d.died_at < v_until
-               and (v_payload is null or j.payload @> v_payload)
-             order by d.job_id
-             limit v_limit
-               for update of d, j skip locked);
+    elsif v_state = 'dead' then
+        v_ids := {{template "internal/redrive_ids.sql" dict "cancelled" false "lock" true}};
     else
-        v_ids := array(
-            select f.job_id
-              from finished f
-              join job j on j.job_id = f.job_id
-             where f.queue_id = v_queue.queue_id and f.outcome = 'cancelled'
-               and f.kept and f.finished_at >= v_queue.created_at
-               and (v_job_ids is null or f.job_id = any (v_job_ids))
-               and (v_reason is null or f.error = v_reason)
-               and (v_error is null or strpos(f.error, v_error) > 0)
-               and f.finished_at >= v_since and f.finished_at < v_until
-               and (v_payload is null or j.payload @> v_payload)
-             order by f.job_id
-             limit v_limit
-               for update of f, j skip locked);
+        v_ids := {{template "internal/redrive_ids.sql" dict "cancelled" true "lock" true}};
     end if;
     if cardinality(v_ids) = 0 then
         return;

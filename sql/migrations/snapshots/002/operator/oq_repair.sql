@@ -24,7 +24,7 @@ begin
     if max_rows is null or max_rows not between 1 and 100000 then
         perform fail('max_rows', max_rows::text, 'between 1 and 100000');
     end if;
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    if {{template "internal/one_snapshot.sql"}} then
         raise exception 'oq_repair needs a READ COMMITTED transaction' using errcode = '25001';
     end if;
     perform pg_advisory_xact_lock(hashtext('{{.schema}}:repair'), 0);

@@ -14,7 +14,7 @@ as $$
 #variable_conflict use_column
 declare
     v_only  bigint;
-    v_first bigint := -9223372036854775808;
+    v_first bigint := 0;
     v_last  bigint := 9223372036854775807;
     v_now   timestamptz := clock_timestamp();
 begin
@@ -60,14 +60,13 @@ begin
             min(greatest(j.created_at, j.run_at, (
                 select a.ended_at from attempt a where a.job_id = j.job_id and f.attempt > 0
                  order by a.attempt desc limit 1))) as since
-          from lanes() k
+          from lanes(v_first, v_last) k
          cross join lateral (
             select x.job_id, x.attempt from ready x
              where x.lane = k.lane and x.position >= k.low
              order by x.position limit 1) f
          cross join lateral (
             select j.job_id, j.created_at, j.run_at from job j where j.job_id = f.job_id limit 1) j
-         where k.lane between v_first and v_last
          group by 1
     ), e as (
         select x.queue_id, sum(x.per_second) as rate from recent('job') x group by 1

@@ -1,6 +1,6 @@
 -- Opens a batch. What it will enqueue is enqueued once for trial and taken back, so that what would be refused is
 -- refused now, but not for a queue that is full just now or a key that is taken.
--- Calls: fail, enqueue_for. Index: batch_pk, mark_lane_idx.
+-- Calls: enqueue_for. Index: batch_pk, mark_lane_idx.
 create or replace function {{.api_schema}}.oq_batch(options jsonb default '{}')
 returns bigint
 language plpgsql

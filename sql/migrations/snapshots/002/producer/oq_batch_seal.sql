@@ -13,7 +13,7 @@ begin
     if not found then
         return false;
     end if;
-    if current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then
+    if not {{template "internal/one_snapshot.sql"}} then
         perform free_children(array[-oq_batch_seal.batch_id], array[0::bigint], interval '20 ms');
     else
         insert into todo (kind, id, queue_id, due_at)

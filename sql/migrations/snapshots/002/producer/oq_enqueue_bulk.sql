@@ -1,5 +1,5 @@
 -- Many plain jobs of one queue, set-based: the ids are drawn first, in the order of the payloads.
--- Calls: open_queue, check_payload, check_depth, demand, enter, wake_sleepers.
+-- Calls: open_queue, check_payload, check_depth, demand, enter, open_lane, wake_sleepers.
 -- Locks: epoch shared (memory). Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.api_schema}}.oq_enqueue_bulk(
     queue_name  text,

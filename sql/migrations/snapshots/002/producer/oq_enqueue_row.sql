@@ -1,6 +1,6 @@
 -- A row trigger that makes a job. The table's owner answers for it, not who writes: as in a watch, that role
 -- must be able to produce, and the write goes through in any case.
--- Calls: fail, check_queue_name, open_queue, watch_allowed, watch_failed, row_json, check_depth, insert_jobs.
+-- Calls: open_queue, watch_allowed, watch_failed, row_json, check_depth, insert_jobs.
 -- Locks: epoch shared (memory). Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.api_schema}}.oq_enqueue_row()
 returns trigger

@@ -16,20 +16,14 @@ declare
     v_fields text[];
     v_next   timestamptz := oq_next_runs.after;
 begin
-    if oq_next_runs.cron is null then
-        perform fail('cron', null, 'a cron expression, such as 0 3 * * *');
-    end if;
-    if oq_next_runs.timezone is null then
-        perform fail('timezone', null, 'a name from pg_timezone_names, such as Europe/Berlin');
-    end if;
+    v_fields := cron_parse(oq_next_runs.cron);
+    perform check_timezone(oq_next_runs.timezone);
     if oq_next_runs.count is null or oq_next_runs.count not between 1 and 1000 then
         perform fail('count', oq_next_runs.count::text, 'between 1 and 1000');
     end if;
     if v_next is null or v_next not between '0001-01-01 00:00 UTC' and '9990-01-01 00:00 UTC' then
         perform fail('after', v_next::text, 'a time between the years 1 and 9989');
     end if;
-    v_fields := cron_parse(oq_next_runs.cron);
-    perform check_timezone(oq_next_runs.timezone);
     for i in 1..oq_next_runs.count loop
         v_next := next_run(v_fields, oq_next_runs.timezone, v_next, date_trunc('second', oq_next_runs.after));
         exit when v_next is null;

@@ -1,7 +1,7 @@
 -- Makes a schedule, or changes it. The job is enqueued once for trial and taken back: what the queue would
 -- refuse at each run, by its rights, limits or options, is refused now; but not for being full just now.
 -- Calls: check_schedule_name, cron_parse, check_timezone, demand_schedule, check_schedule, open_queue,
--- role_may, enqueue_run, next_run.
+-- role_may, enqueue_run, next_run, time_low, oq_schedule (once).
 -- Locks: schedule (advisory, shared), the schedule's row. Index: schedule_name_key, mark_lane_idx.
 create or replace function {{.api_schema}}.oq_schedule(
     schedule_name text,
@@ -22,17 +22,13 @@ declare
     v_old      schedule;
     v_new      schedule;
     v_found    boolean;
+    v_fields   text[];
     v_queue_id bigint;
     v_now      timestamptz;
     v_after    timestamptz;
 begin
     perform check_schedule_name(oq_schedule.schedule_name);
-    if oq_schedule.cron is null then
-        perform fail('cron', null, 'a cron expression, such as 0 3 * * *');
-    end if;
-    if oq_schedule.timezone is null then
-        perform fail('timezone', null, 'a name from pg_timezone_names, such as Europe/Berlin');
-    end if;
+    v_fields := cron_parse(oq_schedule.cron);
     perform check_timezone(oq_schedule.timezone);
     perform pg_advisory_xact_lock_shared(hashtext('{{.schema}}:schedule'), 0);
     select s.* into v_old from schedule s where s.schedule_name = oq_schedule.schedule_name for update;
@@ -52,7 +48,7 @@ begin
         select r.oid, r.rolname into v_new.owner_id, v_new.owner_name from pg_roles r where r.rolname = v_caller;
     end if;
     v_new.cron := oq_schedule.cron;
-    v_new.fields := cron_parse(oq_schedule.cron);
+    v_new.fields := v_fields;
     v_new.timezone := oq_schedule.timezone;
     v_new.queue_name := oq_schedule.queue_name;
     v_new.payload := oq_schedule.payload;

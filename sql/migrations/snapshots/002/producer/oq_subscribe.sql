@@ -1,6 +1,6 @@
 -- From now on a topic makes a job in the queue. The subscriber is stored: it needs the right to produce
 -- now, and again whenever somebody publishes.
--- Calls: check_words, open_queue, role_may. Index: subscription_key.
+-- Calls: check_words, open_queue, role_may, demand. Index: subscription_key.
 create or replace function {{.api_schema}}.oq_subscribe(topic_pattern text, queue_name text)
 returns void
 language plpgsql

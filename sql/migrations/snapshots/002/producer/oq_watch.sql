@@ -1,5 +1,5 @@
--- Changes of a table become jobs. Not a definer, the one exception: function and triggers are made by the
--- table's owner. Both halves are bound here when this is created, so no caller can name them.
+-- Changes of a table become jobs. Not a definer, as oq_unwatch and oq_watch_fire alone: function and triggers are
+-- made by the table's owner. Both halves are bound here when this is created, so no caller can name them.
 -- Calls: watch_plan (a definer), watch_build (the caller's rights).
 -- Locks: the watch's row, the table (SHARE ROW EXCLUSIVE).
 create or replace function {{.api_schema}}.oq_watch(

@@ -1,4 +1,4 @@
--- Calls: queue_now, may. Index: queue_name_idx.
+-- Calls: may. Index: queue_name_idx.
 create or replace view {{.api_schema}}.oq_schedules with (security_barrier) as
 select s.schedule_name,
     s.cron,

@@ -1,4 +1,4 @@
--- Calls: may. Index: queue_id_idx.
+-- Calls: queue_now, may. Index: queue_id_idx.
 create or replace view {{.api_schema}}.oq_workers with (security_barrier) as
 select l.worker_id,
     q.queue_name,

@@ -15,8 +15,9 @@ declare
     v_gen    smallint;
     v_linked boolean;
 begin
-    if pg_column_size(result) > 131072 or pg_column_compression(result) is not null then
-        perform check_result(result);
+    -- Of its text, as it is kept and read: a number of sixteen binary bytes may be 131072 digits long.
+    if octet_length(result::text) > 1048576 then
+        perform fail('result', octet_length(result::text) || ' bytes long', 'at most 1048576 bytes');
     end if;
 {{template "internal/finish_one.sql" dict "id" "oq_ack.job_id" "token" "oq_ack.lease_token"
     "result" "case when e.kept then oq_ack.result end"}}    -- One question where the lease was plain and is not lost.

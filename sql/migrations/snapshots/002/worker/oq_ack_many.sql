@@ -1,5 +1,5 @@
 -- Completes many jobs at once; leases that are lost are left out.
--- Calls: check_leases, check_result, demand, lost_lease, settle.
+-- Calls: check_leases, demand, lost_lease, settle.
 -- Locks: leased rows, job ids ascending. Index: leased_pk, queue_id_idx.
 create or replace function {{.api_schema}}.oq_ack_many(
     job_ids      bigint[],
@@ -19,9 +19,9 @@ declare
 begin
     perform check_leases(job_ids, lease_tokens, results);
     if results is not null then
-        perform check_result(r.result)
-           from unnest(results) r(result)
-          where pg_column_size(r.result) > 131072 or pg_column_compression(r.result) is not null;
+        perform fail('results[' || r.ord || ']', octet_length(r.result::text) || ' bytes long', 'at most 1048576 bytes')
+           from unnest(results) with ordinality r(result, ord)
+          where octet_length(r.result::text) > 1048576;
     end if;
     if results is not null and cardinality(job_ids) > 200 then
 {{template "internal/ack_batch.sql" dict "search" true}}    else

@@ -1,5 +1,5 @@
--- Extends a lease. Only this and the reaper look at expires_at.
--- Calls: demand_lease, enter, lost_lease.
+-- Extends a lease. expires_at says when it may be taken back: until somebody does, it can be extended and acked.
+-- Calls: demand, enter, lost_lease.
 -- Locks: the leased row, epoch shared (memory). Index: leased_pk, queue_id_idx, finished_N_pk.
 create or replace function {{.api_schema}}.oq_heartbeat(
     job_id        bigint,
@@ -34,7 +34,7 @@ begin
          limit 1) q
      where x.job_id = oq_heartbeat.job_id and x.token = oq_heartbeat.lease_token
        and l.job_id = oq_heartbeat.job_id and l.token = oq_heartbeat.lease_token
-       and case when q.restricted then demand_lease(q.queue_id) else true end
+       and case when q.restricted then demand(q.queue_id, null, 'consume') else true end
     returning l.job_id into v_done;
     if v_done is not null then
         return 'ok';

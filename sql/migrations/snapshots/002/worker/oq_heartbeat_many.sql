@@ -1,5 +1,5 @@
 -- Extends many leases.
--- Calls: check_leases, demand_lease, enter, lost_lease.
+-- Calls: check_leases, demand, enter, lost_lease.
 -- Locks: leased rows, job ids ascending; epoch shared (memory). Index: as oq_heartbeat.
 create or replace function {{.api_schema}}.oq_heartbeat_many(
     job_ids       bigint[],
@@ -43,7 +43,7 @@ begin
              order by q.version desc, q.row_id
              limit 1) q
          where l.job_id = h.job_id and l.token = h.token
-           and case when q.restricted then demand_lease(q.queue_id) else true end
+           and case when q.restricted then demand(q.queue_id, null, 'consume') else true end
         returning l.job_id, l.token
     )
     -- By case and in, which is a hash: a join could only be by a walk through all for each.
@@ -55,7 +55,7 @@ begin
                  limit 1), 'lost') end
       from asked a
      order by a.ord;
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+    if {{template "internal/one_snapshot.sql"}}
         and exists (
             select from unnest(oq_heartbeat_many.job_ids, oq_heartbeat_many.lease_tokens) u(job_id, token)
              where not exists (

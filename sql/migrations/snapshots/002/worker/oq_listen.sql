@@ -1,6 +1,6 @@
 -- LISTEN, and the shared session lock by which producers see that somebody sleeps. The lock is tried
 -- for at most 50 ms: where it can't be had, the worker is not woken and its polling has to do.
--- Calls: check_queue_name, demand. Locks: sleeper shared (session).
+-- Calls: open_queue, demand, own_locks. Locks: sleeper shared (session).
 create or replace function {{.api_schema}}.oq_listen(
     queue_name text
 )
@@ -13,7 +13,6 @@ declare
     v_queue_id bigint;
     v_restricted boolean;
 begin
-    perform check_queue_name(oq_listen.queue_name);
     v_queue_id := open_queue(oq_listen.queue_name);
     select q.restricted into v_restricted
       from queue q

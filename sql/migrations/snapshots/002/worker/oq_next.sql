@@ -1,5 +1,6 @@
 -- Acks the last jobs and leases the next: one round trip and one commit for a worker's whole turn.
--- Calls, Locks, Index: as oq_ack_many, then as oq_lease.
+-- Calls: check_leases, demand, lost_lease, settle, may_lease, lease_limited, raise_lane, tend,
+-- advance_alone. Locks, Index: as oq_ack_many, then as oq_lease.
 create or replace function {{.api_schema}}.oq_next(
     queue_name    text,
     worker_id     text default null,
@@ -38,7 +39,7 @@ begin
             select (select pg_sequence_last_value('generation'::regclass))::smallint, e.job_id, e.lane >> 16, e.attempt,
                 e.lost, v_now, e.leased_at, 'completed', e.kept, e.linked, e.worker_id
               from ended e
-             where case when e.restricted then demand_lease(e.lane >> 16) else true end
+             where case when e.restricted then demand(e.lane >> 16, null, 'consume') else true end
             returning finished.job_id, finished.linked
         )
         select count(*), array_agg(d.job_id) filter (where d.linked) into v_count, v_acked from done d;

@@ -1,5 +1,5 @@
 -- "Retry after". Rows are only added, so that workers that are told so at once do not wait for each other.
--- Calls: require_queue, demand, limit_queue, admit, wake_sleepers.
+-- Calls: require_queue, demand, tell_queue, enter, admit, wake_sleepers.
 -- Locks: as admit. Index: throttled_idx, scheduled_due_idx, job_N_pk.
 create or replace function {{.api_schema}}.oq_throttle(
     queue_name text,
@@ -30,13 +30,13 @@ begin
     insert into throttled (queue_id, group_id, until) values (v_queue_id, v_group_id, oq_throttle.until);
     if group_key is null then
         if until > v_now then
-            perform limit_queue(v_queue_id);
+            perform tell_queue(v_queue_id, 'limited');
         else
             perform wake_sleepers(v_queue_id);
         end if;
         return;
     end if;
-    perform link_queue(v_queue_id);
+    perform tell_queue(v_queue_id, 'linked');
     -- What was parked until a later time is due earlier now, whether it has a slot or came due meanwhile.
     perform enter();
     v_now := clock_timestamp();

@@ -1,5 +1,5 @@
 -- The end of oq_listen: no more wake-ups, and producers no longer pay for one.
--- Locks: gives back sleeper shared (session).
+-- Calls: check_queue_name, own_locks. Locks: gives back sleeper shared (session).
 create or replace function {{.api_schema}}.oq_unlisten(
     queue_name text
 )
