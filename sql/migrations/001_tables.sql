@@ -674,16 +674,13 @@ comment on column {{.schema}}.todo.id is
 comment on column {{.schema}}.todo.position is 'Rows from here on may have been committed below the group''s low.';
 
 create sequence {{.schema}}.sweep as bigint minvalue 0 cache 1;
-comment on sequence {{.schema}}.sweep is 'Up to which group the sweep of waiting has come.';
+comment on sequence {{.schema}}.sweep is 'The block of waiting where the sweep of groups goes on.';
 create sequence {{.schema}}.trim as bigint minvalue 0 cache 1;
-comment on sequence {{.schema}}.trim is 'Up to which group the idle rows of group_slot have been taken away.';
-create sequence {{.schema}}.slot_sweep as bigint minvalue 0 cache 1;
-comment on sequence {{.schema}}.slot_sweep is 'The block of limit_slot where the sweep goes on.';
+comment on sequence {{.schema}}.trim is 'Counts the sweeps: which blocks of the registers they look at.';
 do $$
 begin
     perform setval('{{.schema}}.sweep', 0);
     perform setval('{{.schema}}.trim', 0);
-    perform setval('{{.schema}}.slot_sweep', 0);
 end
 $$;
 

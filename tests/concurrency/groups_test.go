@@ -718,34 +718,35 @@ func TestGroupsUnderLoad(t *testing.T) {
 	t.Logf("%d jobs of %d groups", want, groups)
 }
 
-// The sweep locks the groups that it found idle, and a hundred at most, however many there are and whether they are busy.
+// The sweep locks the groups that it found idle, and a bounded number of them, however many there are and whether they are busy.
 func TestSweepTakesFewLocks(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
 	c := db.Conn(t)
 	exec(t, c, `insert into oq.group_slot (group_id, job_id, low, admitted_at, slot)
-		select i, -i, 0, now() - interval '1 hour', 0 from generate_series(1, 900) i`)
+		select i, -i, 0, now() - interval '1 hour', 0 from generate_series(1, 9000) i`)
 	exec(t, c, `insert into oq.leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost)
-		select -i, 1, 0, now() + interval '1 day', now(), 1, 0, 0 from generate_series(1, 900) i where i % 3 = 0`)
+		select -i, 1, 0, now() + interval '1 day', now(), 1, 0, 0 from generate_series(1, 9000) i where i % 3 = 0`)
 	locks := `select count(*)::int from pg_locks
 		where locktype = 'advisory' and pid = pg_backend_pid() and classid = (hashtext('oq:group')::bigint & 4294967295)::oid`
-	for left := 800; left >= 300; left -= 100 {
+	left := 9000
+	for turn := 0; left > 3000; turn++ {
+		if turn == 100 {
+			t.Fatalf("%d idle groups are left", left-3000)
+		}
 		exec(t, c, "begin")
 		exec(t, c, "select oq.sweep_groups(1000)")
-		if n := get[int](t, c, locks); n != 100 {
-			t.Fatalf("the sweep holds %d groups, want 100", n)
-		}
-		if n := get[int](t, c, "select count(*)::int from oq.group_slot"); n != left {
-			t.Fatalf("%d slots are left, want %d", n, left)
-		}
+		held := get[int](t, c, locks)
 		exec(t, c, "commit")
+		now := get[int](t, c, "select count(*)::int from oq.group_slot")
+		if held > 500 || held != left-now {
+			t.Fatalf("the sweep holds %d groups, and %d slots are gone", held, left-now)
+		}
+		left = now
 	}
-	exec(t, c, "begin")
-	exec(t, c, "select oq.sweep_groups(1000)")
-	if n := get[int](t, c, locks); n != 0 {
-		t.Errorf("the sweep holds %d busy groups", n)
+	if n := get[int](t, c, "select count(*)::int from oq.group_slot s join oq.leased l using (job_id)"); n != 3000 {
+		t.Errorf("%d of 3000 busy slots are left", n)
 	}
-	exec(t, c, "commit")
 }
 
 // A group that an open transaction holds leaves a todo for each enqueue. However many they are, and however old, those of
@@ -793,4 +794,28 @@ func TestTodosOfAHeldGroupStarveNobody(t *testing.T) {
 		t.Errorf("order of the group: %v (of %v)", g, order)
 	}
 	audit(t, c)
+}
+
+// The sweep goes round all that is in line, so many groups a time, and finds each that was forgotten.
+func TestSweepFindsEachForgottenGroup(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := db.Conn(t)
+	exec(t, c, "begin")
+	exec(t, c, "select oq_create_queue('q')")
+	exec(t, c, `insert into oq.waiting (job_id, lane, holder, group_id, position)
+		select i, (select queue_id << 16 from oq.queue limit 1), 'group', 1 + i % 3000, i from generate_series(1, 9000) i`)
+	found := 0
+	for turn := 0; found < 3000; turn++ {
+		if turn == 10 {
+			t.Fatalf("%d of 3000 groups were found", found)
+		}
+		exec(t, c, "select oq.sweep_groups(1000)")
+		now := get[int](t, c, "select count(distinct id)::int from oq.todo where kind = 'group'")
+		if now > found+1000 {
+			t.Fatalf("%d groups were looked at in one turn", now-found)
+		}
+		found = now
+	}
+	exec(t, c, "rollback")
 }
