@@ -29,7 +29,21 @@ begin
         insert into {{.schema}}.todo (kind, id, queue_id, position, due_at)
         select 'group', s.group_id, s.queue_id, 0, v_now
           from seen s
-         where not exists (select from {{.schema}}.group_gates(s.group_id, s.queue_id))
+         where case when (
+                -- Most groups run one at a time, and their one is seen at a glance.
+                select coalesce(
+                    (select true from {{.schema}}.leased l where l.job_id = x.job_id limit 1),
+                    (select true from {{.schema}}.ready r
+                      where r.job_id = x.job_id and r.position <> r.job_id limit 1),
+                    (select true from {{.schema}}.scheduled d where d.job_id = x.job_id limit 1))
+                  from (
+                    select x.job_id from {{.schema}}.group_slot x
+                     where x.group_id = s.group_id and x.slot = 0
+                     order by x.version desc
+                     limit 1) x
+                 where not exists (
+                    select from {{.schema}}.limit_rule r where r.queue_id = s.queue_id and r.group_id > 0))
+            then false else not exists (select from {{.schema}}.group_gates(s.group_id, s.queue_id)) end
         returning 1
     )
     -- From the block of the last on where there are more, which is a later one: no block has a thousand rows.
