@@ -402,6 +402,36 @@ func TestCompactionTriesTheNextTable(t *testing.T) {
 	audit(t, a)
 }
 
+// A table that can't be rewritten, here by a trigger of somebody's own, is warned of, and the next has its turn.
+func TestCompactionThatFails(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	warnings := make(chan string, 10)
+	a := watched(t, db, warnings)
+	exec(t, a, `create function refuse() returns trigger language plpgsql as $$ begin raise exception 'never'; end $$`)
+	exec(t, a, "alter table oq.todo set (autovacuum_enabled = off)")
+	exec(t, a, "insert into oq.todo (kind, id, queue_id, due_at) select 'child', i, 0, 'infinity' from generate_series(1, 25001) i")
+	exec(t, a, "delete from oq.todo where id > 1")
+	exec(t, a, "create trigger refuse before truncate on oq.todo execute function refuse()")
+	until(t, a, "the statistics know", "select pg_stat_get_dead_tuples('oq.todo'::regclass) > 20000")
+	exec(t, a, "set allow_system_table_mods = on")
+	exec(t, a, "update pg_class set relpages = 10000 where relname = 'ready_pk'")
+	if n := get[int](t, a, "select oq_compact()::int"); n != 1 {
+		t.Errorf("beside a table that fails %d were built anew, want 1", n)
+	}
+	if pages := get[int](t, a, "select relpages from pg_class where relname = 'ready_pk'"); pages > 10 {
+		t.Errorf("ready_pk has %d pages", pages)
+	}
+	select {
+	case warning := <-warnings:
+		t.Log(warning)
+	default:
+		t.Error("nobody is warned")
+	}
+	exec(t, a, "delete from oq.todo")
+	audit(t, a)
+}
+
 // A tick that puts jobs in line, as oq_promote does, and then empties that table: what is to be done before its commit is
 // done first, since TRUNCATE refuses a table that has triggers to fire.
 func TestCompactionOfWaitingInTheTickThatFillsIt(t *testing.T) {
