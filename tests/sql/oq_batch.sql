@@ -118,6 +118,10 @@ select oq_batch_seal(:b) \gset
 select is(fired(:b), '{c,s}', 'the batch is empty');
 
 -- Bad input: nothing is made.
+select throws_ok(format('select oq_batch(%L)', jsonb_build_object('on_success', jsonb_build_object('queue_name', 'x', 'headers',
+    jsonb_build_object('h', repeat('x', 65527))))), 'OQ001', 'options.on_success.headers%', 'headers with no room for the batch');
+select ok(oq_batch(jsonb_build_object('on_success', jsonb_build_object('queue_name', 'x', 'headers', h))) > 0, 'headers')
+  from (values (jsonb_build_object('h', repeat('x', 65000))), ('null'), ('{"batch": "b"}')) v(h);
 select throws_ok(format('select oq_batch(%L)', o), 'OQ001', m, coalesce(o, 'null'))
   from (values (null, 'options%null%'), ('null', 'options%null%'), ('[]', 'options%[]%'), ('1', 'options%1%'),
     ('{"on_sucess": {"queue_name": "x"}}', 'options%on_sucess%'), ('{"on_success": 1}', 'options.on_success%1%'),

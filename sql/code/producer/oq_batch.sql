@@ -29,7 +29,11 @@ begin
                 'a JSON object with queue_name and any other argument or option of oq_enqueue');
         end if;
         begin
-            perform enqueue_for(v_job, to_regrole(quote_ident(v_owner))::oid);
+            -- With the header that it will have, of the largest id.
+            perform enqueue_for(v_job || case when coalesce(jsonb_typeof(v_job -> 'headers'), 'null') in ('object', 'null')
+                    then jsonb_build_object('headers', coalesce(nullif(v_job -> 'headers', 'null'), '{}')
+                        || '{"batch": 9223372036854775807}') else '{}' end,
+                to_regrole(quote_ident(v_owner))::oid);
             raise exception using errcode = 'OQ099';
         exception
             when sqlstate 'OQ099' or sqlstate 'OQ005' or sqlstate 'OQ006' then null;
