@@ -80,14 +80,15 @@ func refused(err error) bool {
 	return pg.Code != "25006"
 }
 
-// judged says whether it was the call that the server refused, and not the session.
+// judged says whether it was the call that the server refused, and not the session, nor a lock that another
+// transaction will give back.
 func judged(err error) bool {
 	var session *notAsked
 	var pool *pgconn.ConnectError
-	return refused(err) && !errors.As(err, &session) && !errors.As(err, &pool)
+	return refused(err) && !locked(err) && !errors.As(err, &session) && !errors.As(err, &pool)
 }
 
-// locked says whether the call found a row that another transaction holds, and would not wait for.
+// locked says whether the call found a row that another transaction holds, and did not wait for it any longer.
 func locked(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == "55P03"

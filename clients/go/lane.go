@@ -149,7 +149,7 @@ func (l *lane) run(ctx context.Context) error {
 			l.failures = 0
 			continue
 		}
-		if !l.everAnswered && refused(err) {
+		if !l.everAnswered && refused(err) && !locked(err) {
 			failed = err
 			break
 		}
@@ -178,8 +178,8 @@ func (l *lane) turn(ctx context.Context, fetch bool) error {
 		l.mu.Lock()
 		l.busy = false
 		l.mu.Unlock()
-		if len(acks) > 0 && judged(err) {
-			// One of them is at fault, most likely by its result: each for itself.
+		if len(acks) > 0 && judged(err) || len(acks) > 1 && locked(err) {
+			// One of them is at fault, most likely by its result, or held by another transaction: each for itself.
 			l.ackSingly(acks)
 			return nil
 		}

@@ -24,7 +24,7 @@ type session struct {
 	timeout time.Duration
 	pooler  bool
 	name    string        // what its errors speak of
-	locks   time.Duration // how long it waits for a lock; 0: as its calls
+	locks   time.Duration // how long it waits for a lock; 0: as long as its calls last
 
 	mu    sync.Mutex // one call at a time
 	conn  *pgx.Conn
@@ -81,12 +81,10 @@ func (s *session) connect(ctx context.Context) error {
 		return nil
 	}
 	// Above it a lease that is lost is 40001 and no answer, for all that is asked for in the same call.
-	// And a call that was given up, which waits for a lock, must not lease for nobody when it gets it.
-	sql := fmt.Sprintf(`set default_transaction_isolation = 'read committed'; set statement_timeout = %d`,
-		min(max(s.timeout.Milliseconds(), 1), math.MaxInt32))
-	if s.locks > 0 {
-		sql += fmt.Sprintf(`; set lock_timeout = %d`, s.locks.Milliseconds())
-	}
+	// A call that was given up, which waits for a lock, must not lease for nobody when it gets it. And a lock_timeout
+	// of the role's, meant for other calls, must not take an ack away that has to wait for a moment.
+	sql := fmt.Sprintf(`set default_transaction_isolation = 'read committed'; set statement_timeout = %d;
+		set lock_timeout = %d`, min(max(s.timeout.Milliseconds(), 1), math.MaxInt32), s.locks.Milliseconds())
 	if _, err := conn.Exec(ctx, sql); err != nil {
 		s.drop()
 		return err
