@@ -37,8 +37,7 @@ type Job struct {
 	hold   hold
 	result *string
 	inTx   bool // acked by AckTx
-	db     DB   // for Progress
-	lease  int  // seconds, 0: the queue's
+	db     DB   // where there is no worker
 	lane   *lane
 	took   time.Duration
 }
@@ -99,29 +98,80 @@ func (j *Job) SetResult(v any) error {
 	return nil
 }
 
-// Progress shows v in oq_jobs, and is a heartbeat: ErrLeaseLost or ErrCancelled say to stop.
+// Progress shows v in oq_jobs, as JSON of at most 64 kB, and is a heartbeat: ErrLeaseLost or ErrCancelled say to stop, and
+// end the handler's context as well. In a worker it goes over the connection of the heartbeats, so that handlers may hold
+// the whole pool, and takes no longer than a third of the lease; any other error says that v may not be shown. It waits
+// for nobody: where another transaction is about to end the job, or AckTx has acked it, v is left out without an error.
 func (j *Job) Progress(ctx context.Context, v any) error {
 	body, err := encode(v)
 	if err != nil {
 		return err
 	}
-	var status string
-	err = j.db.QueryRow(ctx, sqlProgress, j.ID, j.Token, nullable(j.lease), body).Scan(&status)
-	switch {
-	case err != nil:
-		return wrap(err)
-	case status == "cancelled":
-		return ErrCancelled
-	case status != "ok":
-		return ErrLeaseLost
+	if j.lane == nil {
+		if j.inTx {
+			return nil
+		}
+		var status string
+		if err := j.db.QueryRow(ctx, sqlProgress, j.ID, j.Token, nil, body).Scan(&status); err != nil {
+			return wrap(err)
+		}
+		return j.told(status, time.Now())
 	}
-	return nil
+	w := j.lane.w
+	if inTx, gone := j.lane.standing(j); inTx || gone != nil {
+		return gone
+	}
+	var gone error
+	err = w.apart(ctx, w.beats, w.beatTime(), func(ctx context.Context, conn *pgx.Conn) error {
+		var status string
+		sent := time.Now()
+		err := conn.QueryRow(ctx, sqlProgress, j.ID, j.Token, nullable(w.leaseSeconds()), body).Scan(&status)
+		if err == nil {
+			gone = j.told(status, sent)
+		}
+		return err
+	})
+	switch {
+	case locked(err):
+		return nil
+	case err != nil:
+		return err
+	}
+	return gone
 }
 
-// Throttle keeps the job's queue, or its group where it has one, from everybody until a time.
+// told takes the answer of a heartbeat.
+func (j *Job) told(status string, sent time.Time) error {
+	var gone error
+	switch status {
+	case "ok":
+	case "cancelled":
+		gone = ErrCancelled
+	default:
+		gone = ErrLeaseLost
+	}
+	if j.lane != nil {
+		if gone == nil {
+			j.lane.extended(j, sent)
+		} else {
+			j.lane.lose(j, gone)
+		}
+	}
+	return gone
+}
+
+// Throttle keeps the job's queue, or its group where it has one, from everybody until a time; one that has passed lifts
+// it. In a worker it goes over a connection of its own, made by the first call, and takes Worker.Timeout at most.
 func (j *Job) Throttle(ctx context.Context, until time.Time) error {
-	_, err := j.db.Exec(ctx, sqlThrottle, j.Queue, until, nullable(j.GroupKey))
-	return wrap(err)
+	call := func(ctx context.Context, db DB) error {
+		_, err := db.Exec(ctx, sqlThrottle, j.Queue, until, nullable(j.GroupKey))
+		return wrap(err)
+	}
+	if j.lane == nil {
+		return call(ctx, j.db)
+	}
+	w := j.lane.w
+	return w.apart(ctx, w.throttles, w.Timeout, func(ctx context.Context, conn *pgx.Conn) error { return call(ctx, conn) })
 }
 
 // AckTx acks the job in the caller's transaction, so that what it did there takes effect once, with the

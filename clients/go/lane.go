@@ -285,7 +285,7 @@ func (l *lane) exchange(ctx context.Context, acks []*Job, results bool, want int
 					unreadable = err
 					continue
 				}
-				j.db, j.lease, j.lane, j.hold.lasts, lasts = l.w.Pool, l.w.leaseSeconds(), l, d, d
+				j.lane, j.hold.lasts, lasts = l, d, d
 				got = append(got, j)
 			}
 		}
@@ -487,6 +487,13 @@ func (l *lane) extended(j *Job, at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	j.hold.since, j.hold.lasts = at, l.w.leaseLasts()
+}
+
+// standing says whether the handler is acking the job in a transaction, and why it is not the worker's any more.
+func (l *lane) standing(j *Job) (inTx bool, gone error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return j.hold.inTx, j.hold.gone
 }
 
 // shortest is the shortest lease that is held, or most.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,7 +25,7 @@ type session struct {
 	name    string        // what its errors speak of
 	locks   time.Duration // how long it waits for a lock; 0: as long as its calls last
 
-	mu    sync.Mutex // one call at a time
+	turn  chan struct{} // taken by a call: one at a time
 	conn  *pgx.Conn
 	sql   map[string]string // prepared statements: name by text
 	wakes func()            // on a notification
@@ -34,10 +33,14 @@ type session struct {
 
 // do runs a call, at most timeout long. Whatever fails but by the server's word costs the connection.
 func (s *session) do(ctx context.Context, call func(ctx context.Context, conn *pgx.Conn) error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return fmt.Errorf("%s: another call is under way: %w", s.name, ctx.Err())
+	}
 	if s.conn == nil || s.conn.IsClosed() {
 		if err := s.connect(ctx); err != nil {
 			return &notAsked{fmt.Errorf("%s: %w", s.name, err)}
@@ -104,8 +107,8 @@ func (s *session) drop() {
 }
 
 func (s *session) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
 	s.drop()
 }
 

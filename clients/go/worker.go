@@ -43,8 +43,10 @@ type Worker struct {
 	lanes     []*lane
 	listener  *listener
 	beats     *session
-	known     atomic.Int64  // how long a lease lasts, once one was seen
-	learned   chan struct{} // it is another than it was
+	throttles *session
+	side      context.Context // of what goes on beside the lanes
+	known     atomic.Int64    // how long a lease lasts, once one was seen
+	learned   chan struct{}   // it is another than it was
 	jobs      context.Context
 	stopJobs  context.CancelCauseFunc
 	abandoned atomic.Int64
@@ -130,6 +132,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer w.stopJobs(ErrDraining)
 	w.beats = w.session("heartbeats")
 	w.beats.locks = 200 * time.Millisecond
+	w.throttles = w.session("throttle")
 	w.learned = make(chan struct{}, 1)
 	w.listener = newListener(w)
 	for i := range w.Fetchers {
@@ -139,6 +142,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	fetching, stop := context.WithCancel(ctx)
 	defer stop()
 	side, stopSide := context.WithCancel(always)
+	w.side = side
 	var sides, lanes sync.WaitGroup
 	sides.Go(func() { w.listener.run(side) })
 	sides.Go(func() { w.beat(side) })
@@ -157,6 +161,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	stopSide()
 	sides.Wait()
 	w.beats.close()
+	w.throttles.close()
 	if n := w.abandoned.Load(); n > 0 {
 		errs = append(errs, fmt.Errorf("%w: %d", ErrAbandoned, n))
 	}
@@ -176,7 +181,7 @@ func (w *Worker) session(name string) *session {
 	if pooler {
 		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 	}
-	return &session{cfg: cfg, timeout: w.Timeout, pooler: pooler, name: name}
+	return &session{cfg: cfg, timeout: w.Timeout, pooler: pooler, name: name, turn: make(chan struct{}, 1)}
 }
 
 func (w *Worker) leaseSeconds() int { return int(w.Lease / time.Second) }
@@ -271,14 +276,16 @@ func (w *Worker) beatSingly(ctx context.Context, jobs []*Job) error {
 	return nil
 }
 
+// beatTime is how long a heartbeat may take. One that comes too late is none.
+func (w *Worker) beatTime() time.Duration { return w.leaseLasts() / 3 }
+
 func (w *Worker) beatMany(ctx context.Context, jobs []*Job) error {
 	ids, tokens := make([]int64, len(jobs)), make([]int64, len(jobs))
 	byID := make(map[int64]*Job, len(jobs))
 	for i, j := range jobs {
 		ids[i], tokens[i], byID[j.ID] = j.ID, j.Token, j
 	}
-	// A heartbeat that comes too late is none.
-	ctx, cancel := context.WithTimeout(ctx, w.leaseLasts()/3)
+	ctx, cancel := context.WithTimeout(ctx, w.beatTime())
 	defer cancel()
 	sent := time.Now()
 	return w.beats.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
@@ -289,17 +296,32 @@ func (w *Worker) beatMany(ctx context.Context, jobs []*Job) error {
 		var id int64
 		var status string
 		_, err = pgx.ForEachRow(rows, []any{&id, &status}, func() error {
-			j := byID[id]
-			switch status {
-			case "ok":
-				j.lane.extended(j, sent)
-			case "cancelled":
-				j.lane.lose(j, ErrCancelled)
-			default:
-				j.lane.lose(j, ErrLeaseLost)
-			}
+			_ = byID[id].told(status, sent)
 			return nil
 		})
 		return err
 	})
+}
+
+// apart makes a handler's call over a session of the worker's own, for the handlers may hold all of the pool. When ctx
+// ends it returns, and the call goes on without it: to give it up would cost the connection.
+func (w *Worker) apart(ctx context.Context, s *session, most time.Duration,
+	call func(ctx context.Context, conn *pgx.Conn) error) error {
+
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	done := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), most)
+		defer cancel()
+		defer context.AfterFunc(w.side, cancel)()
+		done <- s.do(ctx, call)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
