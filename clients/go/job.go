@@ -36,7 +36,7 @@ type Job struct {
 
 	hold   hold
 	result *string
-	inTx   bool // acked by AckTx
+	inTx   bool // acked by AckTx, so that a heartbeat would wait for the transaction; guarded as hold is
 	db     DB   // where there is no worker
 	lane   *lane
 	took   time.Duration
@@ -47,7 +47,6 @@ type hold struct {
 	since  time.Time // of the lease, or the last heartbeat, by our clock
 	lasts  time.Duration
 	over   bool // finished, or nobody's any more
-	inTx   bool // being acked by a transaction of the handler: a heartbeat would wait for that
 	cancel context.CancelCauseFunc
 	gone   error // ErrLeaseLost or ErrCancelled, when the server said so
 }
@@ -175,26 +174,29 @@ func (j *Job) Throttle(ctx context.Context, until time.Time) error {
 }
 
 // AckTx acks the job in the caller's transaction, so that what it did there takes effect once, with the
-// ack, or not at all: ErrLeaseLost fails the transaction. The caller commits. A handler that called
-// it returns the commit's error.
+// ack, or not at all: ErrLeaseLost fails the transaction, and ends the handler's context. The caller commits. A handler
+// that called it without an error returns the commit's: nil says that the job is acked. After an error of AckTx nil acks
+// it as without a transaction.
 func (j *Job) AckTx(ctx context.Context, tx DB) error {
 	var acked bool
-	j.inTx = true
-	j.holdInTx(true)
+	twice := j.setInTx(true)
 	err := wrap(tx.QueryRow(ctx, sqlAckTx, j.ID, j.Token, j.result).Scan(&acked))
 	if err != nil {
-		j.holdInTx(false)
+		j.setInTx(false)
+	}
+	if j.lane != nil && !twice && errors.Is(err, ErrLeaseLost) {
+		j.lane.lose(j, ErrLeaseLost)
 	}
 	return err
 }
 
-func (j *Job) holdInTx(yes bool) {
-	if j.lane == nil {
-		return // Nobody sends heartbeats.
+func (j *Job) setInTx(yes bool) (was bool) {
+	if j.lane != nil {
+		j.lane.mu.Lock()
+		defer j.lane.mu.Unlock()
 	}
-	j.lane.mu.Lock()
-	defer j.lane.mu.Unlock()
-	j.hold.inTx = yes
+	was, j.inTx = j.inTx, yes
+	return was
 }
 
 // Beginner begins transactions: a pool or a connection.
@@ -203,7 +205,8 @@ type Beginner interface {
 }
 
 // Transact runs do and the ack in one transaction, again (up to five times) where a stricter isolation
-// level asks for it.
+// level asks for it. Its error is do's, the ack's or the commit's; then all is rolled back, and what the handler returns is
+// what happens: nil acks the job.
 func (j *Job) Transact(ctx context.Context, db Beginner, do func(ctx context.Context, tx pgx.Tx) error) error {
 	for try := 1; ; try++ {
 		err := wrap(pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
@@ -213,7 +216,7 @@ func (j *Job) Transact(ctx context.Context, db Beginner, do func(ctx context.Con
 			return j.AckTx(ctx, tx)
 		}))
 		if err != nil {
-			j.holdInTx(false)
+			j.setInTx(false)
 		}
 		if try == 5 || !errors.Is(err, ErrTryAgain) {
 			return err

@@ -399,7 +399,7 @@ func (l *lane) do(ctx context.Context, j *Job) (ack bool) {
 	err := j.call(ctx, l.w.handler)
 	j.took = time.Since(began)
 	l.mu.Lock()
-	gone := j.hold.gone
+	gone, inTx := j.hold.gone, j.inTx
 	l.mu.Unlock()
 	switch {
 	case gone == ErrCancelled:
@@ -408,7 +408,7 @@ func (l *lane) do(ctx context.Context, j *Job) (ack bool) {
 	case gone != nil:
 		l.w.observe(j, "lost", err, j.took)
 		return false
-	case err == nil && j.inTx:
+	case err == nil && inTx:
 		l.w.observe(j, "acked", nil, j.took)
 		return false
 	case err == nil:
@@ -473,7 +473,7 @@ func (l *lane) due(to []*Job, now time.Time) []*Job {
 	for _, j := range l.held {
 		age := now.Sub(j.hold.since)
 		switch {
-		case j.hold.over || j.hold.inTx || age < j.hold.lasts/3:
+		case j.hold.over || j.inTx || age < j.hold.lasts/3:
 		case age > j.hold.lasts:
 			l.end(j, ErrLeaseLost)
 		default:
@@ -493,7 +493,7 @@ func (l *lane) extended(j *Job, at time.Time) {
 func (l *lane) standing(j *Job) (inTx bool, gone error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return j.hold.inTx, j.hold.gone
+	return j.inTx, j.hold.gone
 }
 
 // shortest is the shortest lease that is held, or most.
