@@ -111,13 +111,15 @@ func (v *verdict) Error() string {
 
 func (v *verdict) Unwrap() error { return v.err }
 
-// Snooze gives the job back for a while. No attempt is counted.
-func Snooze(pause time.Duration) error { return &verdict{release: true, after: pause} }
+// Snooze gives the job back for a while, of ten years at most; 0 or less is at once. No attempt is counted. A longer pause
+// fails the attempt.
+func Snooze(pause time.Duration) error { return &verdict{release: true, after: max(pause, 0)} }
 
 // Discard fails the job for good: it is dead, with err, whatever retries it has left.
 func Discard(err error) error { return &verdict{err: known(err), discard: true} }
 
-// RetryAfter fails the attempt, with err; the next one comes after pause, not after the backoff.
+// RetryAfter fails the attempt, with err; the next one comes after pause, not after the backoff: of ten years at most, and
+// 0 or less is at once. After a longer one it comes after the backoff.
 func RetryAfter(pause time.Duration, err error) error {
 	return &verdict{err: known(err), after: max(pause, time.Microsecond)}
 }

@@ -252,6 +252,19 @@ func (j *Job) fail(ctx context.Context, db DB, err error) (state string, refusal
 	if !errors.As(err, &v) {
 		v = &verdict{err: err}
 	}
+	state, refusal = j.tell(ctx, db, v, err)
+	if v.after > 0 && errors.Is(refusal, ErrArgument) {
+		// A pause that the server does not take.
+		failed := errors.New(err.Error() + ": " + refusal.Error())
+		if state, err := j.tell(ctx, db, &verdict{err: failed}, failed); err == nil {
+			return state, nil
+		}
+	}
+	return state, refusal
+}
+
+// tell is one try of fail.
+func (j *Job) tell(ctx context.Context, db DB, v *verdict, err error) (state string, refusal error) {
 	if v.release {
 		var given bool
 		err := db.QueryRow(ctx, sqlRelease, j.ID, j.Token, nullable(interval(v.after))).Scan(&given)
