@@ -51,6 +51,9 @@ type hold struct {
 	gone   error // ErrLeaseLost or ErrCancelled, when the server said so
 }
 
+// late says whether the lease is over by the worker's clock. Under the lane's lock.
+func (j *Job) late() bool { return time.Since(j.hold.since) > j.hold.lasts }
+
 // Handler does a job. What it returns is what happens: nil acks it; an error fails the attempt, unless
 // it is a Snooze, Discard or RetryAfter; a panic is an error. Its context ends, with a cause, when
 // the lease is lost (ErrLeaseLost), the job is cancelled (ErrCancelled), or the worker's time to

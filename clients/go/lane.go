@@ -168,12 +168,15 @@ func (l *lane) turn(ctx context.Context, fetch bool) error {
 	l.mu.Lock()
 	acks, results := l.acks, l.results
 	l.acks, l.results = nil, false
-	want := min(l.batch, l.most-(len(l.queue)-l.head)-l.running)
+	want := 0
+	if fetch {
+		want = min(l.batch, l.most-(len(l.queue)-l.head)-l.running)
+	}
 	l.woken = false
 	l.mu.Unlock()
 
 	// A call that has begun is finished: what it leased must be known. The session's time-out bounds it.
-	got, lasts, err := l.exchange(context.WithoutCancel(ctx), acks, results, want, fetch)
+	got, lasts, lost, err := l.exchange(context.WithoutCancel(ctx), acks, results, want)
 	if err != nil {
 		l.mu.Lock()
 		l.busy = false
@@ -190,7 +193,7 @@ func (l *lane) turn(ctx context.Context, fetch bool) error {
 	}
 	l.everAnswered = true
 	for _, j := range acks {
-		l.w.observe(j, "acked", nil, j.took)
+		l.w.observe(j, ackState(j, lost), nil, j.took)
 	}
 	now := time.Now()
 	l.mu.Lock()
@@ -220,6 +223,13 @@ func (l *lane) turn(ctx context.Context, fetch bool) error {
 	return nil
 }
 
+func ackState(j *Job, lost map[*Job]bool) string {
+	if lost[j] {
+		return "lost"
+	}
+	return "acked"
+}
+
 // keep puts acks back that the server did not answer, as long as there is hope. Under the lock.
 func (l *lane) keep(acks []*Job) {
 	for _, j := range acks {
@@ -240,11 +250,14 @@ func (l *lane) pushAck(j *Job, now time.Time) {
 	l.results = l.results || j.result != nil
 }
 
-// exchange is the call.
-func (l *lane) exchange(ctx context.Context, acks []*Job, results bool, want int, fetch bool) (
-	got []*Job, lasts time.Duration, err error) {
+// exchange is the call: it acks and, with a want of 1 or more, leases. Where one of the acks is late, and wherever else the
+// acks are a call of their own, it says which are lost. Those that go with a lease are known to be the worker's: all that
+// can have ended them is a cancel since the last heartbeat.
+func (l *lane) exchange(ctx context.Context, acks []*Job, results bool, want int) (
+	got []*Job, lasts time.Duration, lost map[*Job]bool, err error) {
 
 	n := len(acks)
+	var taken map[int64]bool // by the server's word
 	if n > 0 {
 		l.ids = int8Array(l.ids, n, func(i int) int64 { return acks[i].ID })
 		l.tokens = int8Array(l.tokens, n, func(i int) int64 { return acks[i].Token })
@@ -253,15 +266,24 @@ func (l *lane) exchange(ctx context.Context, acks []*Job, results bool, want int
 		var b pgconn.Batch
 		var err error
 		lease := [][]byte{[]byte(l.w.Queue), []byte(l.w.ID), int4(l.w.leaseSeconds()), int4(want)}
+		taken = nil
+		l.mu.Lock()
+		late := slices.ContainsFunc(acks, (*Job).late)
+		l.mu.Unlock()
+		if results || late || n > 0 && want == 0 {
+			taken = make(map[int64]bool, n)
+		}
 		switch {
 		case results:
 			err = l.s.add(ctx, &b, sqlResults, l.ids, l.tokens,
 				jsonbArray(n, func(i int) *string { return acks[i].result }))
-			if err == nil && fetch {
-				err = l.s.add(ctx, &b, sqlNext, append(lease, nil, nil)...)
-			}
-		case !fetch:
+		case taken != nil:
 			err = l.s.add(ctx, &b, sqlAckMany, l.ids, l.tokens)
+		}
+		switch {
+		case err != nil || want == 0:
+		case taken != nil:
+			err = l.s.add(ctx, &b, sqlNext, append(lease, nil, nil)...)
 		case n > 0:
 			err = l.s.add(ctx, &b, sqlNext, append(lease, l.ids, l.tokens)...)
 		default:
@@ -278,7 +300,8 @@ func (l *lane) exchange(ctx context.Context, acks []*Job, results bool, want int
 			for rows.NextRow() {
 				row := rows.Values()
 				if len(row) == 1 {
-					continue // an id that was acked
+					taken[readInt8(row[0])] = true
+					continue
 				}
 				j, d, err := readJob(row, l.w.Queue)
 				if err != nil {
@@ -292,9 +315,28 @@ func (l *lane) exchange(ctx context.Context, acks []*Job, results bool, want int
 		return errors.Join(answer.Close(), unreadable)
 	})
 	if err != nil {
-		got = nil
+		return nil, lasts, nil, err
 	}
-	return got, lasts, err
+	if taken != nil && len(taken) < n {
+		lost = notTaken(acks, taken)
+	}
+	return got, lasts, lost, nil
+}
+
+// notTaken are the acks whose ids are not among those that the server has taken. Where a job is among the acks by two
+// leases, only the last one counts.
+func notTaken(acks []*Job, taken map[int64]bool) map[*Job]bool {
+	last := make(map[int64]int64, len(acks))
+	for _, j := range acks {
+		last[j.ID] = max(last[j.ID], j.Token)
+	}
+	lost := map[*Job]bool{}
+	for _, j := range acks {
+		if !taken[j.ID] || j.Token < last[j.ID] {
+			lost[j] = true
+		}
+	}
+	return lost
 }
 
 // admit takes what was leased. Under the lock.
@@ -350,7 +392,7 @@ func (l *lane) work() {
 		}
 		j := l.queue[l.head]
 		l.head++
-		if !j.hold.over && time.Since(j.hold.since) > j.hold.lasts {
+		if !j.hold.over && j.late() {
 			l.end(j, ErrLeaseLost) // We stood still: somebody else may have it.
 		}
 		if j.hold.over {
@@ -437,7 +479,7 @@ func (l *lane) report(j *Job, report, err error) {
 			return
 		}
 		l.mu.Lock()
-		over := time.Since(j.hold.since) > j.hold.lasts
+		over := j.late()
 		l.mu.Unlock()
 		if judged(failed) || over {
 			l.w.Logger.Error("a failed attempt could not be reported", "job_id", j.ID, "error", failed, "failure", err)
@@ -451,10 +493,10 @@ func (l *lane) report(j *Job, report, err error) {
 // ackSingly acks one by one what was refused together. Whose ack is refused alone has failed by it.
 func (l *lane) ackSingly(acks []*Job) {
 	for _, j := range acks {
-		_, _, err := l.exchange(context.WithoutCancel(l.w.jobs), []*Job{j}, j.result != nil, 0, false)
+		_, _, lost, err := l.exchange(context.WithoutCancel(l.w.jobs), []*Job{j}, j.result != nil, 0)
 		switch {
 		case err == nil:
-			l.w.observe(j, "acked", nil, j.took)
+			l.w.observe(j, ackState(j, lost), nil, j.took)
 		case judged(err):
 			l.report(j, err, err)
 		default:

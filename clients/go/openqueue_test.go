@@ -359,14 +359,14 @@ func TestSynchronousCommit(t *testing.T) {
 		if _, err := Enqueue(ctx, db.Pool, "q", 1, nil); err != nil {
 			t.Fatal(err)
 		}
-		jobs, lasts, err := l.exchange(ctx, nil, false, 10, true)
+		jobs, lasts, _, err := l.exchange(ctx, nil, false, 10)
 		if err != nil || len(jobs) != 1 || lasts < 30*time.Second || lasts > 40*time.Second {
 			t.Fatalf("%v %s %v", jobs, lasts, err)
 		}
 		if got := get[string](t, l.s.conn, "select current_setting('synchronous_commit')"); got != "on" {
 			t.Errorf("synchronous_commit stays %s", got)
 		}
-		if _, _, err := l.exchange(ctx, jobs, false, 10, false); err != nil {
+		if _, _, _, err := l.exchange(ctx, jobs, false, 0); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -54,8 +54,12 @@ type Worker struct {
 
 // Event is what became of a job in a worker.
 type Event struct {
-	Job   *Job
-	State string        // acked, scheduled, ready, dead, released, lost, cancelled
+	Job *Job
+	// acked: done. scheduled, ready or dead: where a failed attempt led. released: given back, and no attempt counted.
+	// cancelled: by oq_cancel, which the worker was told while the handler ran; a job that was cancelled after the last
+	// heartbeat may be said to be acked. lost: its lease ended, so that it was or will be done again, or nobody knows
+	// whether the server took the outcome.
+	State string
 	Err   error         // what the handler returned
 	Took  time.Duration // the handler
 }
