@@ -307,7 +307,7 @@ const sqlLeaseOne = `select job_id, lease_token, queue_name, payload::text, head
 type Done struct {
 	*Job
 	Err   error  // what the handler returned
-	State string // completed, scheduled, ready, dead, released, or empty: the lease was lost
+	State string // completed, scheduled, ready, dead, expired, released, or empty: the lease was lost
 }
 
 // WorkOne leases one job, does it and reports it, all on db and without a heartbeat: for a test, or a

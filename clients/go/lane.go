@@ -186,9 +186,7 @@ func (l *lane) turn(ctx context.Context, fetch bool) error {
 			l.ackSingly(acks)
 			return nil
 		}
-		l.mu.Lock()
 		l.keep(acks)
-		l.mu.Unlock()
 		return err
 	}
 	l.everAnswered = true
@@ -230,15 +228,21 @@ func ackState(j *Job, lost map[*Job]bool) string {
 	return "acked"
 }
 
-// keep puts acks back that the server did not answer, as long as there is hope. Under the lock.
+// keep puts acks back that the server did not answer, as long as there is hope.
 func (l *lane) keep(acks []*Job) {
+	var lost []*Job
+	l.mu.Lock()
 	for _, j := range acks {
 		// An ack is accepted after the lease's end too, while nobody has the job.
 		if time.Since(j.hold.since) > j.hold.lasts+time.Minute {
-			l.w.observe(j, "lost", nil, j.took)
+			lost = append(lost, j)
 			continue
 		}
 		l.pushAck(j, time.Now())
+	}
+	l.mu.Unlock()
+	for _, j := range lost {
+		l.w.observe(j, "lost", nil, j.took)
 	}
 }
 
@@ -500,9 +504,7 @@ func (l *lane) ackSingly(acks []*Job) {
 		case judged(err):
 			l.report(j, err, err)
 		default:
-			l.mu.Lock()
 			l.keep([]*Job{j})
-			l.mu.Unlock()
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,8 +35,9 @@ type Worker struct {
 	Timeout     time.Duration // of a call of the server; 30 s
 	Pooler      bool          // a transaction pooler stands between: poll only, no prepared statements
 
-	Logger  *slog.Logger // nothing is logged without one
-	Observe func(Event)  // called for each job; keep it short
+	Logger *slog.Logger // nothing is logged without one
+	// Observe is called for each job, by several goroutines at once: keep it short. A panic in it is logged.
+	Observe func(Event)
 	// Extract puts a trace's context from a job's headers into its handler's. Default: ContextWithTrace.
 	Extract func(ctx context.Context, headers Headers) context.Context
 
@@ -55,10 +57,10 @@ type Worker struct {
 // Event is what became of a job in a worker.
 type Event struct {
 	Job *Job
-	// acked: done. scheduled, ready or dead: where a failed attempt led. released: given back, and no attempt counted.
-	// cancelled: by oq_cancel, which the worker was told while the handler ran; a job that was cancelled after the last
-	// heartbeat may be said to be acked. lost: its lease ended, so that it was or will be done again, or nobody knows
-	// whether the server took the outcome.
+	// acked: done. scheduled, ready, dead or, where its time to live has passed, expired: where a failed attempt led.
+	// released: given back, and no attempt counted. cancelled: by oq_cancel, which the worker was told while the handler
+	// ran; a job that was cancelled after the last heartbeat may be said to be acked. lost: its lease ended, so that it
+	// was or will be done again, or nobody knows whether the server took the outcome.
 	State string
 	Err   error         // what the handler returned
 	Took  time.Duration // the handler
@@ -205,7 +207,7 @@ func (w *Worker) learn(lasts time.Duration) {
 
 func (w *Worker) observe(j *Job, state string, err error, took time.Duration) {
 	if w.Observe != nil {
-		w.Observe(Event{j, state, err, took})
+		w.tellObserver(Event{j, state, err, took})
 	}
 	level := slog.LevelDebug
 	switch {
@@ -223,6 +225,15 @@ func (w *Worker) observe(j *Job, state string, err error, took time.Duration) {
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
 	w.Logger.LogAttrs(w.jobs, level, "job", attrs...)
+}
+
+func (w *Worker) tellObserver(e Event) {
+	defer func() {
+		if v := recover(); v != nil {
+			w.Logger.Error("Observe failed", "job_id", e.Job.ID, "state", e.State, "error", (&panicked{v, debug.Stack()}).Error())
+		}
+	}()
+	w.Observe(e)
 }
 
 const sqlHeartbeats = `select job_id, status from oq_heartbeat_many($1::bigint[], $2::bigint[], $3::int)`
