@@ -176,7 +176,17 @@ func (l *lane) turn(ctx context.Context, fetch bool) error {
 	l.mu.Unlock()
 
 	// A call that has begun is finished: what it leased must be known. The session's time-out bounds it.
-	got, lasts, lost, err := l.exchange(context.WithoutCancel(ctx), acks, results, want)
+	// To connect for it is not, where there is nothing to ack: with a server that is mute that may take all of its time.
+	var got []*Job
+	var lasts time.Duration
+	var lost map[*Job]bool
+	var err error
+	if len(acks) == 0 {
+		err = l.s.open(ctx)
+	}
+	if err == nil {
+		got, lasts, lost, err = l.exchange(context.WithoutCancel(ctx), acks, results, want)
+	}
 	if err != nil {
 		l.mu.Lock()
 		l.busy = false

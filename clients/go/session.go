@@ -31,6 +31,11 @@ type session struct {
 	wakes func()            // on a notification
 }
 
+// open makes the connection where there is none: for a call that nobody may interrupt, as one may that.
+func (s *session) open(ctx context.Context) error {
+	return s.do(ctx, func(context.Context, *pgx.Conn) error { return nil })
+}
+
 // do runs a call, at most timeout long. Whatever fails but by the server's word costs the connection.
 func (s *session) do(ctx context.Context, call func(ctx context.Context, conn *pgx.Conn) error) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
