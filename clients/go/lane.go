@@ -4,12 +4,14 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/puddle/v2"
 )
 
 const (
@@ -484,6 +486,13 @@ func (l *lane) report(j *Job, report, err error) {
 	for try := 0; ; try++ {
 		ctx, cancel := context.WithTimeout(always, l.w.Timeout)
 		state, failed := j.fail(ctx, l.w.Pool, report)
+		if errors.Is(failed, puddle.ErrClosedPool) {
+			l.w.giveUp(fmt.Errorf("Worker.Pool was closed before the worker had ended: %w", failed))
+			failed = l.w.reports.do(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+				state, err = j.fail(ctx, conn, report)
+				return err
+			})
+		}
 		cancel()
 		if failed == nil {
 			if state == "" {

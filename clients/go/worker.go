@@ -16,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/puddle/v2"
 )
 
 // Worker does the jobs of one queue. Fields left zero take the defaults named.
@@ -46,9 +47,11 @@ type Worker struct {
 	listener  *listener
 	beats     *session
 	throttles *session
+	reports   *session        // where the pool is closed
 	side      context.Context // of what goes on beside the lanes
-	known     atomic.Int64    // how long a lease lasts, once one was seen
-	learned   chan struct{}   // it is another than it was
+	giveUp    context.CancelCauseFunc
+	known     atomic.Int64  // how long a lease lasts, once one was seen
+	learned   chan struct{} // it is another than it was
 	jobs      context.Context
 	stopJobs  context.CancelCauseFunc
 	abandoned atomic.Int64
@@ -128,7 +131,8 @@ func (w *Worker) prepare() error {
 
 // Run works until ctx ends, then drains: no job is begun any more, those not begun are released, those
 // that run may finish within Drain, and are stopped and released after it. A connection that fails
-// is made again. The error is nil after a drain; it is the server's where it refuses the first lease.
+// is made again. The error is nil after a drain; it is the server's where it refuses the first lease, and
+// puddle.ErrClosedPool where Pool was closed before the end and that was noticed, as by a failed attempt.
 func (w *Worker) Run(ctx context.Context) error {
 	if err := w.prepare(); err != nil {
 		return err
@@ -139,14 +143,16 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.beats = w.session("heartbeats")
 	w.beats.locks = 200 * time.Millisecond
 	w.throttles = w.session("throttle")
+	w.reports = w.session("reports")
 	w.learned = make(chan struct{}, 1)
 	w.listener = newListener(w)
 	for i := range w.Fetchers {
 		w.lanes = append(w.lanes, newLane(w, share(w.Concurrency, w.Fetchers, i), w.Batch))
 	}
 
-	fetching, stop := context.WithCancel(ctx)
-	defer stop()
+	fetching, stop := context.WithCancelCause(ctx)
+	w.giveUp = stop
+	defer stop(nil)
 	side, stopSide := context.WithCancel(always)
 	w.side = side
 	var sides, lanes sync.WaitGroup
@@ -156,7 +162,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	for i, l := range w.lanes {
 		lanes.Go(func() {
 			errs[i] = l.run(fetching)
-			stop() // One that can't go on ends all, in order.
+			stop(nil) // One that can't go on ends all, in order.
 		})
 	}
 	<-fetching.Done()
@@ -168,8 +174,12 @@ func (w *Worker) Run(ctx context.Context) error {
 	sides.Wait()
 	w.beats.close()
 	w.throttles.close()
+	w.reports.close()
 	if n := w.abandoned.Load(); n > 0 {
 		errs = append(errs, fmt.Errorf("%w: %d", ErrAbandoned, n))
+	}
+	if why := context.Cause(fetching); errors.Is(why, puddle.ErrClosedPool) {
+		errs = append(errs, why)
 	}
 	return errors.Join(errs...)
 }
