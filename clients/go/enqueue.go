@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -95,8 +96,48 @@ func (r Retry) MarshalJSON() ([]byte, error) {
 // Retries is for Options.MaxRetries.
 func Retries(n int) *int { return &n }
 
-// Headers travel with a job. They have the methods of an OpenTelemetry TextMapCarrier.
+// Headers travel with a job. They have the methods of an OpenTelemetry TextMapCarrier. A number that came with a job is a
+// float64 where that is the same number, else (as beyond 2^53) a json.Number, which is its text.
 type Headers map[string]any
+
+// UnmarshalJSON reads an object, and null as none.
+func (h *Headers) UnmarshalJSON(text []byte) error {
+	var m map[string]any
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	if err := d.Decode(&m); err != nil {
+		return err
+	}
+	for k, v := range m {
+		m[k] = number(v)
+	}
+	*h = m
+	return nil
+}
+
+// number is v with a float64 for each json.Number that is one.
+func number(v any) any {
+	switch v := v.(type) {
+	case json.Number:
+		f, err := v.Float64()
+		text := string(v)
+		if strings.Contains(text, ".") {
+			text = strings.TrimRight(strings.TrimRight(text, "0"), ".")
+		}
+		if err == nil && (strings.ContainsAny(text, "eE") || strconv.FormatFloat(f, 'f', -1, 64) == text) {
+			return f
+		}
+	case []any:
+		for i := range v {
+			v[i] = number(v[i])
+		}
+	case map[string]any:
+		for k := range v {
+			v[k] = number(v[k])
+		}
+	}
+	return v
+}
 
 // Get is a header that is text, or "".
 func (h Headers) Get(key string) string { s, _ := h[key].(string); return s }

@@ -1,7 +1,6 @@
 package openqueue
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -208,11 +207,8 @@ func readJob(row [][]byte, queue string) (j *Job, lasts time.Duration, err error
 		Priority: readInt4(row[4]), Attempt: readInt4(row[5]), MaxRetries: readInt4(row[6]),
 		GroupKey: string(row[7]), CreatedAt: readTime(row[8]),
 	}
-	if len(row[3]) > 1 && json.Unmarshal(row[3][1:], &j.Headers) != nil {
-		// A number that is no float64 stays a json.Number: for it the other jobs of the lease must not be lost.
-		d := json.NewDecoder(bytes.NewReader(row[3][1:]))
-		d.UseNumber()
-		err = d.Decode(&j.Headers)
+	if len(row[3]) > 1 {
+		err = json.Unmarshal(row[3][1:], &j.Headers)
 	}
 	return j, time.Duration(readInt8(row[9])-readInt8(row[10])) * time.Microsecond, err
 }
