@@ -80,12 +80,18 @@ func refused(err error) bool {
 	return pg.Code != "25006"
 }
 
-// judged says whether it was the call that the server refused, and not the session, nor a lock that another
-// transaction will give back.
+// judged says whether it was the call that the server refused: not the session, nor a statement that is not where it was
+// prepared, nor a lock that another transaction will give back.
 func judged(err error) bool {
 	var session *notAsked
 	var pool *pgconn.ConnectError
-	return refused(err) && !locked(err) && !errors.As(err, &session) && !errors.As(err, &pool)
+	return refused(err) && !locked(err) && !misled(err) && !errors.As(err, &session) && !errors.As(err, &pool)
+}
+
+// misled says whether the call came to another session than the one before it, behind a pooler.
+func misled(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == "26000" || pg.Code == "42P05")
 }
 
 // locked says whether the call found a row that another transaction holds, and did not wait for it any longer.

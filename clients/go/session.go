@@ -51,6 +51,12 @@ func (s *session) do(ctx context.Context, call func(ctx context.Context, conn *p
 		}
 	}
 	err := call(ctx, s.conn)
+	if misled(err) {
+		s.drop()
+		if !s.pooler {
+			return fmt.Errorf("%w (behind a transaction pooler: set Pooler?)", err)
+		}
+	}
 	if err != nil && !refused(err) {
 		s.drop()
 	}
