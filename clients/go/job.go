@@ -90,7 +90,7 @@ func (q Queue[T]) Handler(do func(ctx context.Context, job *Job, payload T) erro
 	return Handle(do)
 }
 
-// SetResult is what the job's ack says. It can be read by oq_result for the queue's retention.
+// SetResult is what the job's ack says: JSON of at most 1 MB, for Result and Get during the queue's retention.
 func (j *Job) SetResult(v any) error {
 	body, err := encode(v)
 	if err != nil {
