@@ -254,7 +254,7 @@ func (c Client) Enqueue(ctx context.Context, db DB, queue string, payload any, o
 
 // EnqueueBulk enqueues many jobs of one queue by one call, all with the same priority, run_at and
 // max_retries; opts may set no more than these. It is the fastest way in. The ids come in the order
-// of the payloads.
+// of the payloads. The jobs have no headers, and so no trace of ctx: EnqueueMany's have it.
 func EnqueueBulk[T any](ctx context.Context, db DB, queue string, payloads []T, opts *Options) ([]int64, error) {
 	if opts == nil {
 		opts = &Options{}
@@ -296,7 +296,7 @@ type Made struct {
 }
 
 // EnqueueMany enqueues jobs of their own queues and options by one call: all of them or, with an error
-// that names the element, none.
+// that names the element, none. Each has the trace of ctx.
 func EnqueueMany(ctx context.Context, db DB, jobs []NewJob) ([]Made, error) {
 	return Client{}.EnqueueMany(ctx, db, jobs)
 }
@@ -370,7 +370,7 @@ func (q Queue[T]) Enqueue(ctx context.Context, db DB, payload T, opts *Options) 
 	return q.Client.Enqueue(ctx, db, q.Name, payload, opts)
 }
 
-// EnqueueBulk enqueues many: see the package's EnqueueBulk.
+// EnqueueBulk enqueues many, without the trace of ctx or of the client: see the package's EnqueueBulk.
 func (q Queue[T]) EnqueueBulk(ctx context.Context, db DB, payloads []T, opts *Options) ([]int64, error) {
 	return EnqueueBulk(ctx, db, q.Name, payloads, opts)
 }

@@ -10,7 +10,8 @@ type Trace struct {
 
 type traceKey struct{}
 
-// ContextWithTrace is a context whose enqueues carry the trace, where no Client.Inject says otherwise.
+// ContextWithTrace is a context whose enqueues, but for EnqueueBulk's, carry the trace, where no Client.Inject says
+// otherwise.
 // A worker without an Extract gives its handlers such a context from the job's headers.
 func ContextWithTrace(ctx context.Context, t Trace) context.Context {
 	return context.WithValue(ctx, traceKey{}, t)
