@@ -326,7 +326,9 @@ func WorkOne(ctx context.Context, db DB, queue, workerID string, h Handler) (*Do
 	j.Payload = json.RawMessage(payload)
 	d := &Done{Job: j}
 	if d.Err = j.call(extractTrace(ctx, j.Headers), h); d.Err != nil {
-		d.State, err = j.fail(ctx, db, d.Err)
+		if d.State, err = j.fail(ctx, db, d.Err); err != nil {
+			err = fmt.Errorf("%w, after the handler's error: %w", err, d.Err)
+		}
 		return d, err
 	}
 	acked := j.inTx

@@ -5,6 +5,7 @@ package openqueuetest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -17,9 +18,14 @@ import (
 const DrainLimit = 10_000
 
 // Drain does the jobs of a queue that are ready, with those that they make ready, and says what became
-// of each. A job that is retried later or snoozed is done once.
+// of each. A job that is retried later or snoozed is done once. Where db is a transaction, each handler runs in a savepoint of
+// it: SQL of the handler that fails there is undone with all that the handler did before, and is the job's failure and
+// not the transaction's.
 func Drain(t testing.TB, db openqueue.DB, queue string, h openqueue.Handler) []openqueue.Done {
 	t.Helper()
+	if tx, ok := db.(pgx.Tx); ok {
+		h = inSavepoint(tx, h)
+	}
 	var all []openqueue.Done
 	for range DrainLimit {
 		d, err := openqueue.WorkOne(context.Background(), db, queue, "openqueuetest", h)
@@ -33,6 +39,27 @@ func Drain(t testing.TB, db openqueue.DB, queue string, h openqueue.Handler) []o
 	}
 	t.Fatalf("draining %s: still not empty after %d jobs", queue, DrainLimit)
 	return nil
+}
+
+// inSavepoint is a handler after which the transaction goes on, whatever became of its SQL.
+func inSavepoint(tx pgx.Tx, h openqueue.Handler) openqueue.Handler {
+	return func(ctx context.Context, job *openqueue.Job) (err error) {
+		point, err := tx.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { // after a panic as well
+			end := point.Commit
+			if tx.Conn().PgConn().TxStatus() == 'E' {
+				end = point.Rollback
+			}
+			// The handler's context may have ended, as by a Timeout.
+			if failed := end(context.WithoutCancel(ctx)); failed != nil {
+				err = errors.Join(err, failed)
+			}
+		}()
+		return h(ctx, job)
+	}
 }
 
 // Job is an unfinished job of a queue.
