@@ -1,11 +1,16 @@
 package openqueue
 
 import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/openqueue/openqueue/tests/testdb"
@@ -43,7 +48,11 @@ var (
 func send(context.Context, *openqueue.Job, Mail) error { return nil }
 
 func main() {
-	if err := use(context.Background(), nil, nil, nil); err != nil {
+	pool, err := pgxpool.New(context.Background(), os.Getenv("DATABASE_URL"))
+	if err == nil {
+		err = use(context.Background(), pool, nil, nil)
+	}
+	if err != nil {
 		fmt.Println(err)
 	}
 }
@@ -54,7 +63,32 @@ func use(ctx context.Context, pool *pgxpool.Pool, t *testing.T, handler openqueu
 
 var goBlocks = regexp.MustCompile("(?ms)^```go\n(.*?)^```$(?:\n\n^```\n(.*?)^```$)?")
 
-// The README's programs run and print what it says; its fragments compile.
+// runProgram gives what the program prints. One that waits for a signal gets it when only its last line is missing.
+func runProgram(program, url, want string, signalled bool) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program)
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+url)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	var all []byte
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		all = append(append(all, lines.Bytes()...), '\n')
+		if signalled && bytes.Count(all, []byte("\n")) == strings.Count(want, "\n")-1 {
+			err = cmd.Process.Signal(syscall.SIGTERM)
+		}
+	}
+	return all, errors.Join(err, lines.Err(), cmd.Wait())
+}
+
+// The README's programs, and its fragments that print something, run and print what it says; the other fragments compile.
 func TestReadme(t *testing.T) {
 	t.Parallel()
 	raw, err := os.ReadFile("README.md")
@@ -64,7 +98,8 @@ func TestReadme(t *testing.T) {
 	db := testdb.New(t)
 	ran := 0
 	for _, b := range goBlocks.FindAllStringSubmatch(string(raw), -1) {
-		source, args := b[1], []string{"run"}
+		source, want := b[1], b[2]
+		runs := want != ""
 		if !strings.HasPrefix(source, "package main") {
 			end := "\n\t}\n\treturn nil\n}\n"
 			if strings.Contains(source, "\nreturn ") {
@@ -73,20 +108,20 @@ func TestReadme(t *testing.T) {
 			if strings.HasPrefix(source, "handler :=") {
 				source += "_ = handler"
 			}
-			source, args = around+source+end, []string{"build", "-o", os.DevNull}
+			source = around + source + end
 		}
-		file := filepath.Join(t.TempDir(), "main.go")
+		dir := t.TempDir()
+		file, program := filepath.Join(dir, "main.go"), filepath.Join(dir, "program")
 		if err := os.WriteFile(file, []byte(source), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.Command("go", append(args, file)...)
-		cmd.Env = append(os.Environ(), "DATABASE_URL="+db.URL)
-		out, err := cmd.CombinedOutput()
-		if err != nil || string(out) != b[2] {
-			t.Errorf("%s\nends with %v and prints\n%s\nwant\n%s", b[1], err, out, b[2])
-		}
-		if args[0] == "run" {
+		out, err := exec.Command("go", "build", "-o", program, file).CombinedOutput()
+		if err == nil && runs {
 			ran++
+			out, err = runProgram(program, db.URL, want, strings.Contains(source, "signal.NotifyContext(context.Background()"))
+		}
+		if err != nil || string(out) != want {
+			t.Errorf("%s\nends with %v and prints\n%s\nwant\n%s", b[1], err, out, want)
 		}
 	}
 	if ran == 0 {
