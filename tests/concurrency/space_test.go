@@ -448,6 +448,9 @@ func TestCompactionOfWaitingInTheTickThatFillsIt(t *testing.T) {
 	}
 	exec(t, c, "select oq.rewrite('waiting')")
 	exec(t, c, "commit")
+	if n := get[int](t, c, "select count(*)::int from oq.waiting where first"); n != 0 {
+		t.Errorf("%d jobs are newly in line again", n)
+	}
 	audit(t, c)
 	if got := get[string](t, c, "select string_agg(state, ' ' order by job_id) from oq_jobs"); got != "ready waiting ready" {
 		t.Errorf("the jobs are %s", got)
