@@ -673,12 +673,16 @@ comment on column {{.schema}}.todo.id is
     'kind group: the group; parent: a job that may have ended; child: a job, or minus a batch, that may be free.';
 comment on column {{.schema}}.todo.position is 'Rows from here on may have been committed below the group''s low.';
 
+create sequence {{.schema}}.todo_low as bigint minvalue 0 cache 1;
+comment on sequence {{.schema}}.todo_low is
+    'Before when no todo was due a second ago, in milliseconds since 1970.';
 create sequence {{.schema}}.sweep as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.sweep is 'The block of waiting where the sweep of groups goes on.';
 create sequence {{.schema}}.trim as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.trim is 'Counts the sweeps: which blocks of the registers they look at.';
 do $$
 begin
+    perform setval('{{.schema}}.todo_low', 0);
     perform setval('{{.schema}}.sweep', 0);
     perform setval('{{.schema}}.trim', 0);
 end

@@ -166,3 +166,34 @@ func TestSweepsAreFlat(t *testing.T) {
 		t.Errorf("the sweeps touched %d buffers, %d after 30000 rows died in each register", before, after)
 	}
 }
+
+// Neither a tick nor an empty lease walks the todos that have died since a snapshot was taken, while somebody keeps
+// oq_compact away.
+func TestDeadTodosAreNotWalked(t *testing.T) {
+	db := testdb.New(t)
+	s, holder, loader := open(t, db), open(t, db), open(t, db)
+	s.do(t, "select oq_enqueue('q', group_key => 'a')")
+	s.do(t, "select oq_ack(job_id, lease_token) from oq_lease('q')")
+	least := func(sql string) int {
+		n := touched(t, s, sql)
+		for range 4 {
+			n = min(n, touched(t, s, sql)) // one of them may be the first tick of a second
+		}
+		return n
+	}
+	tick, lease := "select from oq_tick()", "select from oq_lease('q')"
+	t1, l1 := least(tick), least(lease)
+	holder.do(t, "begin isolation level repeatable read")
+	holder.do(t, "lock table oq.todo in access share mode")
+	holder.do(t, "select 1")
+	loader.do(t, `insert into oq.todo (kind, id, queue_id, due_at)
+		select 'group', i, 7, clock_timestamp() - interval '1 minute' from generate_series(1, 30000) i`)
+	loader.do(t, "delete from oq.todo where queue_id = 7")
+	s.do(t, "select setval('oq.beat', 1)")
+	s.do(t, "select from oq_tick()")
+	t2, l2 := least(tick), least(lease)
+	t.Logf("a tick touched %d buffers, %d after 30000 todos died; an empty lease %d and %d", t1, t2, l1, l2)
+	if t2 > 2*t1+100 || l2 > 2*l1+100 {
+		t.Errorf("a tick touched %d buffers, %d after 30000 todos died; an empty lease %d and %d", t1, t2, l1, l2)
+	}
+}
