@@ -727,9 +727,9 @@ create index batch_failure_idx on {{.schema}}.batch_failure (batch_id);
 comment on table {{.schema}}.batch_failure is 'Batches of which a job has failed. Any row of a batch says it.';
 
 create sequence {{.schema}}.edge_sweep as bigint minvalue 0 cache 1;
-comment on sequence {{.schema}}.edge_sweep is 'Up to which parent the sweep of dependency has come.';
+comment on sequence {{.schema}}.edge_sweep is 'The block of dependency where the sweep goes on.';
 create sequence {{.schema}}.child_sweep as bigint minvalue 0 cache 1;
-comment on sequence {{.schema}}.child_sweep is 'Up to which child the sweep of waiting has come.';
+comment on sequence {{.schema}}.child_sweep is 'The block of waiting where the sweep of children goes on.';
 do $$
 begin
     perform setval('{{.schema}}.edge_sweep', 0);
