@@ -1,6 +1,10 @@
 -- The places in which a job can stand, and the registers that keep leases away from dead rows.
 -- Nothing here is created at run time. sql/DESIGN.md says why each table is as it is.
 
+-- Names are compared as texts: settings of the database must not change those.
+set local quote_all_identifiers = off;
+set local standard_conforming_strings = on;
+
 do $$
 declare
     v_public_creates boolean;
@@ -763,6 +767,9 @@ end
 $$;
 
 ---- create above / drop below ----
+
+set local quote_all_identifiers = off;
+set local standard_conforming_strings = on;
 
 -- Watches go with what they call. What belongs to somebody else stays, and does nothing any more.
 do $$

@@ -1,7 +1,13 @@
--- Functions and views, as they were at this migration.
+-- Functions and views, as they were at this migration. Their paths are looked for by their text, so it must not depend
+-- on settings of the database.
+set local quote_all_identifiers = off;
+set local standard_conforming_strings = on;
 {{ install_snapshot "002" }}
 
 ---- create above / drop below ----
+
+set local quote_all_identifiers = off;
+set local standard_conforming_strings = on;
 
 do $$
 declare

@@ -68,6 +68,34 @@ func TestDefaultPrivileges(t *testing.T) {
 	}
 }
 
+// Settings of a database that change how names and texts are read and written.
+func TestSettingsOfTheDatabase(t *testing.T) {
+	t.Parallel()
+	for _, setting := range []string{"quote_all_identifiers = on", "standard_conforming_strings = off"} {
+		db := testdb.Empty(t)
+		fresh := db.Conn(t)
+		exec(t, fresh, fmt.Sprintf("alter database %s set %s", list(t, fresh, "select current_database()::text")[0], setting))
+		for range 2 {
+			if err := testdb.Migrate(t.Context(), db.URL, "oq", "public", -1); err != nil {
+				t.Errorf("%s: %v", setting, err)
+				break
+			}
+			if left := list(t, fresh, rights); len(left) > 0 {
+				t.Errorf("%s: %d rights are left: %.300s", setting, len(left), strings.Join(left, "; "))
+			}
+			for _, f := range list(t, fresh, `select p.oid::regprocedure::text from pg_proc p where p.prosecdef
+				and not coalesce('search_path=pg_catalog, oq, pg_temp' = any (p.proconfig), false)`) {
+				t.Errorf("%s: %s has another search_path", setting, f)
+			}
+			use(t, db.Conn(t), "public", "q")
+			migrate(t, db, "oq", "public", 0)
+			if left := list(t, fresh, `select p.oid::regprocedure::text from pg_proc p where p.proname like 'oq\_%'`); len(left) > 0 {
+				t.Errorf("%s: left by --to 0: %v", setting, left)
+			}
+		}
+	}
+}
+
 // A function that grants.sql does not find has not been closed to PUBLIC: the install fails.
 func TestGrantsFailClosed(t *testing.T) {
 	t.Parallel()
