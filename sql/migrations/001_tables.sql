@@ -325,8 +325,8 @@ create table {{.schema}}.leased (
 );
 create index leased_expires_idx on {{.schema}}.leased (expires_at);
 comment on table {{.schema}}.leased is 'Held by a worker until expires_at.';
-comment on column {{.schema}}.leased.kept is 'As the queue''s option keep was at the lease: spares the ack a look at it.';
-comment on column {{.schema}}.leased.restricted is 'As the queue was at the lease: its ack checks the caller''s rights.';
+comment on column {{.schema}}.leased.kept is 'As the queue''s option keep is: spares the ack a look at it. oq_create_queue changes both.';
+comment on column {{.schema}}.leased.restricted is 'As the queue is: its ack checks the caller''s rights. oq_create_queue changes both.';
 comment on column {{.schema}}.leased.linked is 'As the queue was at the lease: its end is looked at by settle.';
 comment on column {{.schema}}.leased.job_expires_at is 'The job''s time to live, for when it comes back.';
 comment on column {{.schema}}.leased.progress is 'What the worker said at its last heartbeat.';

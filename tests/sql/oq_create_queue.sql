@@ -88,5 +88,14 @@ select oq_enqueue('now') as x \gset
 select oq_create_queue('now', '{"lease_seconds": 500}') as x \gset
 select ok(abs(extract(epoch from lease_expires_at - clock_timestamp()) - 500) < 5, 'lease_seconds')
     from oq_lease('now');
+-- keep, also for what is leased already.
+select oq_create_queue('kept', '{"keep": "none"}') as x, oq_enqueue('kept') as a, oq_enqueue('kept') as b \gset
+select lease_token as t from oq_lease('kept', max_jobs => 2) order by job_id limit 1 \gset
+select oq_create_queue('kept', '{"keep": "outcome"}') as x \gset
+select oq_ack(:a, :t, '"seen"') as x \gset
+select is((select result from oq_result(:a)), '"seen"'::jsonb, 'kept from now on');
+select oq_create_queue('kept', '{"keep": "none"}') as x \gset
+select oq_ack(:b, :t, '"unseen"') as x \gset
+select is_empty(format('select from oq_result(%s)', :b), 'kept no more');
 
 select finish();

@@ -152,6 +152,29 @@ select oq_grant('secret', 'tap_alice', '{observe}') as x \gset
 select is((select count(*) from oq.queue_grant), 1::bigint,
     'the grants of a dropped role are cleared away');
 
+-- A queue that becomes restricted is so for what is leased already, in every call.
+select oq_create_queue('later') as x \gset
+select oq_enqueue_bulk('later', array['1', '2', '3', '4']::jsonb[]) \g /dev/null
+set local session authorization tap_bob;
+select array_agg(job_id order by job_id) as ids, array_agg(lease_token order by job_id) as tokens,
+    min(job_id) as j, min(lease_token) as t from oq_lease('later', 'bob', max_jobs => 4) \gset
+reset session authorization;
+select oq_create_queue('later', '{"restricted": true}') as x \gset
+set local session authorization tap_bob;
+select throws_ok(c, '42501', '%tap_bob may not consume in the queue of that job%', c)
+  from (values (format('select oq_ack(%s, %s)', :j, :t)),
+    (format('select oq_ack_many(%L, %L)', :'ids', :'tokens')),
+    (format('select oq_next(''open'', acked_job_ids => array[%s]::bigint[], acked_tokens => array[%s]::bigint[])', :j, :t)),
+    (format('select oq_next(''open'', acked_job_ids => %L, acked_tokens => %L)', :'ids', :'tokens')),
+    (format('select oq_nack(%s, %s)', :j, :t)), (format('select oq_release(%s, %s)', :j, :t)),
+    (format('select oq_heartbeat(%s, %s)', :j, :t))) v(c);
+reset session authorization;
+select is(oq_ack(:j, :t), true, 'an operator acks it');
+select oq_create_queue('later', '{"restricted": false}') as x \gset
+set local session authorization tap_bob;
+select is((select count(*) from oq_ack_many(:'ids', :'tokens')), 3::bigint, 'restricted no more');
+reset session authorization;
+
 -- Who has no group role at all.
 create role tap_nobody login;
 set local session authorization tap_nobody;
