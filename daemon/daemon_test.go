@@ -396,6 +396,36 @@ func TestOtherVersionIsRefused(t *testing.T) {
 	}
 }
 
+// A queue that goes while the daemon runs is one that is not installed; one of several that comes again is served again.
+func TestQueueGoesBesideIt(t *testing.T) {
+	t.Parallel()
+	db, other := testdb.New(t), testdb.New(t)
+	c, err := newClock(config(db.URL), zerolog.New(zerolog.NewTestWriter(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- c.run(ctx) }()
+	until(t, "ready", func() bool { return isReady(c) })
+	cfg := config("")
+	cfg.DatabaseUrls = db.URL + " " + other.URL
+	several, _ := started(t, cfg)
+	until(t, "both are ready", func() bool { return isReady(several) })
+	if err := Migrate(t.Context(), config(db.URL), 0, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, errSchema) {
+		t.Errorf("the queue is gone: %v", err)
+	}
+	until(t, "it says why", func() bool { return strings.Contains(several.databases[0].unready(), "not installed") })
+	if err := Migrate(t.Context(), config(db.URL), -1, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "both are ready again", func() bool { return isReady(several) })
+}
+
 // A login that may not use the API's schema yet is refused, and does not find the queue missing.
 func TestLoginWithoutTheSchema(t *testing.T) {
 	t.Parallel()

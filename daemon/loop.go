@@ -93,7 +93,7 @@ func (l *loop) serve(ctx context.Context, conn *pgx.Conn) (worked bool, err erro
 			}
 			continue
 		}
-		if ctx.Err() != nil || conn.IsClosed() || errors.Is(err, errSchema) || readOnly(err) {
+		if ctx.Err() != nil || conn.IsClosed() || errors.Is(err, errSchema) || readOnly(err) || gone(err) {
 			return worked, err
 		}
 		l.failed(l.duty.name)
@@ -127,6 +127,20 @@ func (l *loop) age() time.Duration {
 func readOnly(err error) bool {
 	var refused *pgconn.PgError
 	return errors.As(err, &refused) && refused.Code == "25006"
+}
+
+// gone is the answer of a database where the queue, or a part of it, was removed or made anew under this session: the
+// next one looks at the version again.
+func gone(err error) bool {
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) {
+		return false
+	}
+	switch refused.Code {
+	case "3F000", "42883", "42P01", "42704", "XX000": // schema, function, table, type; a cached oid
+		return true
+	}
+	return false
 }
 
 // transient errors go away by themselves.
