@@ -384,6 +384,33 @@ func TestMigrateUpDownUp(t *testing.T) {
 	}
 }
 
+// With another API schema than the installed one a migration would do nothing, or leave functions behind.
+func TestMigrateWithAnotherAPISchema(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	cfg := config(db.URL)
+	cfg.APISchema = "api"
+	for _, to := range []int{-1, 1, 0} {
+		err := Migrate(t.Context(), cfg, to, io.Discard)
+		if !errors.Is(err, errConfig) || !strings.Contains(err.Error(), "in schema public") {
+			t.Errorf("to %d: %v", to, err)
+		}
+	}
+	exec(t, db, "select oq_enqueue('q')")
+	exec(t, db, "drop function oq_version()")
+	if err := Migrate(t.Context(), config(db.URL), -1, io.Discard); !errors.Is(err, errSchema) {
+		t.Errorf("no oq_version: %v", err)
+	}
+	for _, to := range []int{1, -1} {
+		if err := Migrate(t.Context(), config(db.URL), to, io.Discard); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := number(t, db, "select count(*) from oq_jobs where oq_version() <> ''"); n != 1 {
+		t.Errorf("%d jobs", n)
+	}
+}
+
 func TestOtherVersionIsRefused(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)

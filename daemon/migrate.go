@@ -83,10 +83,40 @@ func Migrate(ctx context.Context, cfg Config, to int, out io.Writer) error {
 		}
 		target = int32(to)
 	}
+	if from >= 2 {
+		if err := checkAPISchema(ctx, conn, cfg, target >= from); err != nil {
+			return err
+		}
+	}
 	if err := m.MigrateTo(ctx, target); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "schema %s: migration %d, was %d\n", cfg.Schema, target, from)
+	return nil
+}
+
+// checkAPISchema finds where the functions of an installation are: under another name the migrations would leave them.
+// Where they are nowhere only going down helps.
+func checkAPISchema(ctx context.Context, conn *pgx.Conn, cfg Config, up bool) error {
+	rows, err := conn.Query(ctx, `select n.nspname::text
+		from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+		where p.proname = 'oq_version' and 'search_path=pg_catalog, ' || $1 || ', pg_temp' = any (p.proconfig)
+		order by n.nspname = $2 desc`, cfg.Schema, cfg.APISchema)
+	if err != nil {
+		return err
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(found) > 0 && found[0] != cfg.APISchema:
+		return fmt.Errorf("%w: OQ_API_SCHEMA=%s: the functions of schema %s are in schema %s", errConfig, cfg.APISchema,
+			cfg.Schema, found[0])
+	case len(found) == 0 && up:
+		return fmt.Errorf("%w: schema %s is at a migration that has functions, and they are gone: openqueued migrate --to 1, "+
+			"which keeps the jobs, and openqueued migrate make them again", errSchema, cfg.Schema)
+	}
 	return nil
 }
 

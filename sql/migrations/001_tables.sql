@@ -800,8 +800,13 @@ declare
     v_role record;
 begin
     for v_role in
-        select r.rolname from pg_roles r
+        select r.rolname
+          from pg_roles r
          where r.rolname in ('oq_producer', 'oq_worker', 'oq_observer', 'oq_operator', 'oq_daemon')
+           and to_regnamespace('{{.api_schema}}') is not null
+           -- Where another installation is by now, its roles stay in.
+           and not exists (
+            select from pg_proc p where p.pronamespace = to_regnamespace('{{.api_schema}}') and p.proname = 'oq_version')
     loop
         execute format('revoke all on schema {{.api_schema}} from %I', v_role.rolname);
     end loop;

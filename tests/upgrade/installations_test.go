@@ -218,3 +218,22 @@ func workSideBySide(t *testing.T, db *testdb.DB, c *pgx.Conn) {
 		}
 	}
 }
+
+// With a wrong API schema the way down takes all that is its own, and nothing of who is there.
+func TestDownWithAnotherAPISchema(t *testing.T) {
+	t.Parallel()
+	db := testdb.Empty(t)
+	c := db.Conn(t)
+	migrate(t, db, "oq", "public", -1)
+	migrate(t, db, "second", "second_api", -1)
+	for _, wrong := range []string{"public", "nowhere"} {
+		migrate(t, db, "second", wrong, 0)
+		if left := list(t, c, `select p.oid::regprocedure::text from pg_proc p where p.pronamespace = 'second_api'::regnamespace
+			union all select oid::regclass::text from pg_class where relnamespace = 'second_api'::regnamespace`); len(left) > 0 {
+			t.Errorf("down with API schema %s left %v", wrong, left)
+		}
+		use(t, c, "public", "q")
+		exec(t, c, "set role oq_observer; select count(*) from public.oq_jobs; reset role")
+		migrate(t, db, "second", "second_api", -1)
+	}
+}
