@@ -46,9 +46,19 @@ func migrateAll(ctx context.Context, cfg Config, to int, out io.Writer) error {
 func Migrate(ctx context.Context, cfg Config, to int, out io.Writer) error {
 	connectCtx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	conn, err := pgx.Connect(connectCtx, cfg.DatabaseURL)
+	pg, err := pgx.ParseConfig(cfg.DatabaseURL)
 	if err != nil {
 		return hideURL(err)
+	}
+	// A migration down names what of others goes with it; all else is noise.
+	pg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if strings.HasPrefix(n.Message, "drops with it: ") {
+			fmt.Fprintln(out, n.Message)
+		}
+	}
+	conn, err := pgx.ConnectConfig(connectCtx, pg)
+	if err != nil {
+		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	// The same table as tern.conf names; a second installation has one of its own.

@@ -32,6 +32,41 @@ begin
           from pg_proc p
          where p.pronamespace = '{{.schema}}'::regnamespace
             or p.proname like 'oq\_%' and 'search_path=pg_catalog, {{.schema}}, pg_temp' = any (p.proconfig));
+    -- What others made of it goes with it, and is named: views of views as well, by the rules that are views' queries.
+    for v_drop in
+        with recursive gone (classid, objid, objsubid) as (
+            select 'pg_proc'::regclass, p.oid, 0
+              from pg_proc p
+             where p.pronamespace = '{{.schema}}'::regnamespace
+                or p.proname like 'oq\_%' and 'search_path=pg_catalog, {{.schema}}, pg_temp' = any (p.proconfig)
+            union all
+            select 'pg_class'::regclass, c.oid, 0 from pg_class c where c.relnamespace = '{{.schema}}'::regnamespace
+            union all
+            select 'pg_type'::regclass, t.oid, 0 from pg_type t where t.typnamespace = '{{.schema}}'::regnamespace
+            union
+            select case when r.oid is null then d.classid::regclass else 'pg_class' end, coalesce(r.ev_class, d.objid),
+                case when r.oid is null then d.objsubid else 0 end
+              from gone g
+              join pg_depend d on d.refclassid = g.classid and d.refobjid = g.objid and d.deptype = 'n'
+               and g.objsubid in (0, d.refobjsubid)
+              left join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
+        )
+        select i.type || ' ' || i.identity
+          from gone g
+         cross join lateral pg_identify_object(g.classid, g.objid, g.objsubid) i
+         where i.schema is distinct from '{{.schema}}'
+           and case g.classid
+                when 'pg_proc'::regclass then format('drop function if exists %s cascade', g.objid::regprocedure)
+                when 'pg_class'::regclass then format('drop view if exists %s cascade', g.objid::regclass)
+                else '' end <> all (v_drops)
+           and not exists (
+            select from pg_trigger t
+              join pg_class c on c.oid = t.tgrelid
+             where g.classid = 'pg_trigger'::regclass and t.oid = g.objid and c.relnamespace = '{{.schema}}'::regnamespace)
+         order by 1
+    loop
+        raise notice 'drops with it: %', v_drop;
+    end loop;
     foreach v_drop in array v_drops loop
         execute v_drop;
     end loop;

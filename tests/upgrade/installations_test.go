@@ -3,12 +3,14 @@ package upgrade
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/openqueue/openqueue/daemon"
 	"github.com/openqueue/openqueue/tests/testdb"
 )
 
@@ -235,5 +237,40 @@ func TestDownWithAnotherAPISchema(t *testing.T) {
 		use(t, c, "public", "q")
 		exec(t, c, "set role oq_observer; select count(*) from public.oq_jobs; reset role")
 		migrate(t, db, "second", "second_api", -1)
+	}
+}
+
+// What others built on the queue goes with it: the way down names each, and nothing of its own.
+func TestDownNamesWhatGoesWithIt(t *testing.T) {
+	t.Parallel()
+	db := testdb.Empty(t)
+	c := db.Conn(t)
+	migrate(t, db, "oq", "public", -1)
+	migrate(t, db, "second", "second_api", -1)
+	exec(t, c, `create table rows (id int default oq_enqueue('q'), version text);
+		create trigger rows_trigger after insert on rows for each row execute function oq_enqueue_row('q');
+		create view open_jobs as select * from oq_jobs where state <> 'completed';
+		create materialized view counted as select count(*) from open_jobs;
+		create function leased() returns setof oq.leased_job language sql begin atomic select * from oq_lease('q'); end;
+		create view untouched as select * from second_api.oq_jobs`)
+	var out strings.Builder
+	cfg := daemon.Config{DatabaseURL: db.URL, Schema: "oq", APISchema: "public"}
+	if err := daemon.Migrate(t.Context(), cfg, 0, &out); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"default value for public.rows.id", "function public.leased()", "materialized view public.counted",
+		"trigger rows_trigger on public.rows", "view public.open_jobs"}
+	var got []string
+	for _, line := range strings.Split(strings.TrimSpace(out.String()), "\n") {
+		if name, ok := strings.CutPrefix(line, "drops with it: "); ok {
+			got = append(got, name)
+		}
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("it says %q, want %q", got, want)
+	}
+	if n := strings.Count(out.String(), "\n"); n != len(want)+1 {
+		t.Errorf("%d lines: %s", n, out.String())
 	}
 }
