@@ -141,7 +141,7 @@ select is(gates(:t), 'worker, verdict ready', 'it may still run');
 select pass_lives() as x \gset
 select is(state_of(:t), 'ready', 'over, and nobody has looked');
 select is(gates(:t), 'finished, verdict finished', 'it will not run');
-select is(why(:t), 'its time to live passed before a worker took it', 'and why');
+select is(why(:t), 'its time to live passed while no worker held it', 'and why');
 
 -- A restored copy.
 update oq.instance set system_identifier = system_identifier + 1;

@@ -45,6 +45,33 @@ select results_eq(format('select state, priority from oq_jobs where job_id = %s'
     $$values ('ready', -7)$$, 'with another priority');
 select is((select count(*) from oq_jobs where job_id = :ready), 1::bigint, 'once');
 
+-- The last error outlives the end of a job that failed before; a reason goes before it.
+select oq_enqueue('end', '"late"', options => '{"ttl": "1 day"}') as late,
+    oq_enqueue('end', '"given up"', max_retries => 0) as up, oq_enqueue('end', '"said"') as said, oq_enqueue('end', '"well"') as well,
+    oq_enqueue('end', '"never"') as never, oq_enqueue('end', '"held"') as held \gset
+select count(oq_nack(job_id, lease_token, 'smtp 421', retry_after => '0')) from oq_lease('end', max_jobs => 6)
+    where job_id <> :never \g /dev/null
+select oq_cancel(:up), oq_cancel(:said, 'by hand') \g /dev/null
+update oq.ready set expires_at = '2000-01-01' where job_id = :late;
+update oq.ttl set expires_at = clock_timestamp() - interval '1 us' where job_id = :late;
+select oq_expire() \g /dev/null
+select count(*) from oq_lease('end', 'w', max_jobs => 2) \g /dev/null
+select oq_ack(job_id, token) from oq.leased where job_id = :well \g /dev/null
+select oq_cancel(:held), oq_cancel(:never) \g /dev/null
+select results_eq('select payload #>> ''{}'', state, error from oq_jobs where queue_name = ''end'' order by job_id',
+    $$values ('late', 'expired', 'smtp 421'), ('given up', 'cancelled', 'smtp 421'), ('said', 'cancelled', 'by hand'),
+    ('well', 'completed', null), ('never', 'cancelled', null), ('held', 'cancelled', 'smtp 421')$$, 'the last error');
+select results_eq(format('select state, error from oq_result(%s)', :late), $$values ('expired', 'smtp 421')$$, 'oq_result');
+select results_eq(format('select outcome, error from oq_attempts(%s)', :held),
+    $$values ('failed', 'smtp 421'), ('cancelled', null)$$, 'an attempt that was cancelled has not the error of another');
+select results_eq(format('select outcome, error from oq_attempts(%s)', :said), $$values ('failed', 'smtp 421')$$,
+    'nor has one the reason of a cancel');
+select oq_enqueue('child', options => jsonb_build_object('depends_on', array[:late, :said], 'on_parent_failure', 'run')) as c \gset
+select results_eq(format('select state, error from oq_parents(%s)', :c),
+    $$values ('expired', 'smtp 421'), ('cancelled', 'by hand')$$, 'oq_parents');
+select is(detail, 'its time to live passed while no worker held it', 'oq_explain')
+    from oq_explain(:late) where step = 'verdict';
+
 -- oq_dead.
 select results_eq('select job_id, queue_name, reason, error, attempt, max_retries, failures,
     lost_leases, worker_id, priority, payload, headers, died_at >= created_at from oq_dead',
@@ -65,7 +92,7 @@ select is_empty('select from oq_workers', 'nobody holds a job');
 
 -- oq_queues.
 select results_eq('select queue_name, ready, scheduled, leased, dead from oq_queues order by 1',
-    $$values ('c', 0, 0, 0, 0), ('d', 0, 0, 0, 1), ('l', 4, 0, 0, 0), ('q', 1, 1, 0, 0)$$,
+    $$values ('c', 0, 0, 0, 0), ('child', 1, 0, 0, 0), ('d', 0, 0, 0, 1), ('end', 0, 0, 0, 0), ('l', 4, 0, 0, 0), ('q', 1, 1, 0, 0)$$,
     'oq_queues');
 select ok(bool_and(created_at between clock_timestamp() - interval '5 min' and clock_timestamp()),
     'created_at') from oq_queues;

@@ -44,7 +44,7 @@ begin
         verdict := case v_job.state when 'dead' then 'dead' else 'finished' end;
         detail := case v_job.state
             when 'completed' then 'it has run'
-            when 'expired' then 'its time to live passed before a worker took it'
+            when 'expired' then 'its time to live passed while no worker held it'
             else format('it runs again only by: select oq_redrive(%L, ''{"state": "%s", "job_ids": [%s]}'')',
                 v_job.queue_name, v_job.state, v_job.job_id) end;
         return next;
@@ -57,7 +57,7 @@ begin
         return next;
         step := 'verdict';
         verdict := 'finished';
-        detail := 'its time to live passed before a worker took it';
+        detail := 'its time to live passed while no worker held it';
         return next;
         return;
     end if;
