@@ -76,4 +76,12 @@ select oq_ack(:id, :token) \gset
 select is(oq_purge('first', 'completed'), 1::bigint, 'a parent that was completed');
 select is(state_of(:c), 'ready', 'its child runs');
 
+-- With max_jobs those go that were enqueued first, not those that died first.
+select oq_enqueue('order') as a, oq_enqueue('order', priority => 5) as b \gset
+select oq_nack(job_id, lease_token, retry => false) from oq_lease('order') \g /dev/null
+select oq_nack(job_id, lease_token, retry => false) from oq_lease('order') \g /dev/null
+select ok((select died_at from oq_dead where job_id = :b) < (select died_at from oq_dead where job_id = :a), 'b died first');
+select is(oq_purge('order', 'dead', max_jobs => 1), 1::bigint, 'one goes');
+select is((select job_id from oq_dead where queue_name = 'order'), :b::bigint, 'the one that was enqueued first');
+
 select finish();
