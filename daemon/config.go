@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -44,6 +45,7 @@ type Config struct {
 var (
 	plainSchema    = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,40}$`)
 	plainAPISchema = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
+	systemSchema   = regexp.MustCompile(`^pg_|^information_schema$`)
 )
 
 func loadConfig() (Config, error) {
@@ -63,11 +65,11 @@ func loadConfig() (Config, error) {
 	if len(sources) == 1 {
 		c.DatabaseURL, c.DatabaseUrls = sources[0].url, ""
 	}
-	if !plainSchema.MatchString(c.Schema) {
-		return bad("SCHEMA", c.Schema, "a plain lower-case name of at most 41 characters")
+	if !plainSchema.MatchString(c.Schema) || c.Schema == "public" || systemSchema.MatchString(c.Schema) {
+		return bad("SCHEMA", c.Schema, "a plain lower-case name of at most 41 characters, of a schema of its own")
 	}
-	if !plainAPISchema.MatchString(c.APISchema) {
-		return bad("API_SCHEMA", c.APISchema, "a plain lower-case name of at most 63 characters")
+	if !plainAPISchema.MatchString(c.APISchema) || c.APISchema == c.Schema || systemSchema.MatchString(c.APISchema) {
+		return bad("API_SCHEMA", c.APISchema, "a plain lower-case name of at most 63 characters, and not OQ_SCHEMA")
 	}
 	if level, err := zerolog.ParseLevel(c.LogLevel); err != nil || level == zerolog.NoLevel {
 		return bad("LOG_LEVEL", c.LogLevel, "trace, debug, info, warn or error")
@@ -130,7 +132,7 @@ func (c Config) sources() ([]source, error) {
 	if c.DatabaseUrls == "" {
 		label, err := labelOf(c.DatabaseURL)
 		if err != nil {
-			return nil, fmt.Errorf("%w: OQ_DATABASE_URL or DATABASE_URL: not a connection string", errConfig)
+			return nil, notAConnection("OQ_DATABASE_URL or DATABASE_URL: not a connection string")
 		}
 		return []source{{c.DatabaseURL, label}}, nil
 	}
@@ -154,7 +156,7 @@ func (c Config) sources() ([]source, error) {
 		}
 		label, err := labelOf(url)
 		if err != nil {
-			return bad("entry %d is not a connection string", i+1)
+			return nil, notAConnection(fmt.Sprintf("OQ_DATABASE_URLS: entry %d is not a connection string", i+1))
 		}
 		if j := slices.IndexFunc(all, func(s source) bool { return s.label == label }); j >= 0 {
 			return bad("entries %d and %d are the same database, %s", j+1, i+1, label)
@@ -162,6 +164,18 @@ func (c Config) sources() ([]source, error) {
 		all = append(all, source{url, label})
 	}
 	return all, nil
+}
+
+// notAConnection blames libpq's variables where they are wrong by themselves.
+func notAConnection(otherwise string) error {
+	_, err := pgx.ParseConfig("")
+	switch service := os.Getenv("PGSERVICE"); {
+	case err == nil:
+		return fmt.Errorf("%w: %s", errConfig, otherwise)
+	case service != "":
+		return fmt.Errorf("%w: PGSERVICE=%s: %v", errConfig, service, errors.Unwrap(err))
+	}
+	return fmt.Errorf("%w: the PG* variables: %v", errConfig, errors.Unwrap(err))
 }
 
 var urlStart = regexp.MustCompile(`(?:^|[\s,])postgres(?:ql)?://`)
@@ -226,17 +240,24 @@ func labelOf(url string) (string, error) {
 }
 
 var (
-	passwordPair  = regexp.MustCompile(`(?s)(password\s*=\s*)('(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)+)`)
-	passwordUser  = regexp.MustCompile(`(?s)^([a-z]+://[^:/?#@]*:).*@`)
-	passwordQuery = regexp.MustCompile(`([?&](?:ssl)?password=)[^&]*`)
+	passwordPair = regexp.MustCompile(`(?s)(password\s*=\s*)('(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)+)`)
+	passwordUser = regexp.MustCompile(`(?s)^([a-z]+://[^:/?#@]*:).*@`)
+	queryPair    = regexp.MustCompile(`([?&])([^=&]*)=[^&]*`)
 )
 
 // redact takes the password out of a connection string of either form. It does not parse a URL: pgx
-// accepts passwords that net/url does not.
+// accepts passwords that net/url does not. What a name of a parameter means is known when it is decoded.
 func redact(s string) string {
 	if strings.HasPrefix(s, "postgres://") || strings.HasPrefix(s, "postgresql://") {
 		s = passwordUser.ReplaceAllString(s, "${1}xxxxx@")
-		return passwordQuery.ReplaceAllString(s, "${1}xxxxx")
+		return queryPair.ReplaceAllStringFunc(s, func(pair string) string {
+			m := queryPair.FindStringSubmatch(pair)
+			name, err := url.QueryUnescape(m[2])
+			if err == nil && name != "password" && name != "sslpassword" {
+				return pair
+			}
+			return m[1] + m[2] + "=xxxxx"
+		})
 	}
 	return passwordPair.ReplaceAllString(s, "${1}xxxxx")
 }

@@ -230,6 +230,13 @@ func TestExitCodes(t *testing.T) {
 		"nobody answers":    {[]string{"health"}, map[string]string{"OQ_HTTP_ADDR": "127.0.0.1:1"}, exitFailed},
 		"not installed":     {[]string{"run"}, map[string]string{"OQ_DATABASE_URL": empty.URL, "OQ_HTTP_ADDR": ""}, exitSchema},
 		"port taken":        {[]string{"run"}, map[string]string{"OQ_DATABASE_URL": empty.URL, "OQ_HTTP_ADDR": "256.0.0.1:1"}, exitFailed},
+		"schema public":     {[]string{"migrate"}, map[string]string{"OQ_DATABASE_URL": empty.URL, "OQ_SCHEMA": "public"}, exitConfig},
+		"schema pg_x":       {[]string{"migrate"}, map[string]string{"OQ_DATABASE_URL": empty.URL, "OQ_SCHEMA": "pg_x"}, exitConfig},
+		"API schema pg_x":   {[]string{"migrate"}, map[string]string{"OQ_DATABASE_URL": empty.URL, "OQ_API_SCHEMA": "pg_x"}, exitConfig},
+		"one schema":        {[]string{"migrate"}, map[string]string{"OQ_DATABASE_URL": empty.URL, "OQ_API_SCHEMA": "oq"}, exitConfig},
+		"below nothing":     {[]string{"migrate", "--to", "-1"}, map[string]string{"OQ_DATABASE_URL": empty.URL}, exitConfig},
+		"to nowhere":        {[]string{"migrate", "--to", ""}, map[string]string{"OQ_DATABASE_URL": empty.URL}, exitConfig},
+		"no such service":   {[]string{"config"}, map[string]string{"PGSERVICE": "nope"}, exitConfig},
 		"unknown migration": {[]string{"migrate", "--to", "999"}, map[string]string{"OQ_DATABASE_URL": empty.URL}, exitConfig},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -240,6 +247,45 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("exit %d, want %d", got, c.want)
 			}
 		})
+	}
+}
+
+// Who mistypes a setting finds no trace of it in the database.
+func TestBadSchemaLeavesNothing(t *testing.T) {
+	db := testdb.Empty(t)
+	t.Setenv("OQ_DATABASE_URL", db.URL)
+	for _, schema := range []string{"public", "pg_x", "pg_catalog", "information_schema"} {
+		t.Setenv("OQ_SCHEMA", schema)
+		if got := Main([]string{"openqueued", "migrate"}); got != exitConfig {
+			t.Errorf("%s: exit %d", schema, got)
+		}
+	}
+	exec(t, db, "create schema app")
+	t.Setenv("OQ_SCHEMA", "app")
+	if got := Main([]string{"openqueued", "migrate"}); got != exitConfig {
+		t.Errorf("a schema of somebody else: exit %d", got)
+	}
+	if n := number(t, db, "select count(*) from pg_class where relnamespace = 'public'::regnamespace"); n != 0 {
+		t.Errorf("%d relations", n)
+	}
+}
+
+// Each variable is blamed for its own.
+func TestBlame(t *testing.T) {
+	t.Setenv("PGSERVICE", "nope")
+	for _, v := range []string{"OQ_DATABASE_URL", "OQ_DATABASE_URLS"} {
+		for _, url := range []string{"", "postgres://h/db"} {
+			t.Setenv(v, url)
+			if _, err := loadConfig(); err == nil || strings.Contains(err.Error(), "URL") || !strings.Contains(err.Error(), "PGSERVICE") {
+				t.Errorf("%s=%s: %v", v, url, err)
+			}
+		}
+		t.Setenv(v, "")
+	}
+	t.Setenv("PGSERVICE", "")
+	t.Setenv("OQ_DATABASE_URL", "postgres://h:secret/db")
+	if _, err := loadConfig(); err == nil || !strings.Contains(err.Error(), "OQ_DATABASE_URL") || strings.Contains(err.Error(), "secret") {
+		t.Error(err)
 	}
 }
 
@@ -352,6 +398,10 @@ func TestRedact(t *testing.T) {
 		"":                                        "",
 		"postgres://postgres@127.0.0.1:1/x?a=b":   "postgres://postgres@127.0.0.1:1/x?a=b",
 		"host=h user=u":                           "host=h user=u",
+		"postgres://h/d?pass%77ord=s&a=b":         "postgres://h/d?pass%77ord=xxxxx&a=b",
+		"postgres://h/d?a=b&sslp%61ssword=s":      "postgres://h/d?a=b&sslp%61ssword=xxxxx",
+		"postgres://h/d?%70%61%73%73word=s;x&b=c": "postgres://h/d?%70%61%73%73word=xxxxx&b=c",
+		"postgres://h/d?passfile=/x&%zz=1":        "postgres://h/d?passfile=/x&%zz=xxxxx",
 		"postgres://u:12#34@h/db":                 "postgres://u:xxxxx@h/db",
 		"postgres://u:p@ss@h:1,[::1]:2/db":        "postgres://u:xxxxx@h:1,[::1]:2/db",
 		"postgresql://u:secret@h:5432/d?x=y&z=zz": "postgresql://u:xxxxx@h:5432/d?x=y&z=zz",

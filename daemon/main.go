@@ -126,6 +126,11 @@ func command(ctx context.Context, args []string, out, errOut io.Writer) error {
 		}
 		return fmt.Errorf("%w: %v", errConfig, err)
 	}
+	negative := false
+	flags.Visit(func(f *flag.Flag) { negative = f.Name == "to" && to < 0 })
+	if negative {
+		return fmt.Errorf("%w: --to %d: want 0 or more", errConfig, to)
+	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("%w: unexpected argument %q", errConfig, flags.Arg(0))
 	}

@@ -66,6 +66,9 @@ func Migrate(ctx context.Context, cfg Config, to int, out io.Writer) error {
 	if cfg.Schema != "oq" {
 		versions = "public." + cfg.Schema + "_version"
 	}
+	if err := checkSchemaIsFree(ctx, conn, cfg.Schema, versions); err != nil {
+		return err
+	}
 	m, err := migrate.NewMigrator(ctx, conn, versions)
 	if err != nil {
 		return err
@@ -103,6 +106,17 @@ func Migrate(ctx context.Context, cfg Config, to int, out io.Writer) error {
 	}
 	fmt.Fprintf(out, "schema %s: migration %d, was %d\n", cfg.Schema, target, from)
 	return nil
+}
+
+// checkSchemaIsFree comes before the version table is made, which would stay.
+func checkSchemaIsFree(ctx context.Context, conn *pgx.Conn, schema, versions string) error {
+	var taken bool
+	err := conn.QueryRow(ctx, `select pg_catalog.to_regclass($1) is null and exists (
+		select from pg_catalog.pg_namespace where nspname = $2)`, versions, schema).Scan(&taken)
+	if err == nil && taken {
+		return fmt.Errorf("%w: OQ_SCHEMA=%s: that schema is there already, without %s", errConfig, schema, versions)
+	}
+	return err
 }
 
 // checkAPISchema finds where the functions of an installation are: under another name the migrations would leave them.
@@ -153,7 +167,7 @@ func checkVersion(ctx context.Context, conn *pgx.Conn, apiSchema string) error {
 func hideURL(err error) error {
 	var parse *pgconn.ParseConfigError
 	if errors.As(err, &parse) {
-		return fmt.Errorf("%w: OQ_DATABASE_URL or DATABASE_URL: not a connection string", errConfig)
+		return notAConnection("OQ_DATABASE_URL or DATABASE_URL: not a connection string")
 	}
 	return err
 }
