@@ -105,14 +105,24 @@ def translating() -> Iterator[None]:
 
 
 def refused(error: BaseException) -> bool:
-    """Whether the server answered; else the connection failed, and the call may be repeated.
+    """Whether the server judged the call; else the connection failed, and it may be repeated.
 
     Class 57 is the server going away, 08 a pooler that lost it, 53 a server without room, 40 a
     transaction that can be run again; 25006 a standby, or what was the primary: another connection
-    may lead to the one that is.
+    may lead to the one that is. 55P03 is a row that somebody else holds for longer than the
+    lock_timeout.
     """
     state = sqlstate(error)
-    return bool(state) and state[:2] not in ("57", "08", "53", "40") and state != "25006"
+    return (
+        bool(state)
+        and state[:2] not in ("57", "08", "53", "40")
+        and state not in ("25006", "55P03")
+    )
+
+
+def locked(error: BaseException) -> bool:
+    """Whether the server would not wait for a lock: it is there, and takes other calls."""
+    return isinstance(error, pg.LockNotAvailable)
 
 
 class Failed(Exception):

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import pq
 from psycopg.errors import error_from_result
 
-from ._errors import refused, translated
+from ._errors import locked, refused, translated
 
 Connect = Callable[[], Awaitable["psycopg.AsyncConnection[Any]"]]
 Row = list[bytes | None]
@@ -120,7 +120,7 @@ class Session:
                         done = True
                         return rows
                     except psycopg.Error as e:
-                        done = refused(e)
+                        done = refused(e) or locked(e)
                         raise translated(e)
                     finally:
                         # A call half done is nobody's. At once: libpq may have closed its socket,

@@ -32,6 +32,7 @@ from ._errors import (
     Snooze,
     describe,
     headline,
+    locked,
     refused,
 )
 from ._job import BaseJob, Why
@@ -235,7 +236,11 @@ class BaseWorker(Generic[J]):
         self._failure: BaseException | None = None
         prepares = not self.pooler
         # A call that was given up, which waits for a lock, must not lease for nobody when it gets it.
-        settings = {"statement_timeout": str(min(math.ceil(self.timeout * 1000), 2**31 - 1))}
+        # Whatever the role's lock_timeout is: an ack waits for whoever holds its row.
+        settings = {
+            "statement_timeout": str(min(math.ceil(self.timeout * 1000), 2**31 - 1)),
+            "lock_timeout": "0",
+        }
         self._lane = Session(self._connect, "leasing", prepares, settings=settings)
         self._beats = Session(
             self._connect, "heartbeats", prepares, settings={**settings, "lock_timeout": "200"}
@@ -389,10 +394,14 @@ class BaseWorker(Generic[J]):
         try:
             rows = await self._exchange(acks, want if lease else 0)
         except BaseException as e:
-            if acks and isinstance(e, psycopg.Error) and refused(e):
-                # One of them is at fault, most likely by its result: each for itself.
-                await self._ack_singly(acks)
-                return
+            if acks and isinstance(e, psycopg.Error):
+                # One of them is at fault, by its result or as somebody holds its row: each for itself.
+                if refused(e):
+                    await self._ack_singly(acks)
+                    return
+                if locked(e) and len(acks) > 1:
+                    await self._ack_singly(acks)
+                    raise
             self._keep(acks)
             raise
         self._answered = True
@@ -553,9 +562,12 @@ class BaseWorker(Generic[J]):
                     await self._send(reports, release)
                     failures = 0
                 except psycopg.Error as e:
-                    if refused(e) and len(reports) > 1:
+                    if len(reports) > 1 and (refused(e) or locked(e)):
                         for report in reports:
                             await self._send_one(report)
+                        if locked(e):
+                            await asyncio.sleep(backoff(failures))
+                            failures += 1
                     elif refused(e):
                         self._refused(reports[0], e)
                     else:

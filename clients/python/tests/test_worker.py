@@ -419,6 +419,66 @@ class Both:
             self.assertEqual(self.ask("select concat_ws(' ', attempt, lost_leases) from oq_get(%s)", job), "1 0")
         self.assertIsNone(running.end())
 
+    def test_a_lock_timeout_of_the_role(self: Any) -> None:
+        """A row that is locked for a while is no failure of its job, and keeps no other waiting."""
+        url = psycopg.conninfo.make_conninfo(URL, options="-c lock_timeout=200ms")
+        for pooler in (False, True):
+            for end in ("done", "fails"):
+                with self.subTest(pooler=pooler, end=end), psycopg.connect(URL) as conn:
+                    locked = threading.Event()
+                    runs: list[int] = []
+
+                    def handle(job: Any) -> None:
+                        runs.append(job.id)
+                        if job.payload == "other":
+                            return
+                        openqueue.cancel(conn, job.id)
+                        locked.set()
+                        if job.payload == "fails":
+                            raise openqueue.Failed("x")
+
+                    job = self.enqueue(end)
+                    outcomes: list[Any] = []
+                    running = self.start(handle, db=url, pooler=pooler, poll=0.2, observe=outcomes.append)
+                    self.assertTrue(locked.wait(PATIENCE))
+                    time.sleep(0.7)
+                    self.assertEqual(outcomes, [])
+                    conn.rollback()
+                    self.until_state(job, "completed" if end == "done" else "scheduled")
+                    self.until_state(self.enqueue("other"), "completed")
+                    self.assertIsNone(running.end())
+                    self.assertEqual(len(runs), 2)
+                    self.assertEqual(outcomes[0].state, "acked" if end == "done" else "scheduled")
+
+    def test_others_do_not_wait_for_a_locked_row(self: Any) -> None:
+        """Where the server refuses to wait for a lock, what is done beside it is reported."""
+        url = psycopg.conninfo.make_conninfo(URL, options="-c lock_timeout=200ms")
+        for end, state in (("done", "completed"), ("fails", "scheduled")):
+            with self.subTest(end=end), psycopg.connect(URL) as conn:
+                go_on = threading.Event()
+                self.addCleanup(go_on.set)
+
+                async def wait(job: Any) -> None:
+                    while not go_on.is_set():
+                        await asyncio.sleep(0.001)
+                    if end == "fails":
+                        raise openqueue.Failed("x")
+
+                def handle(job: Any) -> Any:
+                    return wait(job) if isinstance(self, support.Tasks) else asyncio.run(wait(job))
+
+                jobs = [self.enqueue() for _ in range(4)]
+                running = self.start(handle, db=url, pooler=True)
+                self.until("all run", lambda: [self.state(j) for j in jobs] == ["leased"] * 4)
+                openqueue.cancel(conn, jobs[1])
+                go_on.set()
+                for job in (jobs[0], jobs[2], jobs[3]):
+                    self.until_state(job, state)
+                self.assertEqual(self.state(jobs[1]), "leased")
+                conn.rollback()
+                self.until_state(jobs[1], state)
+                self.assertIsNone(running.end())
+
     def test_free_handlers_are_used(self: Any) -> None:
         """While a job runs, what comes next is begun by the handlers that are free."""
         begun: list[int] = []
