@@ -232,7 +232,8 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
     """Does the jobs of one queue, in threads. Times are in seconds.
 
     run() works until stop(), SIGTERM or SIGINT, and drains. As a context manager it works in a
-    thread of its own, and drains at the end of the block.
+    thread of its own, and drains at the end of the block; what ends it before is logged as an error at
+    once, and raised at the end.
 
     ``db``: how to connect: a conninfo text, a pool or connection to connect like, or a function that
     gives an awaitable psycopg.AsyncConnection. The worker's connections, two to four, are its own.
@@ -291,7 +292,6 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
         self._finished: deque[Job[P]] = deque()
         self._waking = False
         self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
 
     def run(self, *, signals: Sequence[int] = (_signal.SIGTERM, _signal.SIGINT)) -> None:
         """Works until it is stopped, and drains: no job is begun any more, those not begun are
@@ -310,7 +310,7 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
             try:
                 self.run(signals=())
             except BaseException as e:
-                self._failure = e
+                self._died(e)
 
         self._thread = threading.Thread(target=work, name="openqueue", daemon=True)
         self._thread.start()

@@ -166,6 +166,7 @@ class BaseWorker(Generic[J]):
         self._stopping = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ran = False
+        self._failure: BaseException | None = None
 
     # What the two kinds do differently.
 
@@ -233,7 +234,6 @@ class BaseWorker(Generic[J]):
         self._listening = False
         self._change = asyncio.Event()
         self._learned = asyncio.Event()  # leases last longer, or shorter, than the last one did
-        self._failure: BaseException | None = None
         prepares = not self.pooler
         # A call that was given up, which waits for a lock, must not lease for nobody when it gets it.
         # Whatever the role's lock_timeout is: an ack waits for whoever holds its row.
@@ -282,6 +282,12 @@ class BaseWorker(Generic[J]):
             self._failure = self._failure or e
             self._log.error("worker %s ends", self.worker_id, exc_info=e)
             self.stop()
+
+    def _died(self, error: BaseException) -> None:
+        """The worker has ended by an error, and whoever began it does not look now."""
+        if self._failure is not error:
+            self._failure = error
+            self._log.error("worker %s ends", self.worker_id, exc_info=error)
 
     def _catch(
         self, loop: asyncio.AbstractEventLoop, signals: Sequence[int]

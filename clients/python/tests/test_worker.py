@@ -656,6 +656,18 @@ class ThreadsTest(support.Threads, Both, support.Case):
             with openqueue.Worker(connect, self.queue, lambda job: None) as worker:
                 self.until("its end", lambda: not worker._thread.is_alive())
 
+    def test_context_manager_that_is_refused(self) -> None:
+        """Nobody looks at it before the end of the block: the log says it at once."""
+        self.db.execute("drop role if exists no_worker")
+        self.db.execute("create role no_worker login")
+        self.addCleanup(self.db.execute, "drop role no_worker")
+        url = psycopg.conninfo.make_conninfo(URL, user="no_worker")
+        with self.assertRaises(pg.InsufficientPrivilege), self.assertLogs("openqueue", logging.ERROR) as logs:
+            with openqueue.Worker(url, self.queue, lambda job: None) as worker:
+                self.until("it is said", lambda: logs.output)
+                self.assertRegex(logs.output[0], rf"worker {worker.worker_id} ends\n(.*\n)*.*permission denied")
+        self.assertEqual(len(logs.output), 1)
+
     def test_signals(self) -> None:
         """The first drains; afterwards the handlers of before are there again."""
         heard: list[int] = []
