@@ -35,10 +35,11 @@ from ._errors import (
     sqlstate,
 )
 from ._job import BaseJob, P, Why
-from ._run import DB, AsyncPool, Pool, run
+from ._run import DB, AsyncPool, Pool
+from ._run import run as call
 from ._session import Connect
 from ._trace import Trace, current_trace, trace_of, trace_with, use_trace
-from ._worker import BaseWorker, Outcome
+from ._worker import BaseWorker, Outcome, together
 
 __all__ = [
     "DB",
@@ -77,6 +78,7 @@ __all__ = [
     "enqueue_many",
     "get",
     "result",
+    "run",
     "sqlstate",
     "trace_with",
     "update",
@@ -95,7 +97,7 @@ def enqueue(db: DB, queue: str, payload: Any = _EMPTY, **options: Unpack[JobOpti
     :class:`JobOptions`: ``priority``, ``run_at``, ``delay``, ``max_retries``, ``unique_key``, ...
     Raises ArgumentError, DuplicateJob, QueueFull, psycopg.errors.InsufficientPrivilege.
     """
-    return run(db, calls.enqueue(queue, payload, options))
+    return call(db, calls.enqueue(queue, payload, options))
 
 
 def enqueue_bulk(
@@ -111,7 +113,7 @@ def enqueue_bulk(
 
     The ids come in the payloads' order. Raises as enqueue().
     """
-    return run(db, calls.enqueue_bulk(queue, payloads, priority, run_at, max_retries))
+    return call(db, calls.enqueue_bulk(queue, payloads, priority, run_at, max_retries))
 
 
 def enqueue_many(db: DB, jobs: Iterable[NewJob | Mapping[str, Any]]) -> list[Enqueued]:
@@ -119,27 +121,27 @@ def enqueue_many(db: DB, jobs: Iterable[NewJob | Mapping[str, Any]]) -> list[Enq
 
     What was made comes in the jobs' order. Raises as enqueue(); the message names the job's index.
     """
-    return run(db, calls.enqueue_many(jobs))
+    return call(db, calls.enqueue_many(jobs))
 
 
 def cancel(db: DB, job_id: int, reason: str | None = None) -> bool:
     """Cancels a job in any unfinished state. False where it is finished or unknown."""
-    return run(db, calls.cancel(job_id, reason))
+    return call(db, calls.cancel(job_id, reason))
 
 
 def update(db: DB, job_id: int, **patch: Unpack[JobPatch]) -> bool:
     """Changes a job that nobody holds. False where it is held or over."""
-    return run(db, calls.update(job_id, patch))
+    return call(db, calls.update(job_id, patch))
 
 
 def get(db: DB, job_id: int) -> dict[str, Any] | None:
     """The job's row of oq_jobs, or None."""
-    return run(db, calls.get(job_id))
+    return call(db, calls.get(job_id))
 
 
 def result(db: DB, job_id: int) -> JobResult | None:
     """The job's state, result and error, or None."""
-    return run(db, calls.result(job_id))
+    return call(db, calls.result(job_id))
 
 
 class Job(BaseJob[P]):
@@ -182,7 +184,7 @@ class Job(BaseJob[P]):
         value = None if result is None else encode(result)
         self._acked = True  # No heartbeat any more: it would wait for this transaction's lock.
         try:
-            run(db, calls.ack_strictly(self.id, self.token, value))
+            call(db, calls.ack_strictly(self.id, self.token, value))
         except BaseException:
             self._acked = False
             raise
@@ -200,7 +202,7 @@ class Job(BaseJob[P]):
 
     def throttle(self, db: DB, until: datetime) -> None:
         """Keeps the job's queue, or its group where it has one, from everybody until then."""
-        run(db, calls.throttle(self.queue, until, self.group_key))
+        call(db, calls.throttle(self.queue, until, self.group_key))
 
 
 Handler = Callable[[Job[P]], Any]
@@ -232,7 +234,7 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
     """Does the jobs of one queue, in threads. Times are in seconds.
 
     run() works until stop(), SIGTERM or SIGINT, and drains. As a context manager it works in a
-    thread of its own, and drains at the end of the block; what ends it before is logged as an error at
+    thread of its own, and drains at the end of the block, not on a signal; what ends it before is logged as an error at
     once, and raised at the end.
 
     ``db``: how to connect: a conninfo text, a pool or connection to connect like, or a function that
@@ -392,3 +394,15 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
     def _shut(self) -> None:
         for _ in range(self.concurrency):
             self._queue.put(None)
+
+
+def run(
+    *workers: Worker[Any], signals: Sequence[int] = (_signal.SIGTERM, _signal.SIGINT)
+) -> None:
+    """Runs several workers, as a program of several queues, until all have ended.
+
+    ``signals`` are caught, in the main thread only: the first drains all workers at once, a second one
+    does what it would do without them. One that fails, as Worker.run() may, stops the others; what it
+    raised is raised when they have drained. Raises ArgumentError without a worker.
+    """
+    asyncio.run(together(workers, lambda worker: worker._run(()), signals))

@@ -17,7 +17,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
@@ -39,6 +39,7 @@ from ._job import BaseJob, Why
 from ._session import Connect, ConnectionFailed, Row, Session, backoff, connector
 
 J = TypeVar("J", bound="BaseJob[Any]")
+W = TypeVar("W", bound="BaseWorker[Any]")
 
 _NEXT = (
     f"select {COLUMNS} from oq_next($1::text, $2::text, $3::int, $4::int, $5::bigint[], $6::bigint[])"
@@ -114,6 +115,77 @@ def texts(values: Iterable[str | None]) -> str:
         )
         + "}"
     )
+
+
+def caught(signals: Sequence[int], workers: Sequence[BaseWorker[Any]]) -> Callable[[], None]:
+    """The first signal drains the workers; the second does what it would have done without them."""
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def give_back(number: int) -> None:
+        if number in before:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before.pop(number) or signal.SIG_DFL)
+
+    def drain(number: int) -> None:
+        give_back(number)
+        for worker in workers:
+            worker._log.info("worker %s drains on %s", worker.worker_id, signal.Signals(number).name)
+            worker.stop()
+
+    def restore() -> None:
+        for number in list(before):
+            give_back(number)
+
+    for number in signals:
+        loop.add_signal_handler(number, drain, number)
+    return restore
+
+
+async def together(
+    workers: Sequence[W],
+    runs: Callable[[W], Coroutine[Any, Any, None]],
+    signals: Sequence[int],
+) -> None:
+    """Runs all of them, until all have ended; one that fails stops the others."""
+    if not workers:
+        raise ArgumentError("no worker")
+    loop = asyncio.get_running_loop()
+    failures: list[BaseException] = []
+
+    def ended(task: asyncio.Task[None], worker: W) -> None:
+        if not task.cancelled() and (e := task.exception()) is not None:
+            failures.append(e)
+            worker._died(e)
+            for other in workers:
+                other.stop()
+
+    tasks = []
+    restore = caught(signals, workers)
+    try:
+        for worker in workers:
+            task = loop.create_task(runs(worker))
+            task.add_done_callback(lambda task, worker=worker: ended(task, worker))  # type: ignore[misc]
+            tasks.append(task)
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            try:
+                await asyncio.wait(tasks)
+            except asyncio.CancelledError:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+            raise
+        await asyncio.sleep(0)  # For the callbacks of the last.
+    finally:
+        restore()
+    if failures:
+        raise failures[0]
 
 
 class BaseWorker(Generic[J]):
@@ -250,7 +322,7 @@ class BaseWorker(Generic[J]):
             self._connect, "listening", prepares, self._nudge, self._change.set, settings
         )
 
-        restore = self._catch(loop, signals)
+        restore = caught(signals, [self])
         self._open()
         self._reporter = loop.create_task(self._report())
         tasks = {loop.create_task(self._beat()), self._reporter}
@@ -288,32 +360,6 @@ class BaseWorker(Generic[J]):
         if self._failure is not error:
             self._failure = error
             self._log.error("worker %s ends", self.worker_id, exc_info=error)
-
-    def _catch(
-        self, loop: asyncio.AbstractEventLoop, signals: Sequence[int]
-    ) -> Callable[[], None]:
-        """The first signal drains; the second does what it would have done without a worker."""
-        if threading.current_thread() is not threading.main_thread():
-            return lambda: None
-        before = {number: signal.getsignal(number) for number in signals}
-
-        def give_back(number: int) -> None:
-            if number in before:
-                loop.remove_signal_handler(number)
-                signal.signal(number, before.pop(number) or signal.SIG_DFL)
-
-        def drain(number: int) -> None:
-            self._log.info("worker %s drains on %s", self.worker_id, signal.Signals(number).name)
-            give_back(number)
-            self.stop()
-
-        def restore() -> None:
-            for number in list(before):
-                give_back(number)
-
-        for number in signals:
-            loop.add_signal_handler(number, drain, number)
-        return restore
 
     def _wake(self) -> None:
         self._signalled = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal as _signal
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -19,7 +20,7 @@ from ._job import BaseJob, P
 from ._run import AsyncDB, AsyncPool, Pool, run_async
 from ._session import Connect
 from ._trace import trace_of, use_trace
-from ._worker import BaseWorker, Outcome
+from ._worker import BaseWorker, Outcome, together
 
 __all__ = [
     "AsyncDB",
@@ -34,6 +35,7 @@ __all__ = [
     "enqueue_many",
     "get",
     "result",
+    "run",
     "update",
 ]
 
@@ -148,7 +150,9 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
     """Does the jobs of one queue, each in a task. The arguments are those of openqueue.Worker.
 
     ``await run()`` works until stop(), or until its task is cancelled, and drains; cancelled once
-    more it leaves everything as it is.
+    more it leaves everything as it is. As an asynchronous context manager it works in a task of its
+    own, and drains at the end of the block; what ends it before is logged as an error at once, and
+    raised at the end.
     """
 
     _job_class = Job
@@ -192,6 +196,7 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
         self._handler = handler
         self._queue: deque[Job[P]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._running: asyncio.Task[None] | None = None
 
     async def run(self, *, signals: Sequence[int] = ()) -> None:
         """Works until it is stopped, and drains as openqueue.Worker.run() does.
@@ -212,6 +217,23 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
                     task.cancel()
                 await asyncio.gather(inner, return_exceptions=True)
             raise
+
+    async def __aenter__(self) -> Worker[P]:
+        async def work() -> None:
+            try:
+                await self.run()
+            except Exception as e:
+                self._died(e)
+
+        self._running = asyncio.create_task(work())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stop()
+        if self._running is not None:
+            await self._running
+        if self._failure is not None:
+            raise self._failure
 
     def _give(self, jobs: list[Job[P]]) -> None:
         self._queue.extend(jobs)
@@ -253,3 +275,13 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
     def _tell(self, job: Job[P]) -> None:
         if job._handle is not None:
             job._handle.cancel(job.why)
+
+
+async def run(
+    *workers: Worker[Any], signals: Sequence[int] = (_signal.SIGTERM, _signal.SIGINT)
+) -> None:
+    """Runs several workers until all have ended. See openqueue.run().
+
+    Cancelled, it drains all of them; cancelled once more it leaves everything as it is.
+    """
+    await together(workers, lambda worker: worker.run(), signals)

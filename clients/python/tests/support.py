@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -100,23 +100,48 @@ class Running:
 class Threads:
     """Makes workers that run their handlers in threads."""
 
+    def worker(
+        self, queue: str, handler: Callable[[Any], Any], db: Any = URL, **options: Any
+    ) -> openqueue.Worker[Any]:
+        return openqueue.Worker(db, queue, handler, **options)
+
     def start(self, handler: Callable[[Any], Any], db: Any = URL, **options: Any) -> Running:
         case: Any = self
-        worker = openqueue.Worker(db, case.queue, handler, **options)
+        worker = self.worker(case.queue, handler, db, **options)
         return Running(case, lambda: worker.run(signals=()), worker)
+
+    def together(self, *workers: openqueue.Worker[Any]) -> None:
+        """Runs them in this thread."""
+        openqueue.run(*workers)
+
+    def either(self, handler: Callable[[Any], Coroutine[Any, Any, Any]]) -> Callable[[Any], Any]:
+        """A handler that is written as a coroutine, as this kind of worker takes it."""
+        return lambda job: asyncio.run(handler(job))
 
 
 class Tasks:
     """Makes workers that run their handlers, which are given as functions, in tasks."""
 
-    def start(self, handler: Callable[[Any], Any], db: Any = URL, **options: Any) -> Running:
-        case: Any = self
-
+    def worker(
+        self, queue: str, handler: Callable[[Any], Any], db: Any = URL, **options: Any
+    ) -> aio.Worker[Any]:
         async def handle(job: Any) -> Any:
             value = handler(job)
             return await value if asyncio.iscoroutine(value) else value
 
-        worker: aio.Worker[Any] = aio.Worker(db, case.queue, handle, **options)
+        return aio.Worker(db, queue, handle, **options)
+
+    def together(self, *workers: aio.Worker[Any]) -> None:
+        """Runs them in this thread."""
+        asyncio.run(aio.run(*workers))
+
+    def either(self, handler: Callable[[Any], Coroutine[Any, Any, Any]]) -> Callable[[Any], Any]:
+        """A handler that is written as a coroutine, as this kind of worker takes it."""
+        return handler
+
+    def start(self, handler: Callable[[Any], Any], db: Any = URL, **options: Any) -> Running:
+        case: Any = self
+        worker = self.worker(case.queue, handler, db, **options)
 
         async def run() -> None:
             await worker.run()

@@ -22,6 +22,7 @@ from . import support
 from .support import PATIENCE, URL
 
 import openqueue
+from openqueue._worker import BaseWorker
 
 HERE = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```\n(.*?)^```$)?", re.M | re.S)
@@ -72,11 +73,11 @@ class Readme(support.Case):
     def stop_after(self, queue: str, jobs: int) -> threading.Thread:
         """Stops the worker that runs in this thread when so many jobs of the queue are completed."""
         workers: list[Any] = []
-        run = openqueue.Worker.run
+        run = BaseWorker._run
 
-        def watched(worker: openqueue.Worker[Any], **options: Any) -> None:
+        async def watched(worker: BaseWorker[Any], signals: Any) -> None:
             workers.append(worker)
-            run(worker, **options)
+            await run(worker, signals)
 
         def wait() -> None:
             sql = "select count(*) from oq_jobs where queue_name = %s and state = 'completed'"
@@ -86,9 +87,9 @@ class Readme(support.Case):
             finally:
                 for worker in workers:
                     worker.stop()
-                openqueue.Worker.run = run
+                BaseWorker._run = run
 
-        openqueue.Worker.run = watched
+        BaseWorker._run = watched
         thread = threading.Thread(target=wait)
         thread.start()
         return thread

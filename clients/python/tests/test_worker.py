@@ -46,6 +46,9 @@ class Both:
     until: Any
     until_state: Any
     start: Any
+    worker: Any
+    together: Any
+    either: Any
 
     options = '{"max_retries": 1, "retry": {"kind": "fixed", "base": "1 hour", "jitter": 0}}'
 
@@ -458,17 +461,14 @@ class Both:
                 go_on = threading.Event()
                 self.addCleanup(go_on.set)
 
-                async def wait(job: Any) -> None:
+                async def handle(job: Any) -> None:
                     while not go_on.is_set():
                         await asyncio.sleep(0.001)
                     if end == "fails":
                         raise openqueue.Failed("x")
 
-                def handle(job: Any) -> Any:
-                    return wait(job) if isinstance(self, support.Tasks) else asyncio.run(wait(job))
-
                 jobs = [self.enqueue() for _ in range(4)]
-                running = self.start(handle, db=url, pooler=True)
+                running = self.start(self.either(handle), db=url, pooler=True)
                 self.until("all run", lambda: [self.state(j) for j in jobs] == ["leased"] * 4)
                 openqueue.cancel(conn, jobs[1])
                 go_on.set()
@@ -641,6 +641,70 @@ class Both:
         running.worker.stop()
         self.assertIsNone(running.wait())
         self.assertIn(self.state(job), ("ready", "completed"))
+
+    def test_several_and_a_signal(self: Any) -> None:
+        """One signal drains all workers at once: none leases on while another has not ended."""
+        before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self.addCleanup(signal.signal, signal.SIGTERM, before)
+        other = f"{self.queue}.2"
+        many: list[int] = []
+        late: list[int] = []
+        states: list[str] = []
+
+        told = threading.Event()
+
+        async def short(job: Any) -> None:
+            (late if told.is_set() else many).append(job.id)
+            await asyncio.sleep(0.02)
+
+        async def long(job: Any) -> None:
+            while len(many) < 3:
+                await asyncio.sleep(0.005)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.2)
+            told.set()
+            await asyncio.sleep(1)
+
+        openqueue.enqueue_bulk(self.db, self.queue, range(200))
+        job = openqueue.enqueue(self.db, other)
+        self.together(
+            self.worker(self.queue, self.either(short), concurrency=1),
+            self.worker(other, self.either(long), observe=lambda o: states.append(o.state)),
+        )
+        self.assertEqual((states, self.state(job), late), (["acked"], "completed", []))
+        self.assertEqual(signal.getsignal(signal.SIGTERM), signal.SIG_DFL)
+
+    def test_several_and_a_failure(self: Any) -> None:
+        """One that fails stops the others, which drain, and is raised; it is logged at once."""
+        self.db.execute("drop role if exists no_worker")
+        self.db.execute("create role no_worker login")
+        self.addCleanup(self.db.execute, "drop role no_worker")
+        url = psycopg.conninfo.make_conninfo(URL, user="no_worker")
+        job = self.enqueue()
+        good = self.worker(self.queue, lambda job: None)
+        with self.assertLogs("openqueue", logging.ERROR) as logs:
+            with self.assertRaises(pg.InsufficientPrivilege):
+                self.together(good, self.worker(self.queue, lambda job: None, url))
+        self.assertEqual(len(logs.output), 1)
+        self.assertIn(self.state(job), ("ready", "completed"))
+        self.assertTrue(good.stopping)
+        with self.assertRaises(openqueue.ArgumentError):
+            self.together()
+
+    def test_several_that_are_stopped(self: Any) -> None:
+        """Each can be stopped by itself; all have ended when it returns."""
+        workers: list[Any] = []
+        first = self.enqueue()
+        second: list[int] = []
+
+        def begin(job: Any) -> None:
+            workers[0].stop()
+            second.append(openqueue.enqueue(self.db, f"{self.queue}.2"))
+
+        workers.append(self.worker(self.queue, begin))
+        workers.append(self.worker(f"{self.queue}.2", lambda job: workers[1].stop()))
+        self.together(*workers)
+        self.assertEqual([self.state(j) for j in (first, *second)], ["completed"] * 2)
 
 
 class ThreadsTest(support.Threads, Both, support.Case):
@@ -844,3 +908,51 @@ class TasksTest(support.Tasks, Both, support.Case):
         self.assertIsNone(running.end())
         self.assertEqual(states, [False, True])
         self.assertEqual(self.ask("select result from oq_get(%s)", job), [1])
+
+    def test_context_manager(self) -> None:
+        async def handle(job: aio.Job[Any]) -> None:
+            pass
+
+        async def refused() -> None:
+            raise TypeError("no")
+
+        async def main() -> None:
+            async with aio.Worker(URL, self.queue, handle):
+                job = self.enqueue()
+                async with asyncio.timeout(PATIENCE):
+                    while self.state(job) != "completed":
+                        await asyncio.sleep(0.01)
+            with self.assertRaisesRegex(TypeError, "no"), self.assertLogs("openqueue", logging.ERROR) as logs:
+                async with aio.Worker(refused, self.queue, handle):
+                    async with asyncio.timeout(PATIENCE):
+                        while not logs.output:
+                            await asyncio.sleep(0.01)
+            self.assertEqual(len(logs.output), 1)
+            self.assertEqual(asyncio.all_tasks(), {asyncio.current_task()})
+
+        asyncio.run(main())
+
+    def test_several_cancelled(self) -> None:
+        """Cancelled, run() drains all of them."""
+        begun: list[int] = []
+
+        async def handle(job: aio.Job[Any]) -> None:
+            begun.append(job.id)
+            await asyncio.sleep(0.3)
+
+        jobs = [self.enqueue(), openqueue.enqueue(self.db, f"{self.queue}.2")]
+
+        async def main() -> None:
+            task = asyncio.create_task(
+                aio.run(aio.Worker(URL, self.queue, handle), aio.Worker(URL, f"{self.queue}.2", handle))
+            )
+            async with asyncio.timeout(PATIENCE):
+                while len(begun) < 2:
+                    await asyncio.sleep(0.01)
+                task.cancel()
+                with self.assertRaises(asyncio.CancelledError):
+                    await task
+            self.assertEqual(asyncio.all_tasks(), {asyncio.current_task()})
+
+        asyncio.run(main())
+        self.assertEqual([self.state(j) for j in jobs], ["completed"] * 2)

@@ -54,6 +54,9 @@ def use(conn: psycopg.Connection[Any], pool: ConnectionPool, async_pool: AsyncCo
     openqueue.Worker("", "q", send_async, decode=mail).run()  # type: ignore[arg-type]
     aio.Worker(async_pool, "q", send_async, decode=mail)
     aio.Worker("", "q", send, decode=mail)  # type: ignore[arg-type]
+    both = openqueue.Worker("", "q", send, decode=mail), openqueue.Worker("", "q", any_job)
+    openqueue.run(*both, signals=())
+    openqueue.run(aio.Worker("", "q", send_async, decode=mail))  # type: ignore[arg-type]
     job: int = openqueue.enqueue(conn, "q", Mail("x"), priority=1, delay="1 hour")
     openqueue.enqueue(pool, "q", unique_mode="wait")  # type: ignore[arg-type]
     openqueue.enqueue(conn, "q", priorty=job)  # type: ignore[call-arg]
