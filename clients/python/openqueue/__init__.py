@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import queue as queues
 import signal as _signal
@@ -212,6 +213,13 @@ Middleware = Callable[[Handler[Any]], Handler[Any]]
 """Wraps a handler."""
 
 
+def _plain(handler: Any) -> None:
+    """A coroutine function would only make a coroutine, which nobody awaits."""
+    for function in (handler, getattr(handler, "__call__", None)):
+        if inspect.iscoroutinefunction(function):
+            raise ArgumentError(f"handler {handler!r} is a coroutine function: openqueue.aio has the worker for it")
+
+
 def _handle(handler: Handler[Any], job: Job[Any]) -> None:
     """Runs the handler, and leaves its result or error in the job."""
     began = monotonic()
@@ -287,8 +295,10 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
             observe=observe,
             logger=logger,
         )
+        _plain(handler)
         for wrap in reversed(middleware):
             handler = wrap(handler)
+            _plain(handler)
         self._handler = handler
         self._queue: queues.SimpleQueue[Job[P] | None] = queues.SimpleQueue()
         self._finished: deque[Job[P]] = deque()

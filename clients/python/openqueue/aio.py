@@ -4,6 +4,7 @@ handlers are coroutines."""
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import signal as _signal
 from collections import deque
@@ -123,9 +124,22 @@ class Job(BaseJob[P]):
 
 
 Handler = Callable[[Job[P]], Awaitable[Any]]
-"""Does a job, as openqueue.Handler does."""
+"""Does a job, as openqueue.Handler does. It shares its thread with the worker: where it blocks, with
+time.sleep or a driver that waits, no heartbeat goes out meanwhile."""
 Middleware = Callable[[Handler[Any]], Handler[Any]]
 """Wraps a handler."""
+
+
+def _awaitable(handler: Handler[Any]) -> Handler[Any]:
+    """A plain function as well, as middlewares await it."""
+    if inspect.iscoroutinefunction(handler):
+        return handler
+
+    async def handle(job: Job[Any]) -> Any:
+        value = handler(job)
+        return await value if inspect.isawaitable(value) else value
+
+    return handle
 
 
 async def _handle(handler: Handler[Any], job: Job[Any]) -> None:
@@ -134,10 +148,14 @@ async def _handle(handler: Handler[Any], job: Job[Any]) -> None:
     try:
         trace = trace_of(job.headers)
         if trace is None:
-            value = await handler(job)
+            value = handler(job)
+            if inspect.isawaitable(value):
+                value = await value
         else:
             with use_trace(trace):
-                value = await handler(job)
+                value = handler(job)
+                if inspect.isawaitable(value):
+                    value = await value
         if value is not None and not job._acked:
             job._result = encode(value)
     except BaseException as e:  # A cancellation; SystemExit as well, which is the job's failure.
@@ -192,7 +210,7 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
             logger=logger,
         )
         for wrap in reversed(middleware):
-            handler = wrap(handler)
+            handler = wrap(_awaitable(handler))
         self._handler = handler
         self._queue: deque[Job[P]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()

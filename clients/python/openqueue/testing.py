@@ -9,6 +9,7 @@ from psycopg.rows import dict_row
 
 from . import DB, Handler, Job, _calls, aio
 from . import _handle as _handle_here
+from . import _plain
 from ._calls import interval
 from ._errors import Discard, RetryAfter, Snooze, describe
 from ._job import BaseJob, P
@@ -41,6 +42,7 @@ def drain(
     In the transaction of db, which may be rolled back. Retries and snoozed jobs are not waited for;
     more than max_jobs are an error.
     """
+    _plain(handler)
     done: list[Done[Job[P]]] = []
     while True:
         row = run(db, _calls.lease_one(queue, _WORKER))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from . import support
 from .support import PATIENCE, URL
 
 import openqueue
-from openqueue import _worker, aio
+from openqueue import _worker, aio, testing
 
 
 @dataclass
@@ -708,6 +709,27 @@ class Both:
 
 
 class ThreadsTest(support.Threads, Both, support.Case):
+    def test_a_coroutine_function(self) -> None:
+        """It is refused where it is given, and not at each job."""
+
+        async def handle(job: Any) -> None:
+            pass
+
+        class Handler:
+            async def __call__(self, job: Any) -> None:
+                pass
+
+        for handler, middleware in (
+            (handle, []),
+            (functools.partial(handle), []),
+            (Handler(), []),
+            (lambda job: None, [lambda handler: handle]),
+        ):
+            with self.subTest(handler=handler), self.assertRaisesRegex(openqueue.ArgumentError, "openqueue.aio"):
+                openqueue.Worker(URL, self.queue, handler, middleware=middleware)  # type: ignore[arg-type]
+        with self.assertRaisesRegex(openqueue.ArgumentError, "openqueue.aio"):
+            testing.drain(self.db, self.queue, handle)
+
     def test_context_manager(self) -> None:
         with openqueue.Worker(URL, self.queue, lambda job: None):
             self.until_state(openqueue.enqueue(self.db, self.queue), "completed")
@@ -852,6 +874,27 @@ class ThreadsTest(support.Threads, Both, support.Case):
 
 
 class TasksTest(support.Tasks, Both, support.Case):
+    def test_a_plain_function(self) -> None:
+        """What it returns is its result, with middlewares and without."""
+
+        def handle(job: Any) -> Any:
+            return [job.payload]
+
+        def outer(handler: Any) -> Any:
+            async def run(job: Any) -> Any:
+                return [await handler(job)]
+
+            return run
+
+        for middleware, want in (([], ["x"]), ([outer], [["x"]])):
+            with self.subTest(middleware=middleware):
+                job = self.enqueue("x")
+                worker = aio.Worker(URL, self.queue, handle, middleware=middleware)  # type: ignore[arg-type]
+                running = support.Running(self, lambda: asyncio.run(worker.run()), worker)
+                self.until("its end", lambda: self.state(job) in ("completed", "scheduled"))
+                self.assertEqual(self.ask("select result from oq_get(%s)", job), want)
+                self.assertIsNone(running.end())
+
     def test_cancelled(self) -> None:
         """Cancelled, run() drains; cancelled again, it leaves everything."""
         for times in (1, 2):
