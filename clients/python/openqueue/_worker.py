@@ -84,7 +84,10 @@ class Outcome(NamedTuple, Generic[J]):
     job: J
     """With how long its handler took, in ``seconds``."""
     state: Literal["acked", "scheduled", "ready", "dead", "released", "lost", "cancelled"]
-    """Where it went: acked means done; scheduled, ready and dead that the attempt failed."""
+    """Where it went: acked means done; scheduled, ready and dead that the attempt failed.
+
+    acked: the server took the ack, of a lease that was good as far as the worker knew.
+    """
     error: BaseException | None
     """What the handler raised."""
 
@@ -443,8 +446,15 @@ class BaseWorker(Generic[J]):
         acks, self._acks = self._acks, []
         want = min(self.batch, self._most - self._active)
         self._woken = False
+        rows: list[Row] = []
         try:
-            rows = await self._exchange(acks, want if lease else 0)
+            # Whose lease is over may be somebody else's: oq_next would not say which.
+            asked = [job for job in acks if not lease or job._clock() > job._lease]
+            if asked:
+                await self._ack(asked)
+                acks = [job for job in acks if (job.id, job.token) in self._held]
+            if lease:
+                rows = await self._exchange(acks, want)
         except BaseException as e:
             if acks and isinstance(e, psycopg.Error):
                 # One of them is at fault, by its result or as somebody holds its row: each for itself.
@@ -490,19 +500,26 @@ class BaseWorker(Generic[J]):
         lease = [self.queue, self.worker_id, self.lease_seconds, want]
         if not acks:
             return await self._lane.call(_LEASE, lease, self.timeout)
+        leases = self._leases(acks)
+        sql = _NEXT if len(leases) == 2 else _RESULTS_NEXT
+        return await self._lane.call(sql, [*lease, *leases], self.timeout)
+
+    def _leases(self, acks: list[J]) -> list[str]:
+        """Ids, tokens, and results where there is one."""
         leases = [numbers(j.id for j in acks), numbers(j.token for j in acks)]
-        results = None
         if any(j._result is not None for j in acks):
-            results = texts(j._result for j in acks)
-        if not want:
-            if results is None:
-                await self._lane.call(_ACK, leases, self.timeout)
-            else:
-                await self._lane.call(_ACK_RESULTS, [*leases, results], self.timeout)
-            return []
-        if results is None:
-            return await self._lane.call(_NEXT, [*lease, *leases], self.timeout)
-        return await self._lane.call(_RESULTS_NEXT, [*lease, *leases, results], self.timeout)
+            leases.append(texts(j._result for j in acks))
+        return leases
+
+    async def _ack(self, acks: list[J]) -> None:
+        """Acks, and asks which of the leases were lost."""
+        leases = self._leases(acks)
+        sql = _ACK if len(leases) == 2 else _ACK_RESULTS
+        done = {int(row[0] or 0) for row in await self._lane.call(sql, leases, self.timeout)}
+        # One job may be here by two leases: the later one counts.
+        for job in sorted(acks, key=lambda job: job.token, reverse=True):
+            self._done(job, "acked" if job.id in done else "lost")
+            done.discard(job.id)
 
     def _keep(self, acks: list[J]) -> None:
         """Acks that the server did not answer wait for the next call, as long as there is hope."""
@@ -521,8 +538,7 @@ class BaseWorker(Generic[J]):
     async def _ack_singly(self, acks: list[J]) -> None:
         for job in acks:
             try:
-                await self._exchange([job], 0)
-                self._done(job, "acked")
+                await self._ack([job])
             except psycopg.Error as e:
                 if refused(e):
                     self._fail(job, e)

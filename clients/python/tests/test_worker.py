@@ -354,6 +354,31 @@ class Both:
         self.assertEqual(begun, ["first", "last"])
         self.assertEqual(sorted(o.state for o in outcomes), ["acked", "acked", "lost"])
 
+    def test_an_ack_after_the_end_of_the_lease(self: Any) -> None:
+        """It is said to be lost where somebody took the job, and done where nobody did."""
+        outcomes: dict[str, str] = {}
+
+        async def handle(job: Any) -> None:
+            if job.payload == "taken":
+                self.ask("select oq_release(%s, %s, '1 hour')", job.id, job.token)
+            if job.payload != "plain":
+                job._since -= 1000
+
+        jobs = {word: self.enqueue(word) for word in ("taken", "late", "plain")}
+        running = self.start(
+            self.either(handle),
+            concurrency=3,
+            lease_seconds=600,
+            observe=lambda o: outcomes.update({o.job.payload: o.state}),
+        )
+        self.until("all are observed", lambda: len(outcomes) == 3)
+        self.assertIsNone(running.end())
+        self.assertEqual(outcomes, {"taken": "lost", "late": "acked", "plain": "acked"})
+        self.assertEqual(
+            {word: self.state(job) for word, job in jobs.items()},
+            {"taken": "scheduled", "late": "completed", "plain": "completed"},
+        )
+
     def test_calls_that_were_given_up(self: Any) -> None:
         """What waited for a lock beyond the time-out leases nothing for nobody when it gets it."""
         token: list[int] = []
@@ -874,6 +899,24 @@ class ThreadsTest(support.Threads, Both, support.Case):
 
 
 class TasksTest(support.Tasks, Both, support.Case):
+    def test_a_handler_that_blocks(self) -> None:
+        """It stops the heartbeats: the lease is lost, and not said to be acked."""
+
+        async def handle(job: aio.Job[Any]) -> Any:
+            if job.attempt > 1:
+                return "second"
+            time.sleep(1.2)
+            self.until("the lease is taken back", lambda: self.ask("select oq_reap()") or self.state(job.id) != "leased")
+            return "first"
+
+        states: list[str] = []
+        job = self.enqueue()
+        running = self.start(handle, lease_seconds=1, observe=lambda o: states.append(o.state))
+        self.until_state(job, "completed")
+        self.assertIsNone(running.end())
+        self.assertEqual(states, ["lost", "acked"])
+        self.assertEqual(self.ask("select result from oq_get(%s)", job), "second")
+
     def test_a_plain_function(self) -> None:
         """What it returns is its result, with middlewares and without."""
 
