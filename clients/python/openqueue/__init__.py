@@ -178,9 +178,12 @@ class Job(BaseJob[P]):
     ) -> None:
         """Acks in the caller's transaction, so that what it did there takes effect once, or not.
 
-        The caller commits. LeaseLost fails the transaction, and so may an error of
-        :data:`TRY_AGAIN` above READ COMMITTED; what fails it, or its commit, has to leave the
-        handler, or the transaction to be run again.
+        The caller commits. From here on the worker takes the job for acked: it sends no heartbeat
+        and, where the handler returns, no ack. What fails the transaction, or its commit (a deferred
+        constraint, a connection that is lost), has to leave the handler, or the transaction with this
+        ack to be run again; else the job is done by nobody, and begun again when its lease ends.
+        Raises LeaseLost, which fails the transaction, and above READ COMMITTED errors of
+        :data:`TRY_AGAIN`.
         """
         value = None if result is None else encode(result)
         self._acked = True  # No heartbeat any more: it would wait for this transaction's lock.
