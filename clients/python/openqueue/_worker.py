@@ -191,6 +191,10 @@ async def together(
         raise failures[0]
 
 
+def whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 class BaseWorker(Generic[J]):
     """What both workers have in common. Times are in seconds."""
 
@@ -200,6 +204,7 @@ class BaseWorker(Generic[J]):
         self,
         db: Any,
         queue: str,
+        handler: Any,
         *,
         worker_id: str | None,
         concurrency: int,
@@ -215,14 +220,20 @@ class BaseWorker(Generic[J]):
     ) -> None:
         if not queue or not isinstance(queue, str):
             raise ArgumentError(f"queue {queue!r} is no name")
-        if concurrency < 1:
-            raise ArgumentError(f"concurrency {concurrency} is not 1 or more")
-        if batch is not None and not 1 <= batch <= 10_000:
-            raise ArgumentError(f"batch {batch} is not between 1 and 10000")
-        if lease_seconds is not None and not 1 <= lease_seconds <= 604_800:
-            raise ArgumentError(f"lease_seconds {lease_seconds} is not between 1 and 604800")
-        if (poll is not None and poll <= 0) or drain < 0 or timeout <= 0:
-            raise ArgumentError("poll and timeout are more than 0, drain is 0 or more")
+        if not callable(handler):
+            raise ArgumentError(f"handler {handler!r} is no function")
+        if not whole(concurrency) or concurrency < 1:
+            raise ArgumentError(f"concurrency {concurrency!r} is no whole number from 1")
+        if batch is not None and not (whole(batch) and 1 <= batch <= 10_000):
+            raise ArgumentError(f"batch {batch!r} is no whole number from 1 to 10000")
+        if lease_seconds is not None and not (whole(lease_seconds) and 1 <= lease_seconds <= 604_800):
+            raise ArgumentError(f"lease_seconds {lease_seconds!r} is no whole number from 1 to 604800")
+        for name, value in (("poll", poll), ("drain", drain), ("timeout", timeout)):
+            if value is None and name == "poll":
+                continue
+            if not isinstance(value, (int, float)) or not (value > 0 or value == 0 and name == "drain"):
+                least = "0 or more" if name == "drain" else "more than 0"
+                raise ArgumentError(f"{name} {value!r} is no number of seconds, {least}")
         self.queue = queue
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.concurrency = concurrency

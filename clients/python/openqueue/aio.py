@@ -197,6 +197,7 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
         super().__init__(
             db,
             queue,
+            handler,
             worker_id=worker_id,
             concurrency=concurrency,
             batch=batch,

@@ -646,15 +646,27 @@ class Both:
     def test_arguments(self: Any) -> None:
         for options in (
             {"concurrency": 0},
+            {"concurrency": 2.5},
+            {"concurrency": "4"},
             {"batch": 0},
+            {"batch": 2.5},
             {"batch": 10_001},
             {"lease_seconds": 0},
+            {"lease_seconds": 1.5},
+            {"lease_seconds": True},
             {"poll": 0},
+            {"poll": "1"},
             {"drain": -1},
+            {"drain": None},
             {"timeout": 0},
+            {"timeout": float("nan")},
+            {"handler": None},
         ):
-            with self.subTest(options=options), self.assertRaises(openqueue.ArgumentError):
-                self.start(lambda job: None, **options)
+            kind = openqueue.Worker if isinstance(self, support.Threads) else aio.Worker
+            name, value = next(iter(options.items()))
+            with self.subTest(options=options):
+                with self.assertRaisesRegex(openqueue.ArgumentError, f"{name} {value!r}"):
+                    kind(URL, self.queue, **{"handler": lambda job: None, **options})
         running = self.start(lambda job: None)
         running.end()
         with self.assertRaises(RuntimeError):
