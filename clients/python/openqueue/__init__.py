@@ -315,7 +315,8 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
 
         ``signals`` are caught, in the main thread only: the first drains, a second one does what it
         would do without a worker. Connections that fail are made again. Raises the server's refusal
-        of the very first lease, and Abandoned.
+        of the very first lease or connection, as of a role without rights or a database that does not
+        exist, and Abandoned.
         """
         asyncio.run(self._run(signals))
 

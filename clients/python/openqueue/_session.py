@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ import psycopg
 from psycopg import pq
 from psycopg.errors import error_from_result
 
-from ._errors import locked, refused, translated
+from ._errors import locked, refused, sqlstate, translated
 
 Connect = Callable[[], Awaitable["psycopg.AsyncConnection[Any]"]]
 Row = list[bytes | None]
@@ -60,7 +61,29 @@ def connector(db: Any, timeout: float) -> Connect:
 
 
 class ConnectionFailed(psycopg.OperationalError):
-    """The connection failed, or did not answer in time."""
+    """The connection failed, or did not answer in time. The error of a server that would have no session
+    is its cause."""
+
+
+_NO_SESSION = re.compile(
+    r'" does not exist|authentication failed|no pg_hba\.conf entry|not permitted to log in'
+    r"|permission denied for database|no such (database|user)"
+)
+
+
+def no_session(error: BaseException | None) -> bool:
+    """Whether the server answered a connect by a refusal that will hold: no such database or role, a
+    wrong password.
+
+    In psycopg 3.1 errors of connecting have no SQLSTATE: there the server's English words say it, of
+    each address tried. Where it speaks another language it counts as one that failed.
+    """
+    if not isinstance(error, psycopg.Error):
+        return False
+    if sqlstate(error):
+        return refused(error)
+    tried = [line for line in str(error).splitlines() if " failed: " in line]
+    return bool(tried) and all("FATAL: " in line and _NO_SESSION.search(line) for line in tried)
 
 
 def backoff(failures: int) -> float:
@@ -161,8 +184,10 @@ class Session:
             except BaseException:
                 conn.pgconn.finish()
                 raise
-        except (psycopg.Error, TimeoutError, TypeError):
+        except (TimeoutError, TypeError):
             raise
+        except psycopg.Error as e:  # It was the session that the server refused, and not the call.
+            raise ConnectionFailed(f"{self._name}: {e}") from e
         except Exception as e:  # Of a function that connects.
             raise ConnectionFailed(f"{self._name}: {type(e).__name__}: {e}") from e
         self._conn, self._fd, self._prepared = conn, conn.pgconn.socket, {}

@@ -36,7 +36,7 @@ from ._errors import (
     refused,
 )
 from ._job import BaseJob, Why
-from ._session import Connect, ConnectionFailed, Row, Session, backoff, connector
+from ._session import Connect, ConnectionFailed, Row, Session, backoff, connector, no_session
 
 J = TypeVar("J", bound="BaseJob[Any]")
 W = TypeVar("W", bound="BaseWorker[Any]")
@@ -439,9 +439,10 @@ class BaseWorker(Generic[J]):
                 await self._turn(lease)
                 failures = 0
             except psycopg.Error as e:
-                if not self._answered and refused(e):
+                refusal = e.__cause__ if isinstance(e, ConnectionFailed) else e
+                if not self._answered and (no_session(refusal) if refusal is not e else refused(e)):
                     await self._end()
-                    raise
+                    raise refusal or e
                 self._log.warning("worker %s: a call failed: %s", self.worker_id, e)
                 deadline = time.monotonic() + backoff(failures)
                 failures += 1

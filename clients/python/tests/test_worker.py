@@ -232,6 +232,38 @@ class Both:
         url = psycopg.conninfo.make_conninfo(URL, user="no_worker")
         self.assertIsInstance(self.start(lambda job: None, db=url).wait(), pg.InsufficientPrivilege)
 
+    def test_no_session(self: Any) -> None:
+        """A server that would have no session ends a worker that never had one, and no other."""
+        for words in ({"dbname": "no_database"}, {"user": "no role"}):
+            with self.subTest(words=words):
+                error = self.start(lambda job: None, db=psycopg.conninfo.make_conninfo(URL, **words)).wait()
+                self.assertIsInstance(error, psycopg.OperationalError)
+                self.assertRegex(str(error), 'FATAL: .*"no.*" does not exist')
+        allowed = True
+
+        async def connect() -> psycopg.AsyncConnection[Any]:
+            words = {} if allowed else {"user": "no_role"}
+            return await psycopg.AsyncConnection.connect(psycopg.conninfo.make_conninfo(URL, **words))
+
+        states: list[str] = []
+        failed = threading.Event()
+        logger = logging.getLogger(self.queue)
+        logger.addFilter(lambda r: failed.set() or True if "no_role" in r.getMessage() else True)
+        logger.propagate = False
+
+        def handle(job: Any) -> None:
+            nonlocal allowed
+            allowed = False
+            running.worker._lane._conn.pgconn.finish()
+
+        running = self.start(handle, db=connect, logger=logger, observe=lambda o: states.append(o.state))
+        job = self.enqueue()
+        self.assertTrue(failed.wait(PATIENCE))
+        allowed = True
+        self.until_state(job, "completed")
+        self.assertIsNone(running.end())
+        self.assertEqual(states, ["acked"])
+
     def test_a_worker_that_can_not_connect(self: Any) -> None:
         """Whatever a function that connects raises, it is tried again; one that is none ends the worker."""
         tries = 0
