@@ -126,6 +126,16 @@ class Session:
     def connected(self) -> bool:
         return self._conn is not None
 
+    async def connect(self, timeout: float) -> None:
+        """Connects, where there is no connection."""
+        async with self._lock:
+            try:
+                async with asyncio.timeout(timeout):
+                    if self._conn is None:
+                        await self._open()
+            except TimeoutError:
+                raise ConnectionFailed(f"{self._name}: no answer within {timeout:g} s") from None
+
     async def call(
         self, sql: str, params: Sequence[bytes | str | int | None], timeout: float
     ) -> list[Row]:

@@ -339,7 +339,7 @@ class BaseWorker(Generic[J]):
         restore = caught(signals, [self])
         self._open()
         self._reporter = loop.create_task(self._report())
-        tasks = {loop.create_task(self._beat()), self._reporter}
+        self._parts = tasks = {loop.create_task(self._beat()), self._reporter}
         if not self.pooler:
             tasks.add(loop.create_task(self._listen()))
         for task in tasks:
@@ -436,6 +436,8 @@ class BaseWorker(Generic[J]):
                 await self._pause(wait)
                 continue
             try:
+                if not self._lane.connected and not self._held and not await self._reach():
+                    break
                 await self._turn(lease)
                 failures = 0
             except psycopg.Error as e:
@@ -452,6 +454,26 @@ class BaseWorker(Generic[J]):
                     self._collect()
         self._log.info("worker %s drains", self.worker_id)
         await self._end()
+
+    async def _reach(self) -> bool:
+        """Connects; false where the worker is stopped before, which holds nothing and need not wait."""
+
+        def connected(task: asyncio.Task[None]) -> None:
+            if not task.cancelled():
+                task.exception()  # It is retrieved, whether anybody still waits or not.
+            self._wake()
+
+        connecting = asyncio.get_running_loop().create_task(self._lane.connect(self.timeout))
+        self._parts.add(connecting)
+        connecting.add_done_callback(connected)
+        while not connecting.done():
+            if self.stopping:
+                return False
+            self._signalled = False
+            await self._pause(3600)
+        self._parts.discard(connecting)
+        connecting.result()
+        return True
 
     async def _turn(self, lease: bool) -> None:
         """Acks what is done and leases what there is room for: one round trip, one commit."""

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -263,6 +264,17 @@ class Both:
         self.until_state(job, "completed")
         self.assertIsNone(running.end())
         self.assertEqual(states, ["acked"])
+
+    def test_stopped_while_it_connects(self: Any) -> None:
+        """A server that is mute keeps no worker that holds nothing."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            server.settimeout(PATIENCE)
+            host, port = server.getsockname()
+            running = self.start(lambda job: None, db=f"host={host} port={port} dbname=x")
+            with server.accept()[0]:
+                began = time.monotonic()
+                self.assertIsNone(running.end())
+                self.assertLess(time.monotonic() - began, PATIENCE / 3)
 
     def test_a_worker_that_can_not_connect(self: Any) -> None:
         """Whatever a function that connects raises, it is tried again; one that is none ends the worker."""
