@@ -83,8 +83,8 @@ class Outcome(NamedTuple, Generic[J]):
 
     job: J
     """With how long its handler took, in ``seconds``."""
-    state: Literal["acked", "scheduled", "ready", "dead", "released", "lost", "cancelled"]
-    """Where it went: acked means done; scheduled, ready and dead that the attempt failed.
+    state: Literal["acked", "scheduled", "ready", "dead", "expired", "released", "lost", "cancelled"]
+    """Where it went: acked means done; scheduled, ready, dead and expired that the attempt failed.
 
     acked: the server took the ack, of a lease that was good as far as the worker knew.
     """

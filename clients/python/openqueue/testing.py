@@ -19,7 +19,8 @@ J = TypeVar("J", bound="BaseJob[Any]")
 
 
 class Done(NamedTuple, Generic[J]):
-    """What became of a job: ``completed``, ``scheduled``, ``ready``, ``dead``, ``released`` or ``lost``."""
+    """What became of a job: ``completed``, ``scheduled``, ``ready``, ``dead``, ``expired``, ``released``
+    or ``lost``."""
 
     job: J
     state: str

@@ -24,6 +24,24 @@ from .support import PATIENCE, URL
 import openqueue
 from openqueue._worker import BaseWorker
 
+# What the fragments have around them, for mypy.
+AROUND = """
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+import openqueue, psycopg
+from psycopg_pool import ConnectionPool
+
+@dataclass
+class Mail:
+    to: str
+
+def send(job: openqueue.Job[Mail]) -> None: ...
+def report(job: openqueue.Job[Any]) -> None: ...
+url = ""
+pool = ConnectionPool(url)
+"""
+
 HERE = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```\n(.*?)^```$)?", re.M | re.S)
 
@@ -62,7 +80,7 @@ class Readme(support.Case):
         self.assertEqual(len(sources), 1, words)
         self.blocks = [b for b in self.blocks if b[0] != sources[0]]
         names |= {"openqueue": openqueue, "psycopg": psycopg, "Mail": Mail, "timedelta": timedelta}
-        names["url"] = URL
+        names |= {"url": URL, "Any": Any}
         with contextlib.redirect_stdout(self.said):
             exec(compile(sources[0], "README.md", "exec", dont_inherit=True), names)
         return names
@@ -159,3 +177,20 @@ class Readme(support.Case):
             self.fragment("testing.drain", send=self.send)
             self.assertEqual(self.ask("select count(*) from oq_jobs where queue_name = 'mail' and state = 'ready'"), 0)
         self.assertEqual(self.blocks, [])
+
+    def test_types(self) -> None:
+        """A strict mypy takes what is shown."""
+        with tempfile.TemporaryDirectory() as folder:
+            for n, (source, output) in enumerate(self.blocks):
+                before = "" if output else AROUND
+                if "def send(" in source:
+                    before = before.replace("def send(job: openqueue.Job[Mail]) -> None: ...\n", "")
+                Path(folder, f"snippet{n}.py").write_text(before + source)
+            done = subprocess.run(
+                ["/usr/bin/mypy", "--config-file", HERE / "pyproject.toml", "--cache-dir", folder]
+                + ["--allow-untyped-globals", "--disable-error-code", "import", folder],
+                env={"MYPYPATH": str(HERE)},
+                capture_output=True,
+                text=True,
+            )
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)

@@ -156,6 +156,20 @@ class Both:
         self.assertAlmostEqual(pause("snooze"), 10800, delta=60)
         self.assertEqual(self.ask("select attempt from oq_get(%s)", jobs["snooze"]), 0)
 
+    def test_expired(self: Any) -> None:
+        """An attempt that fails after the job's time to live has no next one."""
+        states: list[str] = []
+
+        async def handle(job: Any) -> None:
+            await asyncio.sleep(1.1)
+            raise openqueue.Failed("x")
+
+        job = self.enqueue(ttl=1)
+        running = self.start(self.either(handle), observe=lambda o: states.append(o.state))
+        self.until_state(job, "expired")
+        self.assertIsNone(running.end())
+        self.assertEqual(states, ["expired"])
+
     def test_the_job(self: Any) -> None:
         """What a handler can read of its job."""
         seen: list[Any] = []
