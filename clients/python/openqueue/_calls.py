@@ -172,6 +172,10 @@ def _values(options: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def nothing(rows: list[Any]) -> None:
+    pass
+
+
 def _one(rows: list[Any]) -> Any:
     return rows[0][0]
 
@@ -270,7 +274,7 @@ def throttle(queue: str, until: datetime, group_key: str | None) -> Call[None]:
     return Call(
         "select oq_throttle(%s::text, %s::timestamptz, %s::text)",
         [queue, moment("until", until), group_key],
-        lambda rows: None,
+        nothing,
     )
 
 
@@ -281,7 +285,6 @@ COLUMNS = (
 )
 
 # For openqueue.testing: one job at a time, on the test's own connection.
-
 
 
 def lease_one(queue: str, worker_id: str) -> Call[list[Any] | None]:

@@ -46,7 +46,7 @@ def run(db: DB, call: Call[T]) -> T:
 def _on(conn: psycopg.Connection[Any], call: Call[T]) -> T:
     with conn.cursor(row_factory=call.rows) as cursor:
         cursor.execute(call.sql, call.params)
-        return call.read(cursor.fetchall())
+        return call.read(cursor.fetchall() if cursor.description else [])
 
 
 async def run_async(db: AsyncDB, call: Call[T]) -> T:
@@ -62,4 +62,4 @@ async def run_async(db: AsyncDB, call: Call[T]) -> T:
 async def _on_async(conn: psycopg.AsyncConnection[Any], call: Call[T]) -> T:
     async with conn.cursor(row_factory=call.rows) as cursor:
         await cursor.execute(call.sql, call.params)
-        return call.read(await cursor.fetchall())
+        return call.read(await cursor.fetchall() if cursor.description else [])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import psycopg
+from psycopg.pq import TransactionStatus as _Status
 from psycopg.rows import dict_row
 
 from . import DB, Handler, Job, _calls, aio
@@ -28,6 +30,8 @@ class Done(NamedTuple, Generic[J]):
 
 
 _WORKER = "openqueue.testing"
+_SAVE = _calls.Call("savepoint openqueue_testing", [], _calls.nothing)
+_UNDO = _calls.Call("rollback to savepoint openqueue_testing", [], _calls.nothing)
 
 
 def drain(
@@ -40,8 +44,9 @@ def drain(
 ) -> list[Done[Job[P]]]:
     """Leases, does and reports one job after the other until the queue gives no more.
 
-    In the transaction of db, which may be rolled back. Retries and snoozed jobs are not waited for;
-    more than max_jobs are an error.
+    In the transaction of db, which may be rolled back. Where a handler's SQL fails in it, what that
+    handler did there is undone, and the test's transaction goes on. Retries and snoozed jobs are not
+    waited for; more than max_jobs are an error.
     """
     _plain(handler)
     done: list[Done[Job[P]]] = []
@@ -52,8 +57,18 @@ def drain(
         if len(done) == max_jobs:
             raise RuntimeError(f"{queue} is not empty after {max_jobs} jobs")
         job: Job[P] = Job(row, queue, decode)
+        conn = db.connection if isinstance(db, psycopg.Cursor) else db
+        joined = isinstance(conn, psycopg.Connection) and _status(conn) == _Status.INTRANS
+        if joined:
+            run(db, _SAVE)
         _handle_here(handler, job)
-        state = "completed" if job._acked and job._error is None else None
+        undone = joined and _status(conn) == _Status.INERROR
+        if undone:
+            try:
+                run(db, _UNDO)
+            except psycopg.Error as e:  # The handler has ended the transaction, and failed in the next.
+                raise job._error or e
+        state = _own(job, undone)
         done.append(Done(job, state or _state(job, run(db, _verdict(job))), job._error))
 
 
@@ -74,9 +89,31 @@ async def drain_async(
         if len(done) == max_jobs:
             raise RuntimeError(f"{queue} is not empty after {max_jobs} jobs")
         job: aio.Job[P] = aio.Job(row, queue, decode)
+        conn = db.connection if isinstance(db, psycopg.AsyncCursor) else db
+        joined = isinstance(conn, psycopg.AsyncConnection) and _status(conn) == _Status.INTRANS
+        if joined:
+            await run_async(db, _SAVE)
         await aio._handle(handler, job)
-        state = "completed" if job._acked and job._error is None else None
+        undone = joined and _status(conn) == _Status.INERROR
+        if undone:
+            try:
+                await run_async(db, _UNDO)
+            except psycopg.Error as e:
+                raise job._error or e
+        state = _own(job, undone)
         done.append(Done(job, state or _state(job, await run_async(db, _verdict(job))), job._error))
+
+
+def _status(conn: Any) -> _Status:
+    status: _Status = conn.info.transaction_status
+    return status
+
+
+def _own(job: BaseJob[Any], undone: bool) -> str | None:
+    """What the job's own ack made of it: lost, where the handler did not say that its transaction failed."""
+    if not job._acked or job._error is not None:
+        return None
+    return "lost" if undone else "completed"
 
 
 def _verdict(job: BaseJob[Any]) -> _calls.Call[Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import unittest
 from typing import Any
 
 import psycopg
+from psycopg import errors as pg
 
 from . import support
 from .support import URL
@@ -68,6 +70,64 @@ class Helpers(support.Case):
             conn.rollback()
         self.assertEqual(testing.jobs(self.db, self.queue), [])
 
+    def test_a_statement_that_fails(self) -> None:
+        """Its error is the job's; what the test and other jobs did in the transaction stays."""
+
+        def handle(job: openqueue.Job[str]) -> None:
+            conn.execute("insert into did values (%s)", [job.payload])
+            if job.payload == "sql":
+                conn.execute("select 1 / 0")
+            if job.payload in ("ack", "swallow"):
+                job.ack(conn)
+            if job.payload == "swallow":
+                with self.assertRaises(pg.DivisionByZero):
+                    conn.execute("select 1 / 0")
+
+        with psycopg.connect(URL) as conn:
+            conn.execute("create temp table did (what text)")
+            for word in ("plain", "sql", "ack", "swallow"):
+                openqueue.enqueue(conn, self.queue, word)
+            done = testing.drain(conn.cursor(), self.queue, handle)
+            self.assertEqual([d.state for d in done], ["completed", "dead", "completed", "lost"])
+            self.assertIsInstance(done[1].error, pg.DivisionByZero)
+            did = [what for what, in conn.execute("select what from did order by what")]
+            self.assertEqual(did, ["ack", "plain"])
+            conn.rollback()
+
+    def test_a_handler_that_ends_the_transaction(self) -> None:
+        """The error is the handler's, though the transaction is gone."""
+
+        def handle(job: openqueue.Job[str]) -> None:
+            conn.commit()
+            if job.payload == "fails":
+                conn.execute("select 1 / 0")
+
+        with psycopg.connect(URL) as conn:
+            openqueue.enqueue(conn, self.queue, "fine")
+            self.assertEqual([d.state for d in testing.drain(conn, self.queue, handle)], ["completed"])
+            openqueue.enqueue(conn, self.queue, "fails")
+            with self.assertRaises(pg.DivisionByZero):
+                testing.drain(conn, self.queue, handle)
+            conn.rollback()
+
+    def test_exactly_once(self) -> None:
+        """As the README says: on the test's connection, or on one that commits."""
+
+        def handle(job: openqueue.Job[Any]) -> None:
+            with connection() as conn:
+                conn.execute("select 1")
+                job.ack(conn)
+
+        connection: Any
+        with psycopg.connect(URL) as conn:
+            connection = lambda: contextlib.nullcontext(conn)
+            openqueue.enqueue(conn, self.queue)
+            self.assertEqual([d.state for d in testing.drain(conn, self.queue, handle)], ["completed"])
+            conn.rollback()
+        connection = lambda: psycopg.connect(URL)
+        openqueue.enqueue(self.db, self.queue)
+        self.assertEqual([d.state for d in testing.drain(self.db, self.queue, handle)], ["completed"])
+
     def test_drain_has_an_end(self) -> None:
         openqueue.enqueue(self.db, self.queue)
 
@@ -78,13 +138,17 @@ class Helpers(support.Case):
             testing.drain(self.db, self.queue, handle, max_jobs=5)
 
     def test_async(self) -> None:
+        there: Any = None
+
         async def handle(job: aio.Job[Any]) -> Any:
             if job.payload == 1:
-                raise openqueue.Failed("x")
+                await there.execute("select 1 / 0")
             return job.payload
 
         async def main() -> None:
+            nonlocal there
             async with await psycopg.AsyncConnection.connect(URL) as conn:
+                there = conn
                 ids = await aio.enqueue_bulk(conn, self.queue, [0, 1])
                 rows = await testing.jobs_async(conn, self.queue)
                 self.assertEqual([row["job_id"] for row in rows], ids)
