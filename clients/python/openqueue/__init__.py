@@ -40,7 +40,7 @@ from ._run import DB, AsyncPool, Pool
 from ._run import run as call
 from ._session import Connect
 from ._trace import Trace, current_trace, trace_of, trace_with, use_trace
-from ._worker import BaseWorker, Outcome, together
+from ._worker import BaseWorker, Outcome, duration, together
 
 __all__ = [
     "DB",
@@ -81,6 +81,7 @@ __all__ = [
     "result",
     "run",
     "sqlstate",
+    "timeout",
     "trace_with",
     "update",
     "use_trace",
@@ -148,20 +149,23 @@ def result(db: DB, job_id: int) -> JobResult | None:
 class Job(BaseJob[P]):
     """A leased job, in the hands of a function, which asks now and then whether it has to end."""
 
-    __slots__ = ("_told",)
+    __slots__ = ("_told", "_until")
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._told: threading.Event | None = None
+        self._until: float | None = None  # by timeout()
 
     @property
     def stopped(self) -> bool:
         """Whether the handler has to end; ``why`` says why."""
+        if self.why is None and self._until is not None and monotonic() >= self._until:
+            self.why = "timeout"
         return self.why is not None
 
     def check(self) -> None:
         """Raises Stopped where the handler has to end."""
-        if self.why is not None:
+        if self.stopped and self.why is not None:
             raise Stopped(self.why)
 
     def sleep(self, seconds: float | None = None) -> None:
@@ -170,7 +174,11 @@ class Job(BaseJob[P]):
             self._told = threading.Event()
         # Whoever sets why looks for the event afterwards, and this the other way round.
         if self.why is None:
-            self._told.wait(seconds)
+            left = None if self._until is None else max(0.0, self._until - monotonic())
+            if left is None or (seconds is not None and seconds < left):
+                self._told.wait(seconds)
+            elif not self._told.wait(left) and self.why is None:
+                self.why = "timeout"
         self.check()
 
     def ack(
@@ -214,6 +222,25 @@ Handler = Callable[[Job[P]], Any]
 attempt, but for Snooze, Discard and RetryAfter."""
 Middleware = Callable[[Handler[Any]], Handler[Any]]
 """Wraps a handler."""
+
+
+def timeout(seconds: float) -> Middleware:
+    """A middleware: the handler has to end after so many seconds, as job.sleep() and job.check() say by
+    Stopped, whose ``why`` is ``timeout``: the attempt has failed then. Raises ArgumentError."""
+    duration("timeout", seconds)
+
+    def middleware(handler: Handler[Any]) -> Handler[Any]:
+        def handle(job: Job[Any]) -> Any:
+            before, until = job._until, monotonic() + seconds
+            job._until = until if before is None else min(before, until)
+            try:
+                return handler(job)
+            finally:
+                job._until = before
+
+        return handle
+
+    return middleware
 
 
 def _plain(handler: Any) -> None:

@@ -160,7 +160,7 @@ class Snooze(Exception):
 
 
 class Stopped(Exception):
-    """The handler was told to end; ``why`` is ``lost``, ``cancelled`` or ``drain``."""
+    """The handler was told to end; ``why`` is ``lost``, ``cancelled``, ``drain`` or ``timeout``."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ._worker import BaseWorker
 
 P = TypeVar("P")
-Why = Literal["lost", "cancelled", "drain"]
+Why = Literal["lost", "cancelled", "drain", "timeout"]
 _UNSET: Any = object()
 
 
@@ -50,7 +50,8 @@ class BaseJob(Generic[P]):
     queue: str
     """The queue's name."""
     why: Why | None
-    """Why the handler was told to end: its lease is lost, the job cancelled, the worker drained."""
+    """Why the handler was told to end: its lease is lost, the job cancelled, the worker drained, or
+    timeout() over."""
     seconds: float
     """How long the handler took; 0 before its end."""
 

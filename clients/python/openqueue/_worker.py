@@ -195,6 +195,12 @@ def whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def duration(name: str, value: object, zero: bool = False) -> None:
+    if not isinstance(value, (int, float)) or not (value > 0 or (zero and value == 0)):
+        least = "0 or more" if zero else "more than 0"
+        raise ArgumentError(f"{name} {value!r} is no number of seconds, {least}")
+
+
 class BaseWorker(Generic[J]):
     """What both workers have in common. Times are in seconds."""
 
@@ -228,12 +234,10 @@ class BaseWorker(Generic[J]):
             raise ArgumentError(f"batch {batch!r} is no whole number from 1 to 10000")
         if lease_seconds is not None and not (whole(lease_seconds) and 1 <= lease_seconds <= 604_800):
             raise ArgumentError(f"lease_seconds {lease_seconds!r} is no whole number from 1 to 604800")
-        for name, value in (("poll", poll), ("drain", drain), ("timeout", timeout)):
-            if value is None and name == "poll":
-                continue
-            if not isinstance(value, (int, float)) or not (value > 0 or value == 0 and name == "drain"):
-                least = "0 or more" if name == "drain" else "more than 0"
-                raise ArgumentError(f"{name} {value!r} is no number of seconds, {least}")
+        if poll is not None:
+            duration("poll", poll)
+        duration("drain", drain, zero=True)
+        duration("timeout", timeout)
         self.queue = queue
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.concurrency = concurrency

@@ -21,7 +21,7 @@ from ._job import BaseJob, P
 from ._run import AsyncDB, AsyncPool, Pool, run_async
 from ._session import Connect
 from ._trace import trace_of, use_trace
-from ._worker import BaseWorker, Outcome, together
+from ._worker import BaseWorker, Outcome, duration, together
 
 __all__ = [
     "AsyncDB",
@@ -37,6 +37,7 @@ __all__ = [
     "get",
     "result",
     "run",
+    "timeout",
     "update",
 ]
 
@@ -128,6 +129,30 @@ Handler = Callable[[Job[P]], Awaitable[Any]]
 time.sleep or a driver that waits, no heartbeat goes out meanwhile."""
 Middleware = Callable[[Handler[Any]], Handler[Any]]
 """Wraps a handler."""
+
+
+def timeout(seconds: float) -> Middleware:
+    """A middleware: the handler is cancelled after so many seconds, with ``why`` = ``timeout``, and the
+    attempt has failed by TimeoutError. Raises ArgumentError."""
+    duration("timeout", seconds)
+
+    def middleware(handler: Handler[Any]) -> Handler[Any]:
+        async def handle(job: Job[Any]) -> Any:
+            def late() -> None:
+                if job.why is None:
+                    job.why = "timeout"
+
+            async with asyncio.timeout(seconds) as limit:
+                # In the same turn of the loop, and so before the handler sees its cancellation.
+                timer = asyncio.get_running_loop().call_at(limit.when() or 0.0, late)
+                try:
+                    return await handler(job)
+                finally:
+                    timer.cancel()
+
+        return handle
+
+    return middleware
 
 
 def _awaitable(handler: Handler[Any]) -> Handler[Any]:

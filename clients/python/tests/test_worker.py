@@ -217,6 +217,50 @@ class Both:
         running.end()
         self.assertEqual(self.ask("select result from oq_get(%s)", job), ["a", ["b", "x"]])
 
+    def test_timeout(self: Any) -> None:
+        """A handler that takes too long is told to end, and has failed."""
+        threads = isinstance(self, support.Threads)
+        timeout = openqueue.timeout if threads else aio.timeout
+        ends: list[Any] = []
+        told: list[Any] = []
+
+        def handle(job: Any) -> Any:
+            if not threads:
+                return handle_async(job)
+            if job.payload == "checks":
+                while not job.stopped:
+                    time.sleep(0.01)
+                job.check()
+            job.sleep({"short": 0.01, "long": 60}.get(job.payload))
+
+        async def handle_async(job: Any) -> None:
+            try:
+                await asyncio.sleep(0.01 if job.payload == "short" else 60)
+            except asyncio.CancelledError:
+                told.append(job.why)
+                raise
+
+        jobs = {word: self.enqueue(word) for word in ("short", "long", "ever", "checks")}
+        running = self.start(
+            handle, middleware=[timeout(60), timeout(0.2), timeout(30)], observe=lambda end: ends.append(end)
+        )
+        self.until("all ended", lambda: len(ends) == 4)
+        self.assertIsNone(running.end())
+        self.assertEqual(
+            {word: self.state(job) for word, job in jobs.items()},
+            {"short": "completed", "long": "scheduled", "ever": "scheduled", "checks": "scheduled"},
+        )
+        for end in ends:
+            with self.subTest(end=end):
+                late = end.state != "acked"
+                self.assertEqual(end.job.why, "timeout" if late else None)
+                self.assertIsInstance(end.error, (openqueue.Stopped if threads else TimeoutError) if late else type(None))
+                self.assertLess(end.job.seconds, 20)
+        self.assertEqual(told, [] if threads else ["timeout"] * 3)
+        for bad in (0, -1, None, "5"):
+            with self.subTest(bad=bad), self.assertRaises(openqueue.ArgumentError):
+                timeout(bad)
+
     def test_trace(self: Any) -> None:
         """What a handler enqueues goes on with its job's trace."""
         second: list[int] = []

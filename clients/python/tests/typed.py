@@ -47,12 +47,12 @@ def observe(end: openqueue.Outcome[openqueue.Job[Mail]]) -> None:
 
 
 def use(conn: psycopg.Connection[Any], pool: ConnectionPool, async_pool: AsyncConnectionPool) -> None:
-    openqueue.Worker(pool, "q", send, decode=mail, middleware=[timed], observe=observe)
+    openqueue.Worker(pool, "q", send, decode=mail, middleware=[timed, openqueue.timeout(5)], observe=observe)
     openqueue.Worker("", "q", send, decode=lambda value: Mail(**value))
     openqueue.Worker(conn, "q", any_job)
     openqueue.Worker("", "q", send, decode=number)  # type: ignore[misc]
     openqueue.Worker("", "q", send_async, decode=mail).run()  # type: ignore[arg-type]
-    aio.Worker(async_pool, "q", send_async, decode=mail)
+    aio.Worker(async_pool, "q", send_async, decode=mail, middleware=[aio.timeout(5)])
     aio.Worker("", "q", send, decode=mail)  # type: ignore[arg-type]
     both = openqueue.Worker("", "q", send, decode=mail), openqueue.Worker("", "q", any_job)
     openqueue.run(*both, signals=())
