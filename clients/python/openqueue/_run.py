@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import psycopg
 
 from ._calls import Call
-from ._errors import translating
+from ._errors import ArgumentError, translating
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -33,12 +33,21 @@ AsyncDB = psycopg.AsyncConnection[Any] | psycopg.AsyncCursor[Any] | AsyncPool
 """DB for asyncio."""
 
 
+def _lent(db: object, wanted: str, enter: str) -> Any:
+    """A pool's connection, as a context manager."""
+    lend = getattr(db, "connection", None)
+    lent = lend() if callable(lend) else None
+    if not hasattr(lent, enter):  # Without its value, which may have a password.
+        raise ArgumentError(f"db is a {type(db).__name__}, and no {wanted}")
+    return lent
+
+
 def run(db: DB, call: Call[T]) -> T:
     with translating():
         if isinstance(db, psycopg.Cursor):
             db = db.connection
         if not isinstance(db, psycopg.Connection):
-            with db.connection() as conn:
+            with _lent(db, "psycopg.Connection, Cursor or ConnectionPool", "__enter__") as conn:
                 return _on(conn, call)
         return _on(db, call)
 
@@ -54,7 +63,8 @@ async def run_async(db: AsyncDB, call: Call[T]) -> T:
         if isinstance(db, psycopg.AsyncCursor):
             db = db.connection
         if not isinstance(db, psycopg.AsyncConnection):
-            async with db.connection() as conn:
+            wanted = "psycopg.AsyncConnection, AsyncCursor or AsyncConnectionPool"
+            async with _lent(db, wanted, "__aenter__") as conn:
                 return await _on_async(conn, call)
         return await _on_async(db, call)
 

@@ -114,6 +114,25 @@ class Calls(support.Case):
                 self.db, [{"queue_name": self.queue}, {"queue_name": self.queue, "tags": "ab"}]
             )
 
+    def test_no_connection(self) -> None:
+        """What can't be called on says so, and what is wanted."""
+
+        async def asynchronously() -> None:
+            conn = await psycopg.AsyncConnection.connect(URL)
+            async with AsyncConnectionPool(URL, min_size=1, open=False) as pool, conn:
+                for db in (URL, None, conn, conn.cursor(), pool):
+                    with self.subTest(db=db), self.assertRaisesRegex(openqueue.ArgumentError, "and no psycopg.Conn"):
+                        openqueue.enqueue(db, self.queue)  # type: ignore[arg-type]
+                with psycopg.connect(URL) as other:
+                    for db in (URL, other, other.cursor()):
+                        with self.subTest(db=db), self.assertRaisesRegex(openqueue.ArgumentError, "and no psycopg.Async"):
+                            await aio.enqueue(db, self.queue)  # type: ignore[arg-type]
+
+        asyncio.run(asynchronously())
+        with self.assertRaises(openqueue.ArgumentError) as caught:
+            openqueue.enqueue("postgres://u:secret@h/d", self.queue)  # type: ignore[arg-type]
+        self.assertNotIn("secret", str(caught.exception))
+
     def test_errors(self) -> None:
         """By SQLSTATE, with the server's hint, and as psycopg's and Python's own kinds."""
         with self.assertRaises(openqueue.ArgumentError) as caught:
