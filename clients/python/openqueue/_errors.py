@@ -110,14 +110,17 @@ def refused(error: BaseException) -> bool:
     Class 57 is the server going away, 08 a pooler that lost it, 53 a server without room, 40 a
     transaction that can be run again; 25006 a standby, or what was the primary: another connection
     may lead to the one that is. 55P03 is a row that somebody else holds for longer than the
-    lock_timeout.
+    lock_timeout. 26000 and 42P05 are prepared statements of another session, behind a pooler.
     """
     state = sqlstate(error)
     return (
         bool(state)
         and state[:2] not in ("57", "08", "53", "40")
-        and state not in ("25006", "55P03")
+        and state not in ("25006", "55P03", *_POOLED)
     )
+
+
+_POOLED = ("26000", "42P05")
 
 
 def locked(error: BaseException) -> bool:
@@ -184,6 +187,16 @@ def said(error: BaseException) -> str:
         return str(error)
     except Exception as e:  # A __str__ that raises.
         return f"(no text: {type(e).__name__})"
+
+
+def brief(error: psycopg.Error) -> str:
+    """What logs say of a call that failed: one line of the server's, without its context."""
+    text = error.diag.message_primary or ""
+    if isinstance(error, OpenQueueError) or not text:
+        text = said(error)
+    if sqlstate(error) in _POOLED:
+        text += " (does a transaction pooler stand between? set pooler)"
+    return text
 
 
 def headline(error: BaseException) -> str:

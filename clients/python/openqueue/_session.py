@@ -7,6 +7,7 @@ connection without waiting for a server that may be mute, and rows cost no conve
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import inspect
 import random
 import re
@@ -174,7 +175,8 @@ class Session:
             return self._rows(await self._answer(pgconn))
         name = self._prepared.get(sql)
         if name is None:
-            name = b"openqueue_%d" % len(self._prepared)
+            # By its text: behind a pooler that nobody told us of, another session may have prepared it.
+            name = b"openqueue_" + hashlib.sha256(sql.encode()).hexdigest()[:16].encode()
             pgconn.send_prepare(name, sql.encode())
             self._rows(await self._answer(pgconn))
             self._prepared[sql] = name

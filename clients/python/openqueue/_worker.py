@@ -30,6 +30,7 @@ from ._errors import (
     Discard,
     RetryAfter,
     Snooze,
+    brief,
     describe,
     headline,
     locked,
@@ -449,7 +450,7 @@ class BaseWorker(Generic[J]):
                 if not self._answered and (no_session(refusal) if refusal is not e else refused(e)):
                     await self._end()
                     raise refusal or e
-                self._log.warning("worker %s: a call failed: %s", self.worker_id, e)
+                self._log.warning("worker %s: a call failed: %s", self.worker_id, brief(e))
                 deadline = time.monotonic() + backoff(failures)
                 failures += 1
                 while not self.stopping and (left := deadline - time.monotonic()) > 0:
@@ -677,7 +678,7 @@ class BaseWorker(Generic[J]):
                     elif refused(e):
                         self._refused(reports[0], e)
                     else:
-                        self._log.warning("worker %s: a report failed: %s", self.worker_id, e)
+                        self._log.warning("worker %s: a report failed: %s", self.worker_id, brief(e))
                         self._hope(reports, e)
                         await asyncio.sleep(backoff(failures))
                         failures += 1
@@ -762,7 +763,7 @@ class BaseWorker(Generic[J]):
                 for i in range(0, len(due), 1000):
                     await self._beat_all(due[i : i + 1000])
             except psycopg.Error as e:
-                self._log.warning("worker %s: a heartbeat failed: %s", self.worker_id, e)
+                self._log.warning("worker %s: a heartbeat failed: %s", self.worker_id, brief(e))
 
     def _beat_timeout(self) -> float:
         """A heartbeat that comes too late is none: the next one goes over a new connection."""
@@ -834,7 +835,7 @@ class BaseWorker(Generic[J]):
                     await self._change.wait()
             except psycopg.Error as e:
                 self._listening = False
-                self._log.warning("worker %s listens no more, and polls: %s", self.worker_id, e)
+                self._log.warning("worker %s listens no more, and polls: %s", self.worker_id, brief(e))
                 self._wake()
                 await asyncio.sleep(backoff(failures))
                 failures += 1
@@ -903,5 +904,5 @@ class BaseWorker(Generic[J]):
             await self._turn(False)
             return True
         except psycopg.Error as e:
-            self._log.warning("worker %s: the last acks: %s", self.worker_id, e)
+            self._log.warning("worker %s: the last acks: %s", self.worker_id, brief(e))
             return False

@@ -53,6 +53,27 @@ class Sessions(unittest.IsolatedAsyncioTestCase):
             await self.session.call("select 1 / $1::int", [0], 5)
         self.assertEqual(await self.pid(), pid)
 
+    async def test_prepared_statements_of_another(self) -> None:
+        """A name stands for one text; where it is not what was left, the connection is another's."""
+        await self.session.call("select 1", [], 5)
+        await self.session.call("select 2", [], 5)
+        names = "select string_agg(name, ' ' order by statement) from pg_prepared_statements"
+        before = (await self.session.call(names, [], 5))[0][0]
+        self.session.drop()
+        await self.session.call("select 2", [], 5)
+        await self.session.call("select 1", [], 5)
+        self.assertEqual((await self.session.call(names, [], 5))[0][0], before)
+        pid = await self.pid()
+        await self.session.call("deallocate all", [], 5)
+        with self.assertRaises(pg.InvalidSqlStatementName):
+            await self.session.call("select 1", [], 5)
+        self.assertNotEqual(await self.pid(), pid)
+        pid = await self.pid()
+        self.session._prepared.clear()
+        with self.assertRaises(pg.DuplicatePreparedStatement):
+            await self.pid()
+        self.assertNotEqual(await self.pid(), pid)
+
     async def test_killed_in_a_call(self) -> None:
         """The server's last words come at once, not after the time-out; the next call connects."""
         pid = await self.pid()

@@ -323,6 +323,21 @@ class Both:
         self.assertIsNone(running.end())
         self.assertEqual(states, ["acked"])
 
+    def test_a_pooler_that_nobody_told_of(self: Any) -> None:
+        """Prepared statements of another session are no failure of the job, and the log names the option."""
+        states: list[str] = []
+
+        def handle(job: Any) -> None:
+            running.worker._lane._prepared.update(dict.fromkeys((_worker._NEXT, _worker._ACK), b"nobodys"))
+
+        job = self.enqueue()
+        with self.assertLogs("openqueue", logging.WARNING) as logs:
+            running = self.start(handle, concurrency=1, observe=lambda o: states.append(o.state))
+            self.until_state(job, "completed")
+            self.assertIsNone(running.end())
+        self.assertEqual(states, ["acked"])
+        self.assertRegex(logs.output[0], 'prepared statement "nobodys" does not exist .*set pooler')
+
     def test_stopped_while_it_connects(self: Any) -> None:
         """A server that is mute keeps no worker that holds nothing."""
         with socket.create_server(("127.0.0.1", 0)) as server:
