@@ -113,7 +113,7 @@ def enqueue_bulk(
 ) -> list[int]:
     """Enqueues many plain jobs of one queue, the fast way: all or none, in one call.
 
-    The ids come in the payloads' order. Raises as enqueue().
+    They have no headers, and carry no trace; for those there is enqueue_many(). The ids come in the payloads' order. Raises as enqueue().
     """
     return call(db, calls.enqueue_bulk(queue, payloads, priority, run_at, max_retries))
 

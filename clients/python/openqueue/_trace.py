@@ -28,7 +28,8 @@ def current_trace() -> Trace | None:
 
 @contextmanager
 def use_trace(trace: Trace | None) -> Iterator[None]:
-    """What is enqueued inside carries the trace, in the headers traceparent and tracestate."""
+    """What is enqueued inside carries the trace, in the headers traceparent and tracestate; jobs of
+    enqueue_bulk() carry none."""
     token = _current.set(trace)
     try:
         yield
@@ -37,7 +38,7 @@ def use_trace(trace: Trace | None) -> Iterator[None]:
 
 
 def trace_with(inject: Callable[[dict[str, Any]], None] | None) -> None:
-    """Each enqueue of the process calls inject with a dict, to put its trace's headers there.
+    """Each enqueue of the process, but for enqueue_bulk(), calls inject with a dict, to put its trace's headers there.
 
     ``opentelemetry.propagate.inject`` is such a function. Where it puts nothing, use_trace() counts,
     and always what the caller's own headers say. None leaves it off again.

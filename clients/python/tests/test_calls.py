@@ -235,6 +235,7 @@ class Calls(support.Case):
             )
             made = openqueue.enqueue_many(self.db, [{"queue_name": self.queue}])
             self.assertEqual(self.headers(made[0].job_id)["traceparent"], "00-aa-bb-01")
+            self.assertIsNone(self.headers(openqueue.enqueue_bulk(self.db, self.queue, [1])[0]))
             own = openqueue.enqueue(self.db, self.queue, headers={"traceparent": "00-own"})
             self.assertEqual(self.headers(own), {"traceparent": "00-own"})
             openqueue.trace_with(lambda carrier: carrier.update(traceparent="00-process"))

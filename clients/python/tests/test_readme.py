@@ -141,6 +141,13 @@ class Readme(support.Case):
             self.assertEqual(self.said.getvalue(), "OQ005\n")
             self.assertEqual(self.ask("select count(*) from orders"), 1)
             job = self.ask("select max(job_id) from oq_jobs where state = 'scheduled' and priority = 5")
+            self.fragment("oq_batch", pool=pool)
+            self.assertEqual(self.ask("select queue_name from oq_schedules where schedule_name = 'nightly'"), "reports")
+            for token in range(3):
+                token = self.ask("select lease_token from oq_lease('pages')")
+                self.ask("select oq_ack(job_id, %s) from oq_jobs where state = 'leased'", token)
+            self.assertEqual(self.ask("select payload from oq_jobs where queue_name = 'reports'"), {"of": "pages"})
+            self.ask("select oq_cancel(job_id) from oq_jobs where queue_name = 'reports'")
 
             self.ask("select oq_update(%s, '{\"run_at\": null}')", job)
             self.said = io.StringIO()
