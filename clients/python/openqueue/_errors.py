@@ -123,6 +123,12 @@ def refused(error: BaseException) -> bool:
 _POOLED = ("26000", "42P05")
 
 
+def unanswered(error: BaseException) -> bool:
+    """Whether the call may have been done all the same: the connection failed before its answer."""
+    state = sqlstate(error)
+    return not state or state[:2] == "08" or state[:3] == "57P"
+
+
 def locked(error: BaseException) -> bool:
     """Whether the server would not wait for a lock: it is there, and takes other calls."""
     return isinstance(error, pg.LockNotAvailable)

@@ -36,6 +36,7 @@ class BaseJob(Generic[P]):
         "_lease",
         "_over",
         "_acked",
+        "_sent",
         "_result",
         "_error",
         "_handle",
@@ -77,6 +78,7 @@ class BaseJob(Generic[P]):
         self._lease = 0.0  # how long it lasts
         self._over = False  # finished, or nobody's any more
         self._acked = False  # in a transaction of the handler
+        self._sent = False  # an ack, whose answer never came
         self._result: str | None = None
         self._error: BaseException | None = None
         self._handle: Any = None  # the task

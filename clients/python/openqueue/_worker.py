@@ -35,6 +35,7 @@ from ._errors import (
     headline,
     locked,
     refused,
+    unanswered,
 )
 from ._job import BaseJob, Why
 from ._session import Connect, ConnectionFailed, Row, Session, backoff, connector, no_session
@@ -446,10 +447,12 @@ class BaseWorker(Generic[J]):
                 await self._turn(lease)
                 failures = 0
             except psycopg.Error as e:
-                refusal = e.__cause__ if isinstance(e, ConnectionFailed) else e
-                if not self._answered and (no_session(refusal) if refusal is not e else refused(e)):
+                if not self._answered and refused(e):
                     await self._end()
-                    raise refusal or e
+                    raise
+                if not self._answered and (cause := e.__cause__) is not None and no_session(cause):
+                    await self._end()
+                    raise cause from None
                 self._log.warning("worker %s: a call failed: %s", self.worker_id, brief(e))
                 deadline = time.monotonic() + backoff(failures)
                 failures += 1
@@ -503,7 +506,7 @@ class BaseWorker(Generic[J]):
                 if locked(e) and len(acks) > 1:
                     await self._ack_singly(acks)
                     raise
-            self._keep(acks)
+            self._keep(acks, e)
             raise
         self._answered = True
         for job in acks:
@@ -557,12 +560,15 @@ class BaseWorker(Generic[J]):
         done = {int(row[0] or 0) for row in await self._lane.call(sql, leases, self.timeout)}
         # One job may be here by two leases: the later one counts.
         for job in sorted(acks, key=lambda job: job.token, reverse=True):
-            self._done(job, "acked" if job.id in done else "lost")
+            # What was acked by a call whose answer never came is not found again.
+            before = job._sent and job._clock() <= job._lease
+            self._done(job, "acked" if job.id in done or before else "lost")
             done.discard(job.id)
 
-    def _keep(self, acks: list[J]) -> None:
+    def _keep(self, acks: list[J], error: BaseException) -> None:
         """Acks that the server did not answer wait for the next call, as long as there is hope."""
         for job in acks:
+            job._sent = job._sent or unanswered(error)
             # An ack is accepted after the lease's end too, while nobody has the job.
             if job._clock() > job._lease + 60:
                 self._done(job, "lost")
@@ -582,7 +588,7 @@ class BaseWorker(Generic[J]):
                 if refused(e):
                     self._fail(job, e)
                 else:
-                    self._keep([job])
+                    self._keep([job], e)
 
     def _done(
         self,

@@ -25,6 +25,7 @@ from .support import PATIENCE, URL
 
 import openqueue
 from openqueue import _worker, aio, testing
+from openqueue._session import ConnectionFailed
 
 
 @dataclass
@@ -495,6 +496,36 @@ class Both:
             {word: self.state(job) for word, job in jobs.items()},
             {"taken": "scheduled", "late": "completed", "plain": "completed"},
         )
+
+    def test_the_answer_of_an_ack_is_lost(self: Any) -> None:
+        """The server has it: it is not found again by the next try, and it is not lost."""
+        states: list[str] = []
+        over = threading.Event()
+        self.addCleanup(over.set)
+
+        async def handle(job: Any) -> None:
+            while not over.is_set():
+                await asyncio.sleep(0.005)
+
+        job = self.enqueue()
+        running = self.start(self.either(handle), observe=lambda o: states.append(o.state))
+        self.until_state(job, "leased")
+        call, calls = running.worker._lane.call, 0
+
+        async def lossy(*args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            answer = await call(*args)
+            if calls == 1:
+                raise ConnectionFailed("the connection was lost")
+            return answer
+
+        running.worker.stop()
+        self.until("it drains", lambda: running.worker._closed)
+        running.worker._lane.call = lossy
+        over.set()
+        self.assertIsNone(running.wait())
+        self.assertEqual((calls, states, self.state(job)), (2, ["acked"], "completed"))
 
     def test_calls_that_were_given_up(self: Any) -> None:
         """What waited for a lock beyond the time-out leases nothing for nobody when it gets it."""
