@@ -85,6 +85,36 @@ select is(oq_enqueue('r', '{"v": 4}', unique_key => 'k', options => '{"unique_mo
 select ok(oq_ack(:r, :token), 'the worker is not disturbed');
 select results_eq('select payload from oq_lease(''r'')', $$values ('{"v": 4}'::jsonb)$$, 'and the change runs after it');
 
+-- Its time to live, retry policy, tags and unique_for are the last call's too; what ties it to others stays.
+select oq_enqueue('r2', '{"v": 1}', unique_key => 'k', options => '{"ttl": "1 hour", "tags": ["a"], "unique_for": "1 day"}') as r \gset
+select is(oq_enqueue('r2', '{"v": 2}', unique_key => 'k', options => '{"unique_mode": "replace", "ttl": "3 hours", "tags": ["b"],
+    "retry": {"kind": "fixed", "base": "7 s"}, "unique_for": "2 days"}'), :r::bigint, 'replaced');
+select results_eq(format($$select j.tags, j.retry ->> 'base', j.expires_at - j.created_at between '2 hours' and '4 hours',
+        r.expires_at = j.expires_at, (select array_agg(t.expires_at) from oq.ttl t where t.job_id = j.job_id) = array[j.expires_at],
+        (select k.until - k.taken_at > '47 hours' from oq.unique_key k where k.job_id = j.job_id)
+      from oq.job j join oq.ready r using (job_id) where job_id = %s$$, :r),
+    $$values ('{b}'::text[], '00:00:07', true, true, true, true)$$, 'time to live with one timer, retry, tags and unique_for are new');
+select is(oq_enqueue('r2', '{"v": 3}', unique_key => 'k', options => '{"unique_mode": "replace", "delay": "1 hour"}'), :r::bigint,
+    'replaced by less');
+select results_eq(format($$select j.tags, j.retry, j.expires_at, s.expires_at,
+        (select count(*) from oq.ttl t where t.job_id = j.job_id),
+        (select k.until from oq.unique_key k where k.job_id = j.job_id)
+      from oq.job j join oq.scheduled s using (job_id) where job_id = %s$$, :r),
+    $$values (null::text[], null::jsonb, null::timestamptz, null::timestamptz, 0::bigint, null::timestamptz)$$,
+    'what it does not say is gone');
+select is(oq_enqueue('r2', '{"v": 4}', unique_key => 'k', options => '{"unique_mode": "debounce", "delay": "1 hour", "ttl": "2 hours"}'),
+    :r::bigint, 'a time to live comes');
+select results_eq(format($$select s.expires_at = j.expires_at and s.expires_at > s.due_at,
+        (select array_agg(t.expires_at) from oq.ttl t where t.job_id = j.job_id) = array[j.expires_at]
+      from oq.job j join oq.scheduled s using (job_id) where job_id = %s$$, :r), $$values (true, true)$$, 'with its timer');
+select is_empty('select from oq_audit() where violations > 0', 'the tables agree');
+select oq_enqueue('r2', unique_key => 'g', group_key => 'one', options => '{"ttl": "1 hour"}') as r \gset
+select is((select array_agg(m.job_id) from oq_enqueue_many('[{"queue_name": "r2", "unique_key": "g", "group_key": "two", "unique_mode":
+    "replace", "ttl": "3 hours"}]') m), array[:r::bigint], 'in many');
+select results_eq(format($$select group_key, w.expires_at - created_at > '2 hours' from oq.job j join (select job_id, expires_at
+    from oq.waiting union all select job_id, expires_at from oq.ready) w using (job_id) where job_id = %s$$, :r),
+    $$values ('one', true)$$, 'its group stays');
+
 -- debounce: put off by each call, at most to debounce_max after the first.
 select oq_enqueue('b', '{"v": 1}', unique_key => 'k',
     options => '{"unique_mode": "debounce", "delay": "10 s", "debounce_max": "25 s"}') as d \gset
