@@ -75,6 +75,26 @@ select throws_ok(format('select oq_create_queue(%L, %L)', q, o), 'OQ001', m,
     unnest('{q,fresh}'::text[]) q;
 select is_empty('select from oq_queues where queue_name = ''fresh''', 'not created');
 
+-- What makes jobs later opens a dropped one for good at every isolation level.
+create table watched_later (id int);
+select format('select oq_create_queue(%1$L); select oq_drop_queue(%1$L)', q) from unnest(array['later1', 'later2', 'later3']) q \gexec
+begin isolation level repeatable read;
+select oq_watch('watched_later', 'later1') \g /dev/null
+select oq_schedule('later', '@daily', 'later2') \g /dev/null
+commit;
+begin isolation level serializable;
+select oq_subscribe('later.topic', 'later3') \g /dev/null
+commit;
+insert into watched_later values (1);
+select is((select array_agg(j.queue_name order by j.queue_name) from oq_jobs j where j.queue_name like 'later_'), array['later1'],
+    'a watch makes its jobs');
+select is_empty($$select queue_name, problem from oq_watches where problem is not null
+    union all select queue_name, problem from oq_subscriptions where problem is not null$$, 'and has no problem');
+select is((select array_agg(q.queue_name order by q.queue_name) from oq_queues q where q.queue_name like 'later_'),
+    array['later1', 'later2', 'later3'], 'so do a schedule and a subscription');
+select is(oq_publish('later.topic'), 1, 'which is delivered');
+drop table watched_later;
+
 -- A dropped one is made again at every isolation level.
 select oq_create_queue('again', '{"max_retries": 5}') as x, oq_drop_queue('again') as y \gset
 begin isolation level repeatable read;

@@ -168,7 +168,7 @@ begin
         end if;
     end loop;
 
-    v_queue_id := open_queue(watch_plan.queue_name);
+    v_queue_id := open_queue(watch_plan.queue_name, true);
     if not role_may(v_table.relowner, v_queue_id, 'produce') then
         raise exception 'role %, the owner of table %, may not produce in queue %',
                 v_table.relowner::regrole, v_table.name, quote_literal(watch_plan.queue_name)

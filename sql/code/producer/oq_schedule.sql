@@ -54,7 +54,7 @@ begin
     v_new.payload := oq_schedule.payload;
     v_new := check_schedule(oq_schedule.options, v_new);
 
-    v_queue_id := open_queue(oq_schedule.queue_name);
+    v_queue_id := open_queue(oq_schedule.queue_name, true);
     begin
         perform enqueue_run(v_new, clock_timestamp());
         raise exception using errcode = 'OQ099';
