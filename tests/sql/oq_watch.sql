@@ -300,6 +300,22 @@ update shop_tree1 set k = 1 where id = 1;
 delete from shop_tree1b;
 select is(made('tree'), '{UPDATE 1 1,DELETE 2}', 'and through itself');
 
+-- A column that the table has lost shifts nothing.
+create table shop_lost (a text, id int, gone int, b text);
+alter table shop_lost drop column gone;
+select oq_watch('shop_lost', 'lost', 'insert,update,delete', '{b}', 'coalesce((new::public.shop_lost).b, old.b) > ''a''',
+    '{"payload_columns": ["b", "id"], "group_columns": ["b", "a"]}') \g /dev/null
+insert into shop_lost values ('a', 1, 'b');
+update shop_lost set b = 'c';
+alter table shop_lost add column d int default 7;
+alter table shop_lost drop column d;
+delete from shop_lost;
+select is(array(select concat_ws(' ', j.payload ->> 'op', j.payload -> 'new', j.payload -> 'old', j.group_key)
+      from oq_jobs j where j.queue_name = 'lost' order by j.job_id), array[
+    'INSERT {"b": "b", "id": 1} null ["b", "a"]', 'UPDATE {"b": "c", "id": 1} {"b": "b", "id": 1} ["c", "a"]',
+    'DELETE null {"b": "c", "id": 1} ["c", "a"]'], 'each job with its values');
+drop table shop_lost;
+
 -- An instant is one key, whatever the writer's time zone.
 create table shop_times (at timestamptz, n int);
 select oq_watch('shop_times', 'times', options => '{"unique_columns": ["at"], "group_columns": ["at", "n"]}') as x \gset

@@ -2,7 +2,8 @@
 -- survives renaming and added columns; names are quoted, and the condition is an expression, as watch_build
 -- has seen. What can fail because of the owner's code fails in a block that writes nothing: no transaction
 -- id is used up. What is inserted is inserted outside it, but for more than 10000 rows.
--- Rows of the transition tables stand in the order of the statement: so an old row finds its new one by number.
+-- Rows of the transition tables stand in the order of the statement: so an old row finds its new one by number. They
+-- are made by select *: in a whole row of a transition table itself, the fields behind a dropped column are shifted.
 create or replace function {{.schema}}.watch_body(plan jsonb)
 returns text
 language plpgsql
@@ -91,12 +92,12 @@ begin
                       join pg_attribute a on a.attrelid = (plan ->> 'table_id')::oid and a.attname = c.name) f);
         end loop;
         v_from := case v_event
-            when 'insert' then 'new_rows as new' || case when plan ->> 'condition' is null then '' else
+            when 'insert' then '(select * from new_rows) as new' || case when plan ->> 'condition' is null then '' else
                 ' left join (select * from new_rows limit 0) as old on true' end
-            when 'delete' then 'old_rows as old' || case when plan ->> 'condition' is null then '' else
+            when 'delete' then '(select * from old_rows) as old' || case when plan ->> 'condition' is null then '' else
                 ' left join (select * from old_rows limit 0) as new on true' end
-            else $from$(select oq_n as r, row_number() over () as i from new_rows oq_n) n
-                  join (select oq_o as r, row_number() over () as i from old_rows oq_o) o on o.i = n.i$from$
+            else $from$(select oq_n as r, row_number() over () as i from (select * from new_rows) oq_n) n
+                  join (select oq_o as r, row_number() over () as i from (select * from old_rows) oq_o) o on o.i = n.i$from$
                 || case when plan ->> 'condition' is null then '' else $from$
                  cross join lateral (select (n.r).*) as new
                  cross join lateral (select (o.r).*) as old$from$ end end;
