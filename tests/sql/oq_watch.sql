@@ -316,6 +316,33 @@ select is(array(select concat_ws(' ', j.payload ->> 'op', j.payload -> 'new', j.
     'DELETE null {"b": "c", "id": 1} ["c", "a"]'], 'each job with its values');
 drop table shop_lost;
 
+-- Triggers see no values of virtual generated columns.
+select :SERVER_VERSION_NUM >= 180000 as has_virtual \gset
+\if :has_virtual
+create table shop_virtual (gone int, id int, g int generated always as (id * 2) virtual,
+    s int generated always as (id * 3) stored);
+alter table shop_virtual drop column gone;
+select throws_ok(format('select oq_watch(''shop_virtual'', ''v'', ''insert,update'', %s)', a), 'OQ001', m, a)
+  from (values ('columns => ''{s,g}''', 'columns must not be ''g'', a virtual generated column'),
+    ('condition => ''new.g > 1''', 'condition%virtual%'),
+    ('condition => ''(new.id > 1) = (old.g is null)''', 'condition%column g%virtual%'),
+    ('condition => ''new::public.shop_virtual is null''', 'condition%column g%virtual%'),
+    ('options => ''{"unique_columns": ["g"]}''', 'options.unique_columns%virtual%'),
+    ('options => ''{"group_columns": ["g"]}''', 'options.group_columns%virtual%'),
+    ('options => ''{"payload_columns": ["id", "g"]}''', 'options.payload_columns%virtual%')) v(a, m);
+select oq_watch('shop_virtual', 'v', 'insert,update,delete', condition => 'coalesce(new.s, old.s) > 0')
+   \g /dev/null
+create trigger copy after insert on shop_virtual for each row execute function oq_enqueue_row('v');
+insert into shop_virtual values (1);
+update shop_virtual set id = 2;
+delete from shop_virtual;
+select is(array(select payload - 'schema' - 'table' from oq_jobs where queue_name = 'v' order by job_id), array[
+    '{"op": "INSERT", "new": {"id": 1, "s": 3}, "old": null}', '{"op": "INSERT", "new": {"id": 1, "s": 3}, "old": null}',
+    '{"op": "UPDATE", "new": {"id": 2, "s": 6}, "old": {"id": 1, "s": 3}}',
+    '{"op": "DELETE", "new": null, "old": {"id": 2, "s": 6}}']::jsonb[], 'payloads without them');
+drop table shop_virtual;
+\endif
+
 -- An instant is one key, whatever the writer's time zone.
 create table shop_times (at timestamptz, n int);
 select oq_watch('shop_times', 'times', options => '{"unique_columns": ["at"], "group_columns": ["at", "n"]}') as x \gset

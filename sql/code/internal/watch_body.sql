@@ -24,6 +24,9 @@ declare
     v_other  text[];
     v_fields text[];
     v_changed text := 'true';
+    -- Triggers see virtual generated columns as null: rather none than a wrong value.
+    v_without text := coalesce(' - ' || quote_literal((
+        select array_agg(c.name) from jsonb_array_elements_text(plan -> 'virtual') c(name))::text) || '::text[]', '');
 begin
     -- Did one of the columns change? Record comparison finds a type's own equality whatever the path; what has
     -- none (json, point) is compared as it is stored.
@@ -105,12 +108,12 @@ begin
             select format('(select to_jsonb(p.*) from (select %s) p)', string_agg(
                 format(case when v_new = 'n.r' then '(n.r).%1$I' else 'new.%1$I' end || ' as %1$I', c.name), ', '))
               from jsonb_array_elements_text(plan -> 'payload_columns') c(name))
-            else format('to_jsonb(%s)', v_new) end;
+            else format('to_jsonb(%s)%s', v_new, v_without) end;
         v_old := case when v_event = 'insert' then 'null' when plan ? 'payload_columns' then (
             select format('(select to_jsonb(p.*) from (select %s) p)', string_agg(
                 format(case when v_old = 'o.r' then '(o.r).%1$I' else 'old.%1$I' end || ' as %1$I', c.name), ', '))
               from jsonb_array_elements_text(plan -> 'payload_columns') c(name))
-            else format('to_jsonb(%s)', v_old) end;
+            else format('to_jsonb(%s)%s', v_old, v_without) end;
 
         v_loops := v_loops || format($loop$%s tg_op = %L then
 $loop$, case when v_loops = '' then '        if' else '        elsif' end, upper(v_event));

@@ -18,6 +18,7 @@ declare
     v_check     constant text := v_function || '_check()';
     v_rows      constant text := format(
         'select true from (select (null::%1$s).*) as new, (select (null::%1$s).*) as old where ', v_table);
+    v_virtual   text;
     v_event     text;
     v_result    text;
 begin
@@ -40,6 +41,21 @@ begin
                    and p.prosqlbody::text ~ '\{(SUBLINK|AGGREF|WINDOWFUNC) ')
             then
                 raise exception 'it has a subquery' using errcode = 'OQ001';
+            end if;
+            -- Only the condition has variables there: the two rows are made of a constant.
+            select quote_ident(c.attname) into v_virtual
+              from (
+                select a.attname, a.attgenerated, row_number() over (order by a.attnum) as nth
+                  from pg_attribute a
+                 where a.attrelid = (plan ->> 'table_id')::oid and a.attnum > 0 and not a.attisdropped) c
+              join pg_proc p
+                on p.proname = v_name || '_check' and p.pronamespace = (plan ->> 'schema_id')::oid
+               and p.prosqlbody::text ~ ('[{]VAR :varno [12] :varattno ' || c.nth || ' ')
+             where c.attgenerated = 'v'
+             limit 1;
+            if v_virtual is not null then
+                raise exception 'column % is a virtual generated one, whose values triggers do not see', v_virtual
+                    using errcode = 'OQ001';
             end if;
         exception when others then
             raise exception 'condition must not be %: %', quote_literal(left(v_condition, 200)), sqlerrm

@@ -33,6 +33,8 @@ declare
     v_old      watch%rowtype;
     v_id       bigint;
     v_plan     jsonb;
+    v_is_virtual boolean;
+    v_virtual  text[];
 begin
     select c.oid, c.relname, c.relkind, c.relpersistence, c.relispartition, c.relowner, n.nspname, n.oid as schema_id,
         format('%I.%I', n.nspname, c.relname) as name
@@ -156,15 +158,17 @@ begin
             perform fail(case v_key when 'columns' then '' else 'options.' end || v_key, v_value,
                 'an array of names of columns');
         end if;
-        select c.name into v_value
+        select c.name, a.attgenerated = 'v' into v_value, v_is_virtual
           from unnest(v_list) c(name)
-         where not exists (
-            select from pg_attribute a
-             where a.attrelid = v_table.oid and a.attname = c.name and a.attnum > 0 and not a.attisdropped)
+          left join pg_attribute a
+            on a.attrelid = v_table.oid and a.attname = c.name and a.attnum > 0 and not a.attisdropped
+         where coalesce(a.attgenerated = 'v', true)
          limit 1;
         if found then
-            perform fail(case v_key when 'columns' then '' else 'options.' end || v_key, quote_nullable(v_value),
-                'a column of ' || v_table.name);
+            perform fail(case v_key when 'columns' then '' else 'options.' end || v_key,
+                quote_nullable(v_value) || case when v_is_virtual then ', a virtual generated column' else '' end,
+                case when v_is_virtual then 'one that is stored: triggers see no values of virtual ones'
+                else 'a column of ' || v_table.name end);
         end if;
     end loop;
 
@@ -204,6 +208,11 @@ begin
         'condition', condition, 'owner', v_table.relowner::regrole::text,
         'partitioned', v_table.relkind = 'p', 'replaced', nullif(v_old.watch_id, v_id),
         'by_row', exists (select from pg_inherits i where i.inhrelid = v_table.oid));
+    v_virtual := array(
+        select a.attname from pg_attribute a where a.attrelid = v_table.oid and a.attgenerated = 'v' and not a.attisdropped);
+    if cardinality(v_virtual) > 0 then
+        v_plan := v_plan || jsonb_build_object('virtual', v_virtual);
+    end if;
     return v_plan || jsonb_build_object('body', watch_body(v_plan));
 end
 $$;
