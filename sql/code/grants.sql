@@ -40,7 +40,7 @@ begin
                 p.proowner as owner
               from pg_proc p
              where p.pronamespace = '{{.schema}}'::regnamespace
-                or p.pronamespace = '{{.api_schema}}'::regnamespace and p.proname like 'oq\_%'
+                or p.pronamespace = '{{.api_schema}}'::regnamespace and starts_with(p.proname, 'oq_')
                and 'search_path=pg_catalog, {{.schema}}, pg_temp' = any (p.proconfig)
             union all
             select case c.relkind when 'S' then 'sequence ' else 'table ' end || c.oid::regclass, c.relacl, c.relowner
@@ -72,7 +72,7 @@ begin
     for v_object in
         select p.oid::regprocedure as name, p.proname
           from pg_proc p
-         where p.pronamespace = '{{.api_schema}}'::regnamespace and p.proname like 'oq\_%'
+         where p.pronamespace = '{{.api_schema}}'::regnamespace and starts_with(p.proname, 'oq_')
            and 'search_path=pg_catalog, {{.schema}}, pg_temp' = any (p.proconfig)
          order by p.oid
     loop

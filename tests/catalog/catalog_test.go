@@ -4,6 +4,7 @@ package catalog
 
 import (
 	"context"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -442,5 +443,41 @@ func TestNoTableNamesOutsideSQL(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A string means the same to every session, whatever its standard_conforming_strings: a backslash stands in E” alone.
+func TestNoBackslashInPlainStrings(t *testing.T) {
+	t.Parallel()
+	skip := regexp.MustCompile(`(?s)\{\{.*?\}\}|--[^\n]*`)
+	found := 0
+	err := filepath.WalkDir("../../sql/code", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".sql" {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		// What is skipped keeps its line ends.
+		code := skip.ReplaceAllStringFunc(string(raw), func(s string) string { return strings.Repeat("\n", strings.Count(s, "\n")) })
+		for i := 0; i < len(code); i++ {
+			if code[i] != '\'' {
+				continue
+			}
+			begin, escapes := i, i > 0 && (code[i-1] == 'E' || code[i-1] == 'e')
+			for i++; i < len(code) && code[i] != '\''; i++ {
+				if code[i] == '\\' && escapes {
+					i++
+				}
+			}
+			if found++; i < len(code) && !escapes && strings.Contains(code[begin:i], `\`) {
+				t.Errorf("%s:%d: %s'", path, strings.Count(code[:begin], "\n")+1, code[begin:i])
+			}
+		}
+		return nil
+	})
+	if err != nil || found < 1000 {
+		t.Errorf("%d strings: %v", found, err)
 	}
 }

@@ -134,6 +134,26 @@ select oq_enqueue('full') as x \gset
 select ok(oq_schedule('f', '@daily', 'full') > now(), 'a full queue');
 select oq_unschedule('f') as x \gset
 
+-- A session with other rules for strings.
+set standard_conforming_strings = off;
+set escape_string_warning = off;
+select is((select count(*) from unnest(array['*/5 1-2,4 ? * *', '  @daily ', 'every 90.0 seconds', 'every hour', '@every 1h30m']) c(cron),
+    oq_next_runs(c.cron, count => 1)), 5::bigint, 'cron expressions');
+select ok(oq_schedule('strings', '*/5 * * * *', 'strings') is not null, 'a schedule');
+select throws_ok($$select oq_schedule(' strings', '* * * * *', 'strings')$$, 'OQ001', 'schedule_name%', 'and its name');
+select oq_enqueue('strings', group_key => 'g'), oq_enqueue('strings', group_key => 'h') \g /dev/null
+select is((select count(oq_ack(job_id, lease_token)) from oq_lease('strings', max_jobs => 2)), 2::bigint, 'groups');
+create table strings (t text);
+select oq_watch('strings', 'strings', ' insert , update or delete', condition => $$new.t ~ '^\d+$'$$) \g /dev/null
+insert into strings values ('12'), ('d'), ('');
+reset standard_conforming_strings;
+insert into strings values ('13'), ('d'), ('');
+select is((select array_agg(payload -> 'new' ->> 't' order by job_id) from oq_jobs where queue_name = 'strings' and state = 'ready'),
+    '{12,13}', 'a watch, made in one and written in both');
+reset escape_string_warning;
+drop table strings;
+select oq_unschedule('strings') \g /dev/null
+
 -- At every isolation level, and gone with its transaction.
 begin isolation level serializable;
 select ok(oq_schedule('r', '@daily', 'q') > now() and oq_schedule('r', '@hourly', 'q') > now(), 'serializable');

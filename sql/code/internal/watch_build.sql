@@ -9,6 +9,7 @@ returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set check_function_bodies = on
+set standard_conforming_strings = on
 as $$
 declare
     v_table     constant text := plan ->> 'table';
@@ -38,7 +39,7 @@ begin
             if exists (
                 select from pg_proc p
                  where p.proname = v_name || '_check' and p.pronamespace = (plan ->> 'schema_id')::oid
-                   and p.prosqlbody::text ~ '\{(SUBLINK|AGGREF|WINDOWFUNC) ')
+                   and p.prosqlbody::text ~ '[{](SUBLINK|AGGREF|WINDOWFUNC) ')
             then
                 raise exception 'it has a subquery' using errcode = 'OQ001';
             end if;
@@ -67,7 +68,9 @@ begin
     end if;
 
     execute format('create or replace function %s() returns trigger language plpgsql security definer '
-        'set search_path = pg_catalog, pg_temp set enable_nestloop = off set jit = off as %L',
+        'set search_path = pg_catalog, pg_temp set enable_nestloop = off set jit = off '
+        -- A condition means the same to every writer.
+        'set standard_conforming_strings = on as %L',
         v_function, plan ->> 'body');
     execute format('comment on function %s() is %L', v_function,
         format('Makes jobs of changes of %s in queue %s. Made by oq_watch.', v_table, plan ->> 'queue'));

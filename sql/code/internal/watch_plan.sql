@@ -94,7 +94,7 @@ begin
     perform check_queue_name(watch_plan.queue_name);
     v_events := array(
         select distinct e.event
-          from regexp_split_to_table(lower(btrim(coalesce(events, ''), E' \t\n,')), '(\s*,\s*|\s+or\s+|\s+)') e(event));
+          from regexp_split_to_table(lower(btrim(coalesce(events, ''), E' \t\n,')), E'(\\s*,\\s*|\\s+or\\s+|\\s+)') e(event));
     if not v_events <@ array['insert', 'update', 'delete'] or cardinality(v_events) = 0 then
         perform fail('events', quote_nullable(events), 'one or more of insert, update, delete');
     end if;
@@ -103,7 +103,7 @@ begin
     if columns is not null and not 'update' = any (v_events) then
         perform fail('columns', columns::text, 'null where events has no update: they tell which updates count');
     end if;
-    if condition is not null and (condition !~ '\S' or length(condition) > 8000) then
+    if condition is not null and (condition !~ '[^[:space:]]' or length(condition) > 8000) then
         perform fail('condition', quote_literal(left(condition, 100)),
             'null, or a boolean SQL expression of at most 8000 characters');
     elsif regexp_replace(condition, '''[^'']*''', '', 'g') ~ '--|/[*]' then
