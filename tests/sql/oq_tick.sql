@@ -129,6 +129,26 @@ select is(oq_wake(), 1::bigint, 'a paused one is not woken');
 select oq_unlisten('w'), oq_unlisten('w2') \g /dev/null
 select is(oq_wake(), 0::bigint, 'nobody sleeps any more');
 
+-- Groups whose jobs come in a session that loads data without triggers.
+select is_empty($$select t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid
+     where c.relnamespace = 'oq'::regnamespace and not t.tgisinternal and t.tgenabled <> 'A'$$, 'every trigger fires always');
+set session_replication_role = replica;
+select oq_enqueue('loaded', group_key => 'g'), oq_enqueue('loaded', group_key => 'h') \g /dev/null
+reset session_replication_role;
+select is((select count(*) from oq_jobs where queue_name = 'loaded' and state = 'ready'), 2::bigint, 'both are let in');
+-- Groups that nobody let in are found, each once however often the sweep comes by before the tick does them.
+alter table oq.waiting disable trigger waiting_line_up;
+select count(oq_enqueue('forgotten', group_key => 'g' || g)) from generate_series(1, 500) g \g /dev/null
+alter table oq.waiting enable always trigger waiting_line_up;
+select is((select law || ' ' || violations from oq_audit() where violations > 0), 'group_stuck 500', 'they are stuck');
+select is(oq.sweep_groups(1000), 500::bigint, 'they are found');
+select oq.sweep_groups(1000), oq.sweep_groups(1000), oq.sweep_groups(1000) \g /dev/null
+select is((select count(*) from oq.todo), 500::bigint, 'a todo each');
+select count(*) from oq_tick() \g /dev/null
+select count(*) from oq_tick() \g /dev/null
+select count(*) from oq_tick() \g /dev/null
+select is((select count(*) from oq_jobs where queue_name = 'forgotten' and state = 'ready'), 500::bigint, 'three ticks let them in');
+
 -- oq_lead: one session, for as long as it lives.
 select is(oq_lead(), true, 'the first');
 select is(oq_lead(), true, 'again');

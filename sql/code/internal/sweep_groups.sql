@@ -3,7 +3,7 @@
 -- and throttles that are over. All by blocks of their tables: a walk through an index would begin, each second, with all
 -- that has died since VACUUM or oq_compact were last let in.
 -- Calls: group_gates. Locks: groups and slots (try), throttled rows (skip locked).
--- Index: waiting_group_idx, leased_pk, scheduled_pk, ready_returned_idx, limit_rule_idx, throttled_idx; the others by ctid.
+-- Index: waiting_group_idx, todo_id_idx, leased_pk, scheduled_pk, ready_returned_idx, limit_rule_idx, throttled_idx; the others by ctid.
 create or replace function {{.schema}}.sweep_groups(max_rows int)
 returns bigint
 language plpgsql
@@ -43,7 +43,10 @@ begin
                      limit 1) x
                  where not exists (
                     select from {{.schema}}.limit_rule r where r.queue_id = s.queue_id and r.group_id > 0))
-            then false else not exists (select from {{.schema}}.group_gates(s.group_id, s.queue_id)) end
+            then false
+            -- One that is on the list already would only make the list longer than a tick's work.
+            else not exists (select from {{.schema}}.todo t where t.id = s.group_id and t.kind = 'group')
+                and not exists (select from {{.schema}}.group_gates(s.group_id, s.queue_id)) end
         returning 1
     )
     -- From the block of the last on where there are more, which is a later one: no block has a thousand rows.
