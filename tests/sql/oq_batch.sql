@@ -11,6 +11,24 @@ create function tap.fired(batch bigint) returns text[] language sql as $$
     select coalesce(array_agg(queue_name order by queue_name), '{}') from oq_jobs where headers -> 'batch' = to_jsonb(batch)
 $$;
 
+-- A job that can't be made does not hold the other up, and is made once it can.
+select oq_create_queue('tight', '{"max_depth": 1}') \g /dev/null
+select oq_batch('{"on_success": {"queue_name": "tight"}, "on_complete": {"queue_name": "wide"}}') as b1,
+    oq_batch('{"on_success": {"queue_name": "wide"}, "on_complete": {"queue_name": "tight"}}') as b2 \gset
+select oq_enqueue('tight') as t \gset
+set client_min_messages = error;
+select oq_batch_seal(:b1), oq_batch_seal(:b2) \g /dev/null
+select is(fired(b), '{wide}', 'the other one is made') from unnest(array[:b1, :b2]) b;
+update oq.todo set due_at = clock_timestamp();
+select count(*) from oq_tick() \g /dev/null
+select is(fired(b), '{wide}', 'once') from unnest(array[:b1, :b2]) b;
+select oq_create_queue('tight', '{"max_depth": 10}') \g /dev/null
+update oq.todo set due_at = clock_timestamp();
+select count(*) from oq_tick() \g /dev/null
+reset client_min_messages;
+select is(fired(b), '{tight,wide}', 'and the first, when there is room') from unnest(array[:b1, :b2]) b;
+select is_empty('select from oq.batch', 'then the batch is gone');
+
 -- All completed.
 select batch() as b \gset
 select member(:b), member(:b) \gset

@@ -467,3 +467,17 @@ func TestKeysOfColumns(t *testing.T) {
 		t.Errorf("jobs: %s\nwant: %s", got, want)
 	}
 }
+
+// Whoever's ack ends a batch is warned of a job that could not be made, not told of queues and keys that are not his.
+func TestBatchWarnsWithoutSecrets(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	exec(t, db.Pool, `select oq_enqueue('secret', unique_key => 'ssn 123'); select oq_batch(
+		'{"on_complete": {"queue_name": "secret", "unique_key": "ssn 123", "unique_mode": "reject"}}');
+		select oq_enqueue('m', options => jsonb_build_object('batch_id', b.batch_id)), oq_batch_seal(b.batch_id) from oq.batch b`)
+	c, warnings := listening(t, db)
+	exec(t, c, "select oq_ack(job_id, lease_token) from oq_lease('m')")
+	if got := strings.Join(*warnings, "; "); got != "batch 1: a job could not be made (OQ005)" {
+		t.Errorf("warned of: %s", got)
+	}
+}
