@@ -18,6 +18,7 @@
 {{template "internal/check_leases.sql" .}}
 {{template "internal/check_depth.sql" .}}
 {{template "internal/job_options.sql" .}}
+{{template "internal/fixed_times.sql" .}}
 {{template "internal/wake.sql" .}}
 {{template "internal/lost_lease.sql" .}}
 {{template "internal/wake_sleepers.sql" .}}

@@ -11,6 +11,18 @@ create function tap.fired(batch bigint) returns text[] language sql as $$
     select coalesce(array_agg(queue_name order by queue_name), '{}') from oq_jobs where headers -> 'batch' = to_jsonb(batch)
 $$;
 
+-- Times without an offset mean what they do where the batch is made.
+set timezone = 'Asia/Tokyo';
+select oq_batch('{"on_complete": {"queue_name": "tokyo", "run_at": "2100-01-01 12:00", "options": {"expires_at": "2100-01-02 12:00"}},
+    "on_failure": {"queue_name": "x", "expires_at": "2100-01-02 12:00"}}') as b \gset
+set timezone = 'UTC';
+select oq_batch_seal(:b) \g /dev/null
+reset timezone;
+select results_eq($$select run_at, expires_at from oq_jobs where queue_name = 'tokyo'$$,
+    $$values (timestamptz '2100-01-01 03:00+00', timestamptz '2100-01-02 03:00+00')$$, 'the instants of Tokyo');
+select throws_ok($$select oq_batch('{"on_complete": {"queue_name": "x", "run_at": "soon"}}')$$, 'OQ001', 'options.on_complete.run_at%soon',
+    'no time');
+
 -- A job that can't be made does not hold the other up, and is made once it can.
 select oq_create_queue('tight', '{"max_depth": 1}') \g /dev/null
 select oq_batch('{"on_success": {"queue_name": "tight"}, "on_complete": {"queue_name": "wide"}}') as b1,

@@ -134,6 +134,15 @@ select oq_enqueue('full') as x \gset
 select ok(oq_schedule('f', '@daily', 'full') > now(), 'a full queue');
 select oq_unschedule('f') as x \gset
 
+-- Times without an offset mean what they do where the schedule is made.
+set timezone = 'Asia/Tokyo';
+select oq_schedule('tokyo', '@daily', 'tokyo', options => '{"expires_at": "2100-01-01 12:00"}'),
+    oq_schedule('tokyo2', '@daily', 'tokyo', options => '{"options": {"expires_at": "2100-01-01 12:00", "tags": ["t"]}}') \g /dev/null
+reset timezone;
+select is((select array_agg((job_options -> 'options' ->> 'expires_at')::timestamptz) from oq_schedules where queue_name = 'tokyo'),
+    array['2100-01-01 03:00+00', '2100-01-01 03:00+00']::timestamptz[], 'the instants of Tokyo');
+select oq_unschedule('tokyo'), oq_unschedule('tokyo2') \g /dev/null
+
 -- A session with other rules for strings.
 set standard_conforming_strings = off;
 set escape_string_warning = off;

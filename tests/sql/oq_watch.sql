@@ -300,6 +300,21 @@ update shop_tree1 set k = 1 where id = 1;
 delete from shop_tree1b;
 select is(made('tree'), '{UPDATE 1 1,DELETE 2}', 'and through itself');
 
+-- Times without an offset mean what they do where the watch is made.
+create table shop_tokyo (id int);
+set timezone = 'Asia/Tokyo';
+select oq_watch('shop_tokyo', q, options => o || '{"run_at": "2100-01-01 12:00", "expires_at": "2100-01-02 12:00"}')
+  from (values ('tokyo1', '{}'::jsonb), ('tokyo2', '{"group_columns": ["id"]}')) v(q, o) \g /dev/null
+set timezone = 'UTC';
+insert into shop_tokyo values (1);
+reset timezone;
+select results_eq($$select run_at, expires_at from oq_jobs where queue_name like 'tokyo_'$$,
+    $$values (timestamptz '2100-01-01 03:00+00', timestamptz '2100-01-02 03:00+00'), ('2100-01-01 03:00+00', '2100-01-02 03:00+00')$$,
+    'the instants of Tokyo');
+select is((select array_agg(distinct (options ->> 'run_at')::timestamptz) from oq_watches where table_name = 'public.shop_tokyo'),
+    array[timestamptz '2100-01-01 03:00+00'], 'and the view says so');
+drop table shop_tokyo;
+
 -- A column that the table has lost shifts nothing.
 create table shop_lost (a text, id int, gone int, b text);
 alter table shop_lost drop column gone;

@@ -1,6 +1,6 @@
 -- The first half of oq_watch: checks everything but the condition, which is code and not for these rights;
 -- notes the watch; returns what watch_build needs.
--- Calls: check_queue_name, check_patch, job_options, open_queue, role_may, watch_body.
+-- Calls: check_queue_name, check_patch, job_options, fixed_times, open_queue, role_may, watch_body.
 -- Locks: the watch's row. Index: watch_key, queue_name_idx.
 create or replace function {{.schema}}.watch_plan(
     caller     name,
@@ -139,6 +139,7 @@ begin
     if v_said.run_at is not null and options ->> 'delay' is not null then
         perform fail('options.delay', options ->> 'delay', 'either run_at or delay, not both');
     end if;
+    options := fixed_times(options);
     if v_job <> '{}' then
         select o.* into v_options from job_options(v_job, clock_timestamp(), 'options.') o;
         -- As claim_keys, which would refuse every change.
@@ -148,6 +149,7 @@ begin
             perform fail('options.debounce_max', 'given', 'left out unless unique_mode is debounce');
         end if;
     end if;
+    v_job := fixed_times(v_job);
     if v_job ?| array['unique_mode', 'unique_for', 'debounce_max'] and not v_lists ? 'unique_columns' then
         perform fail('options.unique_columns', null, 'the names of columns, where unique_mode, unique_for or '
             'debounce_max is given');

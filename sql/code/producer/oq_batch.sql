@@ -1,6 +1,6 @@
 -- Opens a batch. What it will enqueue is enqueued once for trial and taken back, so that what would be refused is
 -- refused now, but not for a queue that is full just now or a key that is taken.
--- Calls: enqueue_for. Index: batch_pk, mark_lane_idx.
+-- Calls: enqueue_for, fixed_times. Index: batch_pk, mark_lane_idx.
 create or replace function {{.api_schema}}.oq_batch(options jsonb default '{}')
 returns bigint
 language plpgsql
@@ -43,6 +43,7 @@ begin
                         else 'options.' || v_key || ': ' || v_error end
                     using errcode = 'OQ001', hint = v_hint;
         end;
+        options := options || jsonb_build_object(v_key, fixed_times(v_job));
     end loop;
     insert into batch (owner, on_success, on_failure, on_complete)
     values (to_regrole(quote_ident(v_owner)), nullif(options -> 'on_success', 'null'),
