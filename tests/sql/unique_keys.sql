@@ -128,6 +128,15 @@ select ok((select run_at - created_at = interval '25 s' from oq_get(:d)), 'not b
 select throws_ok($$select oq_enqueue('b', unique_key => 'k', options => '{"unique_mode": "debounce"}')$$, 'OQ001',
     'options.delay%', 'debounce needs a delay');
 
+-- So is the first one.
+select oq_enqueue('b1', unique_key => 'k', options => '{"unique_mode": "debounce", "delay": "1 hour", "debounce_max": "25 s"}'),
+    oq_enqueue('b1', unique_key => 'k2', run_at => now() + interval '1 hour', options => '{"unique_mode": "debounce",
+        "debounce_max": "25 s"}') \g /dev/null
+select count(*) from oq_enqueue_many('[{"queue_name": "b1", "unique_key": "k3", "unique_mode": "debounce", "delay": "1 hour",
+    "debounce_max": "25 s"}, {"queue_name": "b1", "delay": "1 hour"}]') \g /dev/null
+select is(array(select run_at - created_at from oq_jobs where queue_name = 'b1' order by job_id),
+    '{25 s,25 s,25 s,1 hour}'::interval[], 'nor is the first');
+
 -- Two debounces in one call are bound by the same first enqueue.
 update oq.unique_key set taken_at = taken_at - interval '10 s';
 select results_eq($$select idx, job_id, inserted from oq_enqueue_many('[

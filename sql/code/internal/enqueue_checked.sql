@@ -102,6 +102,10 @@ begin
         v_mode := v_options.unique_mode;
         v_for := v_options.unique_for;
         v_max := v_options.debounce_max;
+        -- The first is bound as those after it.
+        if v_mode = 'debounce' and v_run_at > v_now + v_max then
+            v_run_at := v_now + v_max;
+        end if;
     end if;
     v_lane := (v_queue_id << 16) + 32767 - priority;
     if priority <> 0 then
