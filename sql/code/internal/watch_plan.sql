@@ -145,8 +145,11 @@ begin
         -- As claim_keys, which would refuse every change.
         if v_options.unique_mode = 'debounce' and coalesce(v_options.run_at, v_said.run_at) is null then
             perform fail('options.delay', null, 'given, or run_at, where unique_mode is debounce');
+        elsif v_options.unique_mode = 'reject' then
+            perform fail('options.unique_mode', 'reject', 'skip, replace or debounce: one key that is taken would be an error '
+                'for all rows of its statement');
         elsif v_options.debounce_max is not null and v_options.unique_mode is distinct from 'debounce' then
-            perform fail('options.debounce_max', 'given', 'left out unless unique_mode is debounce');
+            perform fail('options.debounce_max', options ->> 'debounce_max', 'left out unless unique_mode is debounce');
         end if;
     end if;
     v_job := fixed_times(v_job);
