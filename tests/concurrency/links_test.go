@@ -3,6 +3,7 @@ package concurrency
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -480,4 +481,38 @@ func TestGraphsUnderLoad(t *testing.T) {
 	if n := get[int](t, db.Pool, "select count(*)::int from oq.dependency"); n != 0 {
 		t.Errorf("%d edges are left", n)
 	}
+}
+
+// The unique key of a batch's job is an open transaction's: neither the worker that ends the batch waits for it nor the
+// tick, whose other duties go on. When the key is had, the job comes soon.
+func TestKeyOfABatchIsHeld(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c, holder := db.Conn(t), db.Conn(t)
+	exec(t, c, "select oq_create_queue('done')")
+	tick(t, c, 1)
+	for i := range 30 {
+		id := get[int64](t, c, `select oq_batch(jsonb_build_object('on_success',
+			jsonb_build_object('queue_name', 'done', 'unique_key', 'k' || $1::int)))`, i)
+		exec(t, c, "select oq_enqueue('m', options => jsonb_build_object('batch_id', $1::bigint))", id)
+		exec(t, c, "select oq_batch_seal($1)", id)
+	}
+	exec(t, holder, "begin")
+	exec(t, holder, "select count(oq_enqueue('done', unique_key => 'k' || i)) from generate_series(0, 29) i")
+	ids, tokens := split(lease(t, c, "m", 30))
+	exec(t, c, "set statement_timeout = '2s'")
+	if n := len(list[int64](t, c, "select oq_ack_many($1, $2)", ids, tokens)); n != 30 {
+		t.Fatalf("%d jobs acked, want 30", n)
+	}
+	due := get[int64](t, c, "select oq_enqueue('other', run_at => clock_timestamp() + interval '100 ms')")
+	until(t, c, "the tick promotes another queue's job",
+		"select (select count(*) from oq_tick()) > 0 and (select state = 'ready' from oq_get($1))", due)
+	exec(t, holder, "rollback")
+	since := time.Now()
+	until(t, c, "the batches' jobs are made",
+		"select (select count(*) from oq_tick()) > 0 and (select count(*) from oq_jobs where queue_name = 'done') = 30")
+	if took := time.Since(since); took > 5*time.Second {
+		t.Errorf("the jobs came %v after the key was free", took)
+	}
+	audit(t, c)
 }
