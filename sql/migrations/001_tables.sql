@@ -135,13 +135,14 @@ comment on column {{.schema}}.queue.notify is 'wake: the enqueue notifies sleepe
 comment on column {{.schema}}.queue.dropped_at is 'Hidden since then, until a job commits in it.';
 
 create table {{.schema}}.queue_grant (
-    queue_id    bigint not null,
-    role_id     oid    not null,
-    privilege   text   not null,
+    queue_id    bigint  not null,
+    role_id     regrole not null,
+    privilege   text    not null,
     constraint queue_grant_pk primary key (queue_id, role_id, privilege),
     constraint queue_grant_privilege_check check (privilege in ('produce', 'consume', 'observe'))
 );
 comment on table {{.schema}}.queue_grant is 'Who may do what in a restricted queue.';
+comment on column {{.schema}}.queue_grant.role_id is 'A dump writes the name: ids differ in another cluster.';
 
 -- What never changes of a job. Generations are cleared by TRUNCATE, never row by row.
 

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -536,4 +537,42 @@ func TestRestoredCopy(t *testing.T) {
 	}
 	run(t, fresh, "select oq_tick()")
 	audit(t, fresh)
+}
+
+// A dump goes to a cluster whose roles have other ids: a queue's grants are those of the same names there.
+func TestGrantsOfADump(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	connect := func(roles ...string) *pgx.Conn {
+		c, err := pgx.Connect(ctx, testdb.StartServer(t, testdb.ServerOptions{}).URL("postgres"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close(context.Background()) })
+		for _, role := range roles {
+			run(t, c, "create role "+role+" in role oq_producer")
+		}
+		return c
+	}
+	from, to := connect("ann", "ben"), connect("ben", "ann")
+	run(t, from, "select oq_create_queue('secret', '{\"restricted\": true}')")
+	run(t, from, "select oq_grant('secret', 'ann', '{produce}')")
+	for _, table := range []string{"oq.queue", "oq.queue_grant"} {
+		var rows bytes.Buffer
+		if _, err := from.PgConn().CopyTo(ctx, &rows, "copy "+table+" to stdout"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := to.PgConn().CopyFrom(ctx, &rows, "copy "+table+" from stdin"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for role, may := range map[string]bool{"ann": true, "ben": false} {
+		run(t, to, "set role "+role)
+		_, err := try[int64](to, "select oq_enqueue('secret')")
+		if (err == nil) != may {
+			t.Errorf("%s enqueues into the restored queue: %v", role, err)
+		}
+		run(t, to, "reset role")
+	}
 }
