@@ -29,3 +29,27 @@ func TestHeldTimersKeepNoneFromExpiring(t *testing.T) {
 	}
 	audit(t, c)
 }
+
+// The unique keys of schedules that come first are somebody's.
+func TestHeldKeysKeepNoOtherScheduleWaiting(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c, holder := db.Conn(t), db.Conn(t)
+	exec(t, c, `select oq_schedule('s' || i, '@yearly', 'q', options => jsonb_build_object('unique_key', i::text))
+		from generate_series(1, 12) i`)
+	exec(t, c, "select oq_schedule('z', '@yearly', 'z')")
+	exec(t, holder, "begin")
+	exec(t, holder, "select oq_enqueue('q', unique_key => i::text) from generate_series(1, 12) i")
+	due(t, c, "s%")
+	due(t, c, "z")
+	for range 4 {
+		exec(t, c, runSchedules)
+	}
+	if n := get[int](t, c, "select count(*)::int from oq_jobs where queue_name = 'z'"); n != 1 {
+		t.Errorf("%d runs of the schedule that waits for nobody, want 1", n)
+	}
+	exec(t, holder, "rollback")
+	until(t, c, "the others run", "select oq_run_schedules() >= 0 and (select count(*) from oq_jobs) = 13")
+	once(t, c, 13)
+	audit(t, c)
+}
