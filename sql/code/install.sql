@@ -27,6 +27,7 @@
 {{template "internal/tell_queue.sql" .}}
 {{template "internal/limit_of.sql" .}}
 {{template "internal/group_slots.sql" .}}
+{{template "internal/slot_start.sql" .}}
 {{template "internal/slot_due.sql" .}}
 {{template "internal/rate_slots.sql" .}}
 {{template "internal/use_slots.sql" .}}
@@ -34,6 +35,8 @@
 {{template "internal/group_gate.sql" .}}
 {{template "internal/queue_gate.sql" .}}
 {{template "internal/leave_slots.sql" .}}
+{{template "internal/line_head.sql" .}}
+{{template "internal/bind_group.sql" .}}
 {{template "internal/admit_limited.sql" .}}
 {{template "internal/admit.sql" .}}
 {{template "internal/admit_one.sql" .}}

@@ -648,6 +648,8 @@ create table {{.schema}}.limit_slot (
 );
 create index limit_slot_idx on {{.schema}}.limit_slot (holder, slot, version desc);
 comment on table {{.schema}}.limit_slot is 'Who took each slot of a limit last.';
+comment on column {{.schema}}.limit_slot.token is
+    'Of the lease; below 0: the job of a group that was let in and has yet to begin, as far as is written.';
 comment on column {{.schema}}.limit_slot.holder is
     'queue_id * 4: max_running of a queue; + 1: its rate; -1 - group_id: the rate of a group.';
 

@@ -101,6 +101,75 @@ select is(state_of(:g1), 'ready', 'ready');
 select oq_update(:g1, '{"priority": 2}'), oq_update(:g1, '{"priority": 1}'), oq_update(:g1, '{"priority": 2}') \g /dev/null
 select is(state_of(:g1), 'ready', 'a change takes none of the rate');
 
+-- It counts from when a job begins, however long it was ready before: what was ready, or ran, before there was a rate too.
+select count(oq_enqueue('gi', group_key => 'g')) from generate_series(1, 5) \g /dev/null
+select oq_limit('gi', 'g', rate => 1, per => '1 hour') \g /dev/null
+select is((select count(oq_ack(job_id, lease_token)) from oq_lease('gi', max_jobs => 9)), 1::bigint, 'what was ready before the rate');
+select is_empty('select from oq_lease(''gi'', max_jobs => 9)', 'takes the slot');
+select ok((select until between now() + interval '59 min' and now() + interval '61 min' from oq.group_gates(
+    hashtextextended('g', r.queue_id) & 9223372036854775807, r.queue_id)), 'the next has its time')
+  from oq.limit_rule r where r.queue_id = (select queue_id from oq.queue where queue_name = 'gi' limit 1);
+update oq.limit_slot set taken_at = taken_at - interval '1 hour';
+update oq.todo set due_at = clock_timestamp();
+select oq_tick() \g /dev/null
+-- Ready for two hours, until a worker comes.
+update oq.limit_slot set taken_at = taken_at - interval '2 hours';
+update oq.todo set due_at = clock_timestamp();
+select oq_tick() \g /dev/null
+select is((select count(oq_ack(job_id, lease_token)) from oq_lease('gi', max_jobs => 9)), 1::bigint, 'one that was ready for long');
+select is_empty('select from oq_lease(''gi'', max_jobs => 9)', 'begins when it is leased');
+update oq.limit_slot set taken_at = taken_at - interval '1 hour';
+update oq.todo set due_at = clock_timestamp();
+select oq_tick() \g /dev/null
+update oq.limit_slot set taken_at = taken_at - interval '2 hours';
+select is((select count(oq_release(job_id, lease_token)) from oq_lease('gi')), 1::bigint, 'one that is given back');
+select is_empty('select from oq_lease(''gi'', max_jobs => 9)', 'has begun');
+update oq.limit_slot set taken_at = taken_at - interval '1 hour';
+select pass_delays() \g /dev/null
+select is((select count(oq_nack(job_id, lease_token, 'no', retry_after => '1 hour')) from oq_lease('gi')), 1::bigint,
+    'one that fails');
+update oq.todo set due_at = clock_timestamp();
+select pass_delays(), oq_tick() \g /dev/null
+select is_empty('select from oq_lease(''gi'', max_jobs => 9)', 'has begun as well');
+select oq_enqueue('gl', group_key => k) from unnest('{a,a,a,b,b}'::text[]) k \g /dev/null
+select job_id as gl, lease_token as token from oq_lease('gl') \gset
+select oq_limit('gl', '*', max_running => 3, rate => 2, per => '1 hour') \g /dev/null
+select oq_tick() \g /dev/null
+select is((select array_agg(k order by k collate "C") from (select group_key as k from oq_lease('gl', max_jobs => 9)) l), '{a,b,b}',
+    'what runs has a slot');
+select oq_ack(job_id, token) from oq.leased where job_id in (select job_id from oq_jobs where queue_name = 'gl') \g /dev/null
+select oq_tick() \g /dev/null
+select is_empty('select from oq_lease(''gl'', max_jobs => 9)', 'of the rate');
+-- Five at once, the rate five: ten are not ready, nor run, within one time.
+select oq_limit('g5', 'g', max_running => 5, rate => 5, per => '1 hour') from oq_create_queue('g5') \g /dev/null
+select count(oq_enqueue('g5', group_key => 'g')) from generate_series(1, 12) \g /dev/null
+select oq_tick() \g /dev/null
+update oq.limit_slot set taken_at = taken_at - interval '2 hours';
+select oq_limit('g5', 'g', max_running => 9, rate => 5, per => '1 hour') \g /dev/null
+select oq_tick() \g /dev/null
+select is((select count(oq_ack(job_id, lease_token)) from oq_lease('g5', max_jobs => 20)), 5::bigint, 'five after two idle hours');
+select oq_tick() \g /dev/null
+select is_empty('select from oq_lease(''g5'', max_jobs => 20)', 'and no other five');
+-- More are ready than the rate lets begin.
+select oq_limit('gm', 'g', max_running => 4) from oq_create_queue('gm') \g /dev/null
+select count(oq_enqueue('gm', to_jsonb(i), group_key => 'g')) from generate_series(1, 6) i \g /dev/null
+select oq_tick() \g /dev/null
+select is((select ready || ' ' || waiting from oq_stats('gm')), '4 2', 'four are ready');
+select oq_limit('gm', 'g', max_running => 4, rate => 2, per => '1 hour') \g /dev/null
+select is((select ready || ' ' || waiting from oq_stats('gm')), '2 4', 'two of them go back');
+select is((select array_agg(payload::text) from oq_lease('gm', max_jobs => 9)), '{1,2}', 'the first are left');
+update oq.limit_slot set taken_at = taken_at - interval '1 hour', token = 0;
+update oq.todo set due_at = clock_timestamp();
+select oq_tick() \g /dev/null
+select is((select array_agg(payload::text) from oq_lease('gm', max_jobs => 9)), '{3,4}', 'the next are who went back');
+-- One that is parked gives its slot back.
+select oq_limit('gp', 'g', rate => 1, per => '1 hour') from oq_create_queue('gp') \g /dev/null
+select oq_enqueue('gp', group_key => 'g') as gp \gset
+select oq_throttle('gp', clock_timestamp() + interval '1 min', 'g') \g /dev/null
+select is(state_of(:gp), 'scheduled', 'parked');
+select oq_throttle('gp', '-infinity', 'g') \g /dev/null
+select is((select job_id from oq_lease('gp')), :gp::bigint, 'it has not begun');
+
 -- Groups.
 select count(oq_enqueue('g', group_key => k)) from unnest('{a,b,*}'::text[]) k, generate_series(1, 4)
     \g /dev/null

@@ -16,6 +16,8 @@ declare
     v_queues bigint[];
     v_rated  bigint[];
     v_group  record;
+    v_jobs   bigint[];
+    v_tokens bigint[];
     v_slots  int[];
 begin
     with asked as materialized (
@@ -69,23 +71,38 @@ begin
       from at_once o;
     if v_rated is not null then
         for v_group in
-            select g.group_id, g.job_ids, l.slots, l.time_window
+            select g.group_id, g.job_ids, g.tokens, l.slots, l.time_window
               from (
                 select j.queue_id, hashtextextended(j.group_key, j.queue_id) & 9223372036854775807 as group_id,
-                    array_agg(u.job_id order by u.ord) as job_ids
+                    array_agg(u.job_id order by u.ord) as job_ids, array_agg(-1 - r.token order by u.ord) as tokens
                   from unnest(v_rated) with ordinality u(job_id, ord)
                  cross join lateral (
                     select j.queue_id, j.group_key from {{.schema}}.job j where j.job_id = u.job_id limit 1) j
+                 cross join lateral (
+                    select r.token from {{.schema}}.ready r where r.job_id = u.job_id and r.position <> r.job_id limit 1) r
                  group by 1, 2
                  order by 2) g
              cross join lateral {{.schema}}.limit_of(g.queue_id, g.group_id) l
         loop
+            -- Who was parked before it began has its slot still.
+            select array_agg(u.job_id order by u.ord), array_agg(u.token order by u.ord) into v_jobs, v_tokens
+              from unnest(v_group.job_ids, v_group.tokens) with ordinality u(job_id, token, ord)
+             where (u.job_id, u.token) not in (
+                select x.job_id, x.token
+                  from generate_series(0, v_group.slots - 1) n(slot)
+                 cross join lateral (
+                    select x.job_id, x.token from {{.schema}}.limit_slot x
+                     where x.holder = -1 - v_group.group_id and x.slot = n.slot
+                     order by x.version desc
+                     limit 1) x);
+            continue when v_jobs is null;
             v_slots := {{.schema}}.rate_slots(-1 - v_group.group_id, v_group.slots, v_group.time_window,
-                cardinality(v_group.job_ids));
-            perform {{.schema}}.use_slots(-1 - v_group.group_id, v_slots, v_group.job_ids[:cardinality(v_slots)], null);
+                cardinality(v_jobs));
+            perform {{.schema}}.use_slots(-1 - v_group.group_id, v_slots, v_jobs[:cardinality(v_slots)],
+                v_tokens[:cardinality(v_slots)]);
             with parked as (
                 delete from {{.schema}}.ready r
-                 where r.job_id = any (v_group.job_ids[cardinality(v_slots) + 1:]) and r.position <> r.job_id
+                 where r.job_id = any (v_jobs[cardinality(v_slots) + 1:]) and r.position <> r.job_id
                 returning r.*
             )
             insert into {{.schema}}.scheduled (due_at, job_id, lane, token, attempt, failed, lost, expires_at)

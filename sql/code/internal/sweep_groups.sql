@@ -2,7 +2,7 @@
 -- free. And takes away what idle groups left in group_slot, slots of limits that neither a lease nor a rate needs any more,
 -- and throttles that are over. All by blocks of their tables: a walk through an index would begin, each second, with all
 -- that has died since VACUUM or oq_compact were last let in.
--- Calls: group_gates. Locks: groups and slots (try), throttled rows (skip locked).
+-- Calls: group_gates, slot_start. Locks: groups and slots (try), throttled rows (skip locked).
 -- Index: waiting_group_idx, todo_id_idx, leased_pk, scheduled_pk, ready_returned_idx, limit_rule_idx, throttled_idx; the others by ctid.
 create or replace function {{.schema}}.sweep_groups(max_rows int)
 returns bigint
@@ -87,7 +87,8 @@ begin
            and s.taken_at < v_now - interval '10 minutes'
            and not exists (select from {{.schema}}.leased l where l.job_id = s.job_id and l.token = s.token)
            -- As limit_of, or longer. Only asked where there is an old one.
-           and s.taken_at < v_now - (
+           and case when s.token < 0 then coalesce({{.schema}}.slot_start(s.job_id, s.token, s.taken_at), 'infinity')
+                else s.taken_at end < v_now - (
             select coalesce(max(least(extract(epoch from r.per) / least(r.rate, 1), 3e9)), 0) * interval '1 second'
               from {{.schema}}.limit_rule r
              where r.group_id >= 0 and r.rate is not null)
