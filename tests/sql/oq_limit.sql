@@ -186,6 +186,73 @@ select results_eq('select gate, cardinality(held_by) from oq_jobs j
         and j.group_key = ''b'' order by j.job_id, gate',
     'values (''group'', 2), (''group'', 2), (''line'', 1)', 'the gate of a job says by whom');
 
+-- A limit that is lowered, or goes, binds what is ready: the rest goes back to the head of the line, in its order.
+create function payloads(jobs int)
+returns text
+language sql
+as $$ select string_agg(payload::text, ',') from oq_lease('low', max_jobs => jobs) $$;
+create function ends(way text)
+returns text
+language plpgsql
+as $$
+declare
+    v_job  record;
+    v_said text := '';
+begin
+    for v_job in
+        select l.job_id, l.token from oq.leased l join oq.job j using (job_id)
+          join oq.queue_now q on q.queue_id = j.queue_id where q.queue_name = 'low' order by 1
+    loop
+        v_said := v_said || case way when 'ack' then oq_ack(v_job.job_id, v_job.token)::text
+            when 'release' then oq_release(v_job.job_id, v_job.token)::text
+            else oq_nack(v_job.job_id, v_job.token, 'no', retry_after => way::interval) end || ' ';
+    end loop;
+    return v_said;
+end
+$$;
+select oq_create_queue('low', '{"max_lost_leases": 99, "max_retries": 99}'), oq_limit('low', 'g', max_running => 3) \g /dev/null
+select count(oq_enqueue('low', to_jsonb(i), group_key => 'g')) from generate_series(1, 6) i \g /dev/null
+select is((select ready from oq_stats('low')), 3::bigint, 'three are let in');
+select oq_limit('low', 'g', max_running => 1) \g /dev/null
+select is(payloads(9), '1', 'one of them is left');
+select is(ends('ack') || payloads(9), 'true 2', 'the next are those who went back');
+select oq_limit('low', '*', max_running => 3), oq_limit('low', 'g'), oq_tick() \g /dev/null
+select is(payloads(9), '3,4', 'two more of three');
+-- What runs goes on; what comes back comes one by one, in its order.
+select oq_limit('low', '*') \g /dev/null
+select is(ends('release') || coalesce(payloads(9), ''), 'true true true 4', 'given back: one of them');
+select oq_tick() \g /dev/null
+select is(payloads(9), null, 'no second');
+select is(ends('ack') || payloads(9), 'true 2', 'then the next');
+select oq_limit('low', 'g', max_running => 3), oq_tick() \g /dev/null
+select is(payloads(9), '3,5', 'three at once');
+select oq_limit('low', 'g', max_running => 1) \g /dev/null
+select is(ends('0') || payloads(9), 'ready ready ready 5', 'failed: one of them');
+select is(ends('ack') || payloads(9), 'true 2', 'then the next');
+select oq_limit('low', 'g', max_running => 3), oq_tick() \g /dev/null
+select is(payloads(9), '3,6', 'three at once');
+select oq_limit('low', 'g', max_running => 1) \g /dev/null
+select pass_leases(), oq_reap() \g /dev/null
+select is(payloads(9), '2', 'lost: one of them');
+select oq_tick() \g /dev/null
+select is(payloads(9), null, 'no second');
+select oq_limit('low', 'g', max_running => 3), oq_tick() \g /dev/null
+select is(payloads(9), '3,6', 'three at once');
+select oq_limit('low', 'g', max_running => 1) \g /dev/null
+select is(ends('1 hour'), 'scheduled scheduled scheduled ', 'put off, all three');
+select pass_delays(), oq_promote() \g /dev/null
+select is(payloads(9), '2', 'come due together: one of them');
+select is(ends('ack') || payloads(9) || ends('ack') || payloads(9) || ends('ack') || coalesce(payloads(9), ''), 'true 3true 6true ',
+    'and the rest in their order');
+-- A rule that another transaction sees only later binds what is let in meanwhile.
+select oq_limit('low', 'h', max_running => 5) \g /dev/null
+select count(oq_enqueue('low', to_jsonb(i), group_key => 'h')) from generate_series(1, 6) i \g /dev/null
+begin isolation level repeatable read;
+select oq_limit('low', 'h', max_running => 2) \g /dev/null
+commit;
+select oq_tick() \g /dev/null
+select is(payloads(9), '1,2', 'from an older snapshot, by the next tick');
+
 -- Each slot has a lock of its own, up to the largest limit: slot 4096 of one holder is not slot 0 of the next.
 begin;
 insert into oq.leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost)

@@ -1,4 +1,4 @@
--- Puts jobs that had been let in back at the head of their group's line, in the order of the array. Nobody may be letting
+-- Puts jobs that had been let in back at the head of their group's line, in the order of their ids. Nobody may be letting
 -- in meanwhile: where the group's lock is not had, or this snapshot may be too old to know how far the group has
 -- been let in, they go to the end, where line_up looks at them. The caller took them out of where they stood.
 -- Locks: groups (try). Index: group_slot_idx, waiting_group_idx.
@@ -22,11 +22,8 @@ begin
         v_known := set_config('{{.schema}}.groups', array(
             select g from unnest(v_known::bigint[] || v_group) g group by g)::text, true);
         v_low := {{template "internal/group_low.sql" dict "schema" .schema "group" "v_group"}};
-        v_first := coalesce((
-            select w.position from {{.schema}}.waiting w
-             where w.group_id = v_group and w.position >= v_low
-             order by w.position
-             limit 1), nextval('{{.schema}}.position')) - cardinality(jobs);
+        -- Who stands in line behind them has a higher position than they had, which was their id or higher.
+        v_first := (select min(u.job_id) from unnest(jobs) u);
         -- Below the low nobody would find them.
         if v_first < v_low then
             with recursive s as (
@@ -53,7 +50,8 @@ begin
     end if;
     insert into {{.schema}}.waiting (job_id, lane, holder, group_id, position, token, attempt, failed, lost, expires_at,
         xact, first)
-    select j.job_id, j.lane, 'group', v_group, case when v_head then v_first + j.ord - 1 else nextval('{{.schema}}.position') end,
+    select j.job_id, j.lane, 'group', v_group,
+        case when v_head then j.job_id else nextval('{{.schema}}.position') end,
         j.token, j.attempt, j.failed, j.lost, j.expires_at, v_xact, j.ord = 1 and not v_head
       from (
         select * from unnest(line_head.jobs) with ordinality
