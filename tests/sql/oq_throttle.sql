@@ -54,6 +54,27 @@ select oq_throttle('late', '2100-01-01', 'g') from oq_lease('late') \g /dev/null
 select is(oq_nack(job_id, token, 'no', retry_after => '0'), 'scheduled', 'or scheduled, of a group that is throttled')
   from oq.leased where job_id = :a;
 
+-- At every level.
+select oq_enqueue('rr', group_key => 'g') from generate_series(1, 2) \g /dev/null
+begin isolation level repeatable read;
+select oq_throttle('rr', now() + interval '1 hour', 'g') \g /dev/null
+commit;
+select is_empty('select from oq_lease(''rr'')', 'at REPEATABLE READ');
+select is((select array_agg(state order by job_id) from oq_jobs where queue_name = 'rr'), '{scheduled,waiting}', 'parked');
+select oq_throttle('rr', '-infinity', 'g') \g /dev/null
+select oq_release(job_id, lease_token) from oq_lease('rr') \g /dev/null
+begin isolation level serializable;
+select oq_throttle('rr', now() + interval '1 hour', 'g') \g /dev/null
+commit;
+select is_empty('select from oq_lease(''rr'')', 'at SERIALIZABLE');
+-- What is ready all the same: oq_explain says it.
+select oq_throttle('rr', '-infinity', 'g'), oq_promote() \g /dev/null
+insert into oq.throttled (queue_id, group_id, until)
+select t.queue_id, t.group_id, now() + interval '1 hour' from oq.throttled t order by t.throttle_id desc limit 1;
+select results_eq(format('select step, verdict, retry_at > now() from oq_explain(%s) where verdict in (''closed'', ''held'')', job_id),
+    'values (''group_throttled'', ''closed'', true), (''verdict'', ''held'', true)', 'one that is ready')
+  from oq_jobs where queue_name = 'rr' and state = 'ready';
+
 -- Bad input.
 select refuses_bad_names('select oq_throttle(%L, now())');
 select throws_ok('select oq_throttle(''nowhere'', now())', 'OQ003', '%nowhere%', 'no such queue');

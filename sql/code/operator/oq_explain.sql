@@ -121,6 +121,11 @@ begin
               from group_gates(v_group, v_queue) g
              where v_job.state = 'scheduled' and v_job.group_key is not null and g.until > v_job.run_at
             union all
+            -- Let in by somebody who did not know of it: the tick parks it.
+            select 'group_throttled', 'the group is throttled', g.until
+              from group_gates(v_group, v_queue) g
+             where v_job.state = 'ready' and v_job.group_key is not null and g.gate = 'throttled'
+            union all
             -- What the caller may not see holds it all the same.
             select 'parent', 'waits for jobs '
                     || string_agg(format('%s (%s)', p.job_id, coalesce(p.state, 'hidden')), ', ' order by p.job_id), null
