@@ -171,4 +171,25 @@ select throws_ok('select * from oq_enqueue_many(''[{"queue_name": "q", "' || k |
     'jobs[0].' || k || ' must not be ''''', k || ' empty')
   from unnest('{unique_key,group_key,ref,run_at,ttl,unique_mode,expires_at}'::text[]) k;
 
+-- Groups of one call are leased in its order, whatever their hashes say; so are those that come back, or are freed, together.
+create function keys(queue text)
+returns text
+language sql
+as $$ select string_agg(group_key, ' ') from oq_lease(keys.queue, max_jobs => 20) $$;
+select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'fifo', 'group_key', 'g' || i) order by i)
+    from generate_series(1, 10) i)) \g /dev/null
+select is(keys('fifo'), 'g1 g2 g3 g4 g5 g6 g7 g8 g9 g10', 'groups of one call');
+select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'later', 'group_key', 'g' || i,
+    'run_at', clock_timestamp() + i * interval '1 hour') order by i) from generate_series(1, 10) i)) \g /dev/null
+update oq.job set run_at = clock_timestamp() where run_at > clock_timestamp();
+begin;
+select pass_delays() \g /dev/null
+commit;
+select is(keys('later'), 'g1 g2 g3 g4 g5 g6 g7 g8 g9 g10', 'groups that come due together');
+select oq_enqueue('parent') as parent \gset
+select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'child', 'group_key', 'g' || i,
+    'depends_on', jsonb_build_array(:parent)) order by i) from generate_series(1, 10) i)) \g /dev/null
+select count(oq_ack(job_id, lease_token)) from oq_lease('parent') \g /dev/null
+select is(keys('child'), 'g1 g2 g3 g4 g5 g6 g7 g8 g9 g10', 'children of one parent');
+
 select finish();

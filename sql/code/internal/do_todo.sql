@@ -37,7 +37,7 @@ begin
              limit do_todo.max_rows
                for update skip locked) t
          group by t.id
-         order by t.id
+         order by min(t.due_at), t.id
     loop
         exit when cardinality(v_groups) >= do_todo.most;
         if not pg_try_advisory_xact_lock(hashtext('{{.schema}}:group'), (v_todo.id & 2147483647)::int) then

@@ -268,6 +268,8 @@ begin
                 hashtextextended(a.group_key, a.lane >> 16) & 9223372036854775807 as group_id
               from asked a
              where a.group_key is not null and not a.held and (a.run_at is null or a.run_at <= v_now)) l
+         -- Its triggers fire in this order, that of the groups otherwise.
+         order by l.job_id
     )
     insert into ready (lane, position, job_id, expires_at)
     select a.lane, a.job_id, a.job_id, a.expires_at

@@ -69,6 +69,7 @@ begin
                  where not had_slot and (due_at is null or due_at <= v_now)
                  order by ord) x
             offset 0) a
+         order by a.position
     ), at_once as (
         insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
         select a.lane, nextval('{{.schema}}.position'), a.job_id, a.token, a.attempt, a.failed, a.lost,
