@@ -75,6 +75,35 @@ select oq_enqueue('p', run_at => now() + interval '1 h'), oq_pause('p') \g /dev/
 select tap.pass_delays();
 select unchanged('select oq_lease(''p'')', '{}', 'paused');
 
+-- The clock of a lease is read after what it did for itself: attempts of a job don't overlap, and none begins before it was due.
+create function overlaps()
+returns bigint
+language sql
+as $$
+    select count(*) from oq.attempt a
+      join (select l.job_id, l.leased_at from oq.leased l union all select n.job_id, n.leased_at from oq.attempt n) n
+        on n.job_id = a.job_id
+     where n.leased_at > a.leased_at and n.leased_at < a.ended_at
+$$;
+select oq_create_queue('o', '{"max_lost_leases": 9}'), oq_enqueue('o') \g /dev/null
+select count(*) from oq_lease('o') \g /dev/null
+select pass_leases() \g /dev/null
+select is((select attempt from oq_lease('o')), 2, 'one of a lease');
+select pass_leases() \g /dev/null
+select is((select attempt from oq_lease('o', max_jobs => 9)), 3, 'in a batch');
+select pass_leases() \g /dev/null
+select is((select attempt from oq_next('o')), 4, 'by oq_next');
+select oq_limit('o', max_running => 1), pass_leases() \g /dev/null
+select is((select attempt from oq_lease('o')), 5, 'from a queue with limits');
+select oq_limit('o', max_running => 1), pass_leases(), oq_enqueue('o', priority => 1) \g /dev/null
+select count(*) from oq_lease('o', max_jobs => 2) \g /dev/null
+select is(overlaps(), 0::bigint, 'attempts do not overlap');
+select oq_enqueue('o2', run_at => now() + interval '1 h') as o2 \gset
+select pass_delays() \g /dev/null
+select due_at from oq.scheduled where job_id = :o2 \gset
+select is((select job_id from oq_lease('o2')), :o2::bigint, 'promoted');
+select ok(l.leased_at > :'due_at', 'leased after it was due') from oq.leased l where l.job_id = :o2;
+
 -- Wake-ups aside, all of a job's life passed without a tick.
 select is((select last_value from oq.beat), 0::bigint, 'nobody ticked');
 
