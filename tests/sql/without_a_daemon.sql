@@ -104,6 +104,30 @@ select due_at from oq.scheduled where job_id = :o2 \gset
 select is((select job_id from oq_lease('o2')), :o2::bigint, 'promoted');
 select ok(l.leased_at > :'due_at', 'leased after it was due') from oq.leased l where l.job_id = :o2;
 
+-- What is due, has expired or is free in another queue is in nobody's way, however much it is.
+select count(*) from oq_enqueue_bulk('crowd', array_fill('{}'::jsonb, '{3500}'), run_at => now() + interval '1 h') \g /dev/null
+select pass_delays() \g /dev/null
+select oq_enqueue('beside', run_at => now() + interval '1 h') as beside \gset
+update oq.scheduled set due_at = clock_timestamp() where job_id = :beside;
+select is((select job_id from oq_lease('beside')), :beside::bigint, 'due behind 3500 that are due');
+select oq_tick(10000) \g /dev/null
+select tap.daemon_ticks(false);
+select is((select count(*) from oq_lease('crowd', max_jobs => 3500)), 3500::bigint, 'all are leased');
+select oq_create_queue('beside', '{"max_lost_leases": 9}') \g /dev/null
+select pass_leases() \g /dev/null
+select oq_release(job_id, token) from oq.leased where job_id = :beside \g /dev/null
+select is((select job_id from oq_lease('beside')), :beside::bigint, 'leased again');
+update oq.leased set expires_at = clock_timestamp() where job_id = :beside;
+select is((select attempt from oq_lease('beside')), 2, 'expired behind 3500 that have expired');
+select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'groups', 'group_key', i::text) order by i)
+    from generate_series(1, 1500) i)) \g /dev/null
+select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'few', 'group_key', i::text, 'payload', i)
+    order by i) from generate_series(1, 130) i)) \g /dev/null
+select is((select count(*) from oq_lease('few', max_jobs => 130)), 130::bigint, 'groups behind 1500 groups');
+select is((select count(*) from oq_lease('groups', max_jobs => 1500)), 700::bigint, 'many of them at once');
+select is((select count(*) from oq_lease('groups', max_jobs => 1500)), 500::bigint, 'many more');
+select is((select count(*) from oq_lease('groups', max_jobs => 1500)), 300::bigint, 'and the rest');
+
 -- Wake-ups aside, all of a job's life passed without a tick.
 select is((select last_value from oq.beat), 0::bigint, 'nobody ticked');
 
