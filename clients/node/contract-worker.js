@@ -8,7 +8,6 @@ import * as openqueue from './index.js';
 
 const pooler = process.env.CONTRACT_POOLER === 'transaction';
 const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL });
-pool.on('error', () => {}); // Idle connections that the server ended: the next query makes others.
 
 const say = (event, fields = {}) => process.stdout.write(`${JSON.stringify({ event, ...fields })}\n`);
 

@@ -244,7 +244,8 @@ export interface Event<P = unknown> {
 export interface WorkerOptions<P = unknown> {
   /**
    * How the worker's own connections are made: as this pool or this client makes its own, by a connection
-   * string or pg's config, or by a function that gives a new pg.Client, not connected.
+   * string or pg's config, or by a function that gives a new pg.Client, not connected. While the worker runs it
+   * listens to a pool's 'error', an idle client that was lost, and logs it: where nobody does, it ends the process.
    */
   db: Pool | ClientBase | string | ClientConfig | (() => ClientBase | Promise<ClientBase>);
   queue: string;

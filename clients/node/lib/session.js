@@ -4,6 +4,10 @@ import { ArgumentError, refused, text as says, translated } from './errors.js';
 
 const asText = { getTypeParser: () => (value) => value };
 
+export function isPool(db) {
+  return typeof db?.connect === 'function' && db.totalCount !== undefined;
+}
+
 /** How to make a client as db does: a Pool, a Client, a connection string, a config, or a function. */
 export function connector(db, timeout) {
   if (typeof db === 'function') return db;
@@ -13,7 +17,7 @@ export function connector(db, timeout) {
     given = { connectionString: db };
   } else if (db === null || typeof db !== 'object') {
     throw new ArgumentError('db is no pool, client, connection string, config or function that makes a client');
-  } else if (typeof db.connect === 'function' && db.totalCount !== undefined) {
+  } else if (isPool(db)) {
     given = db.options;
     Client = db.Client ?? Client;
   } else if (db.connectionParameters !== undefined) {

@@ -6,7 +6,8 @@ import { hostname } from 'node:os';
 import { COLUMNS, encode, interval } from './calls.js';
 import { Abandoned, ArgumentError, describe, Discard, refused, RetryAfter, Snooze, sqlstate, text, translated } from './errors.js';
 import { Job } from './job.js';
-import { backoff, connector, Session } from './session.js';
+import { backoff, connector, isPool, Session } from './session.js';
+import { listen } from './shared.js';
 import { traceOf, withTrace } from './trace.js';
 
 const NEXT = `select ${COLUMNS}
@@ -56,6 +57,7 @@ const MOST = 2 ** 31 - 1; // What a timer takes.
 
 export class Worker {
   #db;
+  #pool; // whose idle clients may be lost meanwhile
   #handler;
   #observe;
   #logger;
@@ -127,6 +129,7 @@ export class Worker {
     this.timeoutMs = whole('timeoutMs', timeoutMs, 1, MOST);
     this.pooler = pooler;
     this.#db = connector(db, this.timeoutMs);
+    this.#pool = isPool(db) ? db : undefined;
     this.#handler = middleware.reduceRight((next, wrap) => wrap(next), handler);
     this.#decode = decode;
     this.#observe = observe;
@@ -173,6 +176,10 @@ export class Worker {
     this.#ear.onWake = () => this.#nudge();
     this.#ear.onLost = () => this.#earWake();
     this.#log('info', `worker ${this.workerId} works on ${this.queue}`);
+    // A pool says of an idle client that is lost that it is an error, which ends a process where nobody listens.
+    const deaf = this.#pool && listen(this.#pool, 'error', (error) => {
+      this.#log('warn', `worker ${this.workerId}: the pool lost a client: ${text(error)}`);
+    });
     const sides = [this.#report(), this.pooler ? undefined : this.#listen()];
     this.#beat();
     try {
@@ -184,6 +191,7 @@ export class Worker {
       this.#earWake();
       for (const session of [this.#lane, this.#beats, this.#reporting, this.#ear]) session.close();
       await Promise.all(sides);
+      deaf?.();
     }
   }
 

@@ -217,6 +217,20 @@ test('sessions that end in a transaction of a handler end no process', async (t)
   await until('it is done', async () => (await counts(queue)) === '1 0');
 });
 
+test('a pool that loses an idle client ends no process while a worker runs on it', async (t) => {
+  const mine = new pg.Pool({ connectionString: named('idle') });
+  t.after(() => mine.end());
+  const lines = [];
+  const logged = { queue: 'idle', handler: () => {}, logger: { warn: (line) => lines.push(line) } };
+  const ends = Array.from({ length: 12 }, (_, i) => start(t, new oq.Worker({ db: mine, ...(i === 0 ? logged : { queue: 'idle', handler: () => {} }) })));
+  assert.equal(mine.listenerCount('error'), 1);
+  const pid = await ask('select pg_backend_pid()', [], mine);
+  await pool.query('select pg_terminate_backend($1)', [pid]);
+  await until('it is logged', () => lines.some((line) => /^worker .*: the pool lost a client: terminating/.test(line)));
+  await Promise.all(ends.map((end) => end()));
+  assert.equal(mine.listenerCount('error'), 0);
+});
+
 test('a connection that leads to a standby is given up for another', async (t) => {
   const queue = 'standby';
   let made = 0;
