@@ -64,11 +64,16 @@ export function translated(error) {
 /**
  * Whether the server answered; else the connection failed, and the call may be repeated. Class 57 is the
  * server going away, 08 a pooler that lost it, 53 a server without room, 40 what can be run again; 25006 a
- * standby, or what was the primary: another connection may lead to the one that is.
+ * standby, or what was the primary: another connection may lead to the one that is. 55P03 see locked().
  */
 export function refused(error) {
   const state = sqlstate(error);
-  return state !== '' && !/^(57|08|53|40|25006)/.test(state);
+  return state !== '' && !/^(57|08|53|40|25006|55P03)/.test(state);
+}
+
+/** A lock that was not given within lock_timeout: it says nothing of the job, and may be had the next time. */
+export function locked(error) {
+  return sqlstate(error) === '55P03';
 }
 
 /** A failure that was to be expected: its message is the job's error, without a stack. */

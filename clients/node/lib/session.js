@@ -1,6 +1,6 @@
 // A connection of the worker's own, made again when it fails.
 import pg from 'pg';
-import { ArgumentError, refused, text as says, translated } from './errors.js';
+import { ArgumentError, locked, refused, text as says, translated } from './errors.js';
 
 const asText = { getTypeParser: () => (value) => value };
 
@@ -53,7 +53,7 @@ export class Session {
   onWake = () => {};
   onLost = () => {};
 
-  constructor(connect, name, timeout, prepares, settings = '') {
+  constructor(connect, name, timeout, prepares, settings = '; set lock_timeout = 0') {
     this.#connect = connect;
     this.#name = name;
     this.#timeout = timeout;
@@ -83,7 +83,7 @@ export class Session {
     try {
       return await Promise.race([this.#query(text, values), late]);
     } catch (error) {
-      if (!refused(error)) this.drop(); // A call half done is nobody's.
+      if (!refused(error) && !locked(error)) this.drop(); // A call half done is nobody's.
       throw translated(error);
     } finally {
       clearTimeout(timer);
@@ -116,7 +116,8 @@ export class Session {
     try {
       await client.connect();
       // Above it a lost lease is 40001 and no answer, for all that the same call asks for. And a call that was
-      // given up, which waits for a lock, must not lease for nobody when it gets it.
+      // given up, which waits for a lock, must not lease for nobody when it gets it. Until then it waits, whatever
+      // lock_timeout the role has.
       if (this.#prepares) {
         await client.query(`set default_transaction_isolation = 'read committed'; set statement_timeout = ${this.#timeout}${this.#settings}`);
       }

@@ -4,7 +4,7 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { COLUMNS, encode, interval } from './calls.js';
-import { Abandoned, ArgumentError, describe, Discard, refused, RetryAfter, Snooze, sqlstate, text, translated } from './errors.js';
+import { Abandoned, ArgumentError, describe, Discard, locked, refused, RetryAfter, Snooze, text, translated } from './errors.js';
 import { Job } from './job.js';
 import { backoff, connector, isPool, Session } from './session.js';
 import { listen } from './shared.js';
@@ -300,8 +300,8 @@ export class Worker {
     try {
       rows = await this.#exchange(acks, want);
     } catch (error) {
-      if (acks.length > 0 && refused(error)) {
-        // One of them is at fault, most likely by its result: each for itself.
+      if (acks.length > 0 && (refused(error) || (locked(error) && acks.length > 1))) {
+        // One of them is at fault, by its result, or as somebody holds its row: each for itself.
         await this.#ackSingly(acks);
         return;
       }
@@ -489,7 +489,7 @@ export class Worker {
         await this.#send(reports, release);
         failures = 0;
       } catch (error) {
-        if (refused(error) && reports.length > 1) {
+        if ((refused(error) || locked(error)) && reports.length > 1) {
           for (const report of reports) await this.#sendOne(report);
         } else if (refused(error)) {
           this.#giveUp(reports[0], error);
@@ -590,11 +590,11 @@ export class Worker {
     try {
       await this.#beatMany(jobs);
     } catch (error) {
-      if (sqlstate(error) !== '55P03') throw error;
+      if (!locked(error)) throw error;
       // An open transaction is about to end one of them: the others don't wait for it.
       for (const job of jobs.length > 1 ? jobs : []) {
         await this.#beatMany([job]).catch((e) => {
-          if (sqlstate(e) !== '55P03') throw e;
+          if (!locked(e)) throw e;
         });
       }
     }

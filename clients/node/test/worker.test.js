@@ -231,6 +231,35 @@ test('a pool that loses an idle client ends no process while a worker runs on it
   assert.equal(mine.listenerCount('error'), 0);
 });
 
+for (const pooler of [false, true]) {
+  test(`a lock_timeout of the role’s is no judgment on a job${pooler ? ', behind a pooler either' : ''}`, async (t) => {
+    const queue = `lock-timeout-${pooler}`;
+    const db = { connectionString: url, options: '-c lock_timeout=200ms' };
+    const begun = {};
+    const events = [];
+    const [acks, fails] = await oq.enqueueBulk(pool, queue, ['acks', 'fails', 'beside'], { maxRetries: 0 });
+    const stop = start(t, new oq.Worker({
+      db, queue, pooler, concurrency: 3, observe: (e) => events.push(`${e.job.payload} ${e.state}`),
+      handler: async (job) => {
+        begun[job.payload] = (begun[job.payload] ?? 0) + 1;
+        if (job.payload === 'beside') return;
+        const tx = await pool.connect();
+        t.after(() => tx.release(true));
+        await tx.query('begin');
+        await oq.cancel(tx, job.id);
+        sleep(1500).then(() => tx.query('rollback'));
+        if (job.payload === 'fails') throw new oq.Failed('as it goes');
+      },
+    }));
+    await until('all ended', async () => (await counts(queue)) === '2 1');
+    await stop();
+    assert.deepEqual(events.sort(), ['acks acked', 'beside acked', 'fails dead']);
+    assert.deepEqual(begun, { acks: 1, fails: 1, beside: 1 });
+    assert.equal((await oq.get(pool, acks)).attempt, 1);
+    assert.equal((await oq.get(pool, fails)).error, 'as it goes');
+  });
+}
+
 test('a connection that leads to a standby is given up for another', async (t) => {
   const queue = 'standby';
   let made = 0;
