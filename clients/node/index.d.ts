@@ -193,7 +193,11 @@ export class Job<P = unknown> {
   /** How long the handler took, in milliseconds, for observe. */
   readonly took: number;
 
-  /** Shows value in oq_jobs, and is a heartbeat: throws the signal's reason where the job has to end. */
+  /**
+   * Shows value (JSON, at most 64 kB) in oq_jobs, and is a heartbeat: throws the signal's reason where the job has to
+   * end, or the error of the call. It waits for nobody: where another transaction is about to end the job, or ack was
+   * called, the value is left out without an error.
+   */
   progress(value: unknown): Promise<void>;
 
   /** Keeps the job's queue, or its group where it has one, from everybody until then. */

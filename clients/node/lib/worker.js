@@ -1,5 +1,5 @@
 // The worker: one connection acks and leases in one call, one listens while there is nothing to do. Two
-// are made when they are needed: one sends heartbeats, one reports what failed, is given back, or goes on.
+// are made when they are needed: one sends heartbeats and progress, one reports what failed or is given back.
 // They are apart because a report may wait for a lock, and no lease may end meanwhile.
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
@@ -28,7 +28,9 @@ const NACK = `select u.n, oq_nack(u.id, u.token, u.error, u.retry, u.after)
 const RELEASE = `select u.n, oq_release(u.id, u.token, u.delay)
   from unnest($1::bigint[], $2::bigint[], $3::interval[]) with ordinality u(id, token, delay, n)`;
 const BEATS = 'select job_id, status from oq_heartbeat_many($1::bigint[], $2::bigint[], $3::int)';
-const PROGRESS = 'select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb)';
+// Its lock_timeout is the connection's, but behind a pooler there is none.
+const PROGRESS = `select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb)
+  from set_config('lock_timeout', '200', true)`;
 const LISTEN = 'select oq_listen($1::text)';
 const UNLISTEN = 'select oq_unlisten($1::text)';
 
@@ -600,11 +602,14 @@ export class Worker {
     }
   }
 
+  /** One that comes too late is none; but to connect takes its time, however short a lease is. */
+  get #beatTimeout() {
+    return Math.min(this.timeoutMs, Math.max(this.#lasts / 3, 2000));
+  }
+
   async #beatMany(jobs) {
     const sent = now();
-    // One that comes too late is none; but to connect takes its time, however short a lease is.
-    const timeout = Math.min(this.timeoutMs, Math.max(this.#lasts / 3, 2000));
-    const rows = await this.#beats.call(BEATS, [ids(jobs), tokens(jobs), this.leaseSeconds], timeout);
+    const rows = await this.#beats.call(BEATS, [ids(jobs), tokens(jobs), this.leaseSeconds], this.#beatTimeout);
     // The rows come in the order of the arguments.
     jobs.forEach((job, i) => this.#told(job, rows[i]?.[1], sent));
   }
@@ -618,14 +623,19 @@ export class Worker {
 
   /** Shows value in oq_jobs; aborts the job's signal where the job is not the worker's any more. */
   async _progress(job, value) {
+    const json = encode(value);
+    if (job._acked) return; // It would wait for the handler's own transaction.
     const sent = now();
-    const rows = await this.#reporting.call(PROGRESS, [
-      job.id.toString(),
-      job.token.toString(),
-      this.leaseSeconds,
-      encode(value),
-    ]);
-    this.#told(job, rows[0][0], sent);
+    try {
+      const rows = await this.#beats.call(
+        PROGRESS,
+        [job.id.toString(), job.token.toString(), this.leaseSeconds, json],
+        this.#beatTimeout,
+      );
+      this.#told(job, rows[0][0], sent);
+    } catch (error) {
+      if (!locked(error)) throw error; // An open transaction is about to end the job.
+    }
     job.signal.throwIfAborted();
   }
 

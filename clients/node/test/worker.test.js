@@ -198,6 +198,53 @@ test('the open transaction of a cancel holds no heartbeat of the others up', asy
   }
 });
 
+test('progress waits for nobody, and nobody for it', async (t) => {
+  const queue = 'progressing';
+  const tx = await pool.connect();
+  t.after(() => tx.release(true));
+  await tx.query('begin');
+  const events = [];
+  const took = {};
+  const over = deferred();
+  const locked = deferred();
+  const timed = async (what, call) => {
+    const began = performance.now();
+    await call();
+    took[what] = performance.now() - began;
+  };
+  const [held] = await oq.enqueueBulk(pool, queue, ['held', 'fails', 'acks'], { maxRetries: 0 });
+  const stop = start(t, new oq.Worker({
+    db: pool, queue, concurrency: 3, observe: (e) => events.push(`${e.job.payload} ${e.state}`),
+    handler: async (job) => {
+      if (job.payload === 'held') {
+        await oq.cancel(tx, job.id);
+        locked.resolve();
+        await Promise.all([timed('held', () => job.progress('1 %')), over.promise]);
+        return;
+      }
+      if (job.payload === 'fails') {
+        await locked.promise;
+        await sleep(50);
+        throw new oq.Failed('as it goes');
+      }
+      await job.transact(pool, async (client) => {
+        await job.progress('50 %');
+        await job.ack(client);
+        await timed('acked', () => job.progress('100 %'));
+        throw new oq.Discard('all the same');
+      });
+    },
+  }));
+  await until('two failed', () => events.length === 2);
+  assert.deepEqual(events.sort(), ['acks dead', 'fails dead']);
+  await until('both went on', () => 'held' in took && 'acked' in took);
+  assert.ok(took.held < 5000 && took.acked < 100, JSON.stringify(took));
+  await tx.query('rollback');
+  over.resolve();
+  await until('the first is done', async () => (await oq.get(pool, held)).state === 'completed');
+  await stop();
+});
+
 test('sessions that end in a transaction of a handler end no process', async (t) => {
   const queue = 'ended';
   const mine = new pg.Pool({ connectionString: named('ended') });
