@@ -239,7 +239,10 @@ export interface Logger {
 /** What became of a job in a worker. */
 export interface Event<P = unknown> {
   job: Job<P>;
-  /** acked: the server took the call. The others are where a job went that was not acked. */
+  /**
+   * acked: the server took the ack, of a lease that was good as far as the worker knew. The others are where a job
+   * went that was not acked; lost: nowhere, its lease was over and is or was somebody else's.
+   */
   state: 'acked' | 'scheduled' | 'ready' | 'dead' | 'expired' | 'released' | 'lost' | 'cancelled';
   /** What the handler threw. */
   error: unknown;

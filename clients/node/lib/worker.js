@@ -293,14 +293,21 @@ export class Worker {
 
   /** Acks what is done and leases what there is room for: one round trip, one commit. */
   async #turn(lease) {
-    const acks = this.#acks;
+    let acks = this.#acks;
     this.#acks = [];
     const active = this.#queue.length - this.#head + this.#running;
     const want = lease ? Math.min(this.batch, this.#most - active) : 0;
     this.#woken = false;
-    let rows;
+    let rows = [];
     try {
-      rows = await this.#exchange(acks, want);
+      // Whose lease is over may be somebody else's: oq_next would not say which.
+      const at = now();
+      const asked = lease ? acks.filter((job) => at - job._since > job._lasts) : acks;
+      if (asked.length > 0) {
+        await this.#ack(asked);
+        acks = acks.filter((job) => this.#held.has(job));
+      }
+      if (lease) rows = await this.#exchange(acks, want);
     } catch (error) {
       if (acks.length > 0 && (refused(error) || (locked(error) && acks.length > 1))) {
         // One of them is at fault, by its result, or as somebody holds its row: each for itself.
@@ -343,17 +350,25 @@ export class Worker {
   async #exchange(acks, want) {
     const lease = [this.queue, this.workerId, this.leaseSeconds, want];
     if (acks.length === 0) return this.#lane.call(LEASE, lease);
+    const leases = this.#leases(acks);
+    return this.#lane.call(leases.length === 2 ? NEXT : RESULTS_NEXT, [...lease, ...leases]);
+  }
+
+  /** Ids, tokens, and results where there is one. */
+  #leases(acks) {
     const leases = [ids(acks), tokens(acks)];
-    const results = acks.some((j) => j._result !== undefined)
-      ? [acks.map((j) => j._result ?? null)]
-      : undefined;
-    if (want === 0) {
-      if (results === undefined) await this.#lane.call(ACK, leases);
-      else await this.#lane.call(ACK_RESULTS, [...leases, ...results]);
-      return [];
+    if (acks.some((j) => j._result !== undefined)) leases.push(acks.map((j) => j._result ?? null));
+    return leases;
+  }
+
+  /** Acks, and asks which of the leases were lost. */
+  async #ack(acks) {
+    const leases = this.#leases(acks);
+    const done = new Set((await this.#lane.call(leases.length === 2 ? ACK : ACK_RESULTS, leases)).map(([id]) => BigInt(id)));
+    // One job may be here by two leases: the later one counts.
+    for (const job of acks.slice().sort((a, b) => (a.token > b.token ? -1 : 1))) {
+      this.#done(job, done.delete(job.id) ? 'acked' : 'lost');
     }
-    if (results === undefined) return this.#lane.call(NEXT, [...lease, ...leases]);
-    return this.#lane.call(RESULTS_NEXT, [...lease, ...leases, ...results]);
   }
 
   /** Acks that the server did not answer wait for the next call, as long as there is hope. */
@@ -373,8 +388,7 @@ export class Worker {
   async #ackSingly(acks) {
     for (const job of acks) {
       try {
-        await this.#exchange([job], 0);
-        this.#done(job, 'acked');
+        await this.#ack([job]);
       } catch (error) {
         if (refused(error)) this.#fail(job, error);
         else this.#keep([job]);

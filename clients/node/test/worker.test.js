@@ -383,6 +383,40 @@ test('a job whose lease ended in the worker is not begun', async (t) => {
   assert.deepEqual(jobs, ['first']);
 });
 
+test('an ack after the end of its lease, or of the drain, is what the server says', async (t) => {
+  const queue = 'overdue';
+  const events = [];
+  const begun = { lost: 0, kept: 0, last: 0, drained: 0 };
+  const stands = deferred();
+  const release = (job) => pool.query("select oq_release($1, $2, '1 hour')", [job.id, job.token]);
+  const worker = new oq.Worker({
+    db: pool, queue, concurrency: 3, observe: (e) => events.push(`${e.job.payload} ${e.state}`),
+    handler: async (job) => {
+      begun[job.payload]++;
+      await until('all began', () => begun.lost && begun.kept && begun.last);
+      if (job.payload === 'lost') await release(job);
+      if (job.payload === 'drained') {
+        worker.stop();
+        await release(job);
+      }
+      if (job.payload !== 'last') return stands.promise;
+      await sleep(200);
+      const began = performance.now;
+      performance.now = () => began.call(performance) + 100_000; // As if the process had stood still.
+      t.after(() => Object.assign(performance, { now: began }));
+      return stands.resolve();
+    },
+  });
+  await oq.enqueueBulk(pool, queue, ['lost', 'kept', 'last']);
+  const stop = start(t, worker);
+  await until('all are observed', () => events.length === 3);
+  assert.deepEqual(events.sort(), ['kept acked', 'last acked', 'lost lost']);
+  await oq.enqueue(pool, queue, 'drained');
+  await until('it is observed', () => events.length === 4);
+  assert.equal(events[3], 'drained lost');
+  await stop();
+});
+
 test('the signal of a job: lost, cancelled, timeout', async (t) => {
   const queue = 'signals';
   const got = {};
