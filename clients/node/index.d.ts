@@ -205,7 +205,9 @@ export class Job<P = unknown> {
 
   /**
    * Acks the job in the caller's transaction, so that what it did there takes effect once, with the ack,
-   * or not at all: LeaseLostError fails the transaction. The caller commits. Value is the job's result.
+   * or not at all: LeaseLostError fails the transaction. The caller commits. Value is the job's result. From here on
+   * the worker takes the job for acked, and sends no heartbeats for it: a handler whose transaction rolls back after
+   * this, or fails to commit, has to throw. Else the job stays leased until its lease ends, which counts as lost.
    */
   ack(client: ClientBase, value?: unknown): Promise<void>;
 
