@@ -280,8 +280,8 @@ export interface WorkerOptions<P = unknown> {
   /** A transaction pooler stands between: poll only, no prepared statements. */
   pooler?: boolean;
   logger?: Logger;
-  /** Called for each job when it is over; keep it short. */
-  observe?: (event: Event<P>) => void;
+  /** Called for each job when it is over; keep it short: nobody waits for a promise. What it throws is logged. */
+  observe?: (event: Event<P>) => void | Promise<void>;
 }
 
 /** Does the jobs of one queue. An option that makes no sense is an ArgumentError. */

@@ -48,6 +48,16 @@ const now = () => performance.now();
 const ids = (jobs) => `{${jobs.map((j) => j.id).join(',')}}`;
 const tokens = (jobs) => `{${jobs.map((j) => j.token).join(',')}}`;
 
+/** Calls what the program gave; it may throw, or reject, which nobody waits for. */
+function guarded(fn, failed) {
+  try {
+    const answer = fn();
+    if (typeof answer?.then === 'function') answer.then(undefined, failed);
+  } catch (error) {
+    failed(error);
+  }
+}
+
 function whole(name, value, least, most) {
   if (!Number.isInteger(value) || value < least || value > most) {
     throw new ArgumentError(`${name} ${String(value)} is no whole number from ${least} to ${most}`);
@@ -198,11 +208,8 @@ export class Worker {
   }
 
   #log(level, line) {
-    try {
-      this.#logger?.[level]?.(line);
-    } catch {
-      // What can't be logged is no reason to stop working.
-    }
+    // What can't be logged is no reason to stop working.
+    guarded(() => this.#logger?.[level]?.(line), () => {});
   }
 
   #wake() {
@@ -408,11 +415,7 @@ export class Worker {
       this.#log(level, `job ${job.id} of ${job.queue}, attempt ${job.attempt}: ${state}${why}`);
     }
     if (this.#observe !== undefined) {
-      try {
-        this.#observe({ job, state, error });
-      } catch (e) {
-        this.#log('error', `observe failed: ${describe(e)}`);
-      }
+      guarded(() => this.#observe({ job, state, error }), (e) => this.#log('error', `observe failed: ${describe(e)}`));
     }
   }
 

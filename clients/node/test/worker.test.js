@@ -88,6 +88,19 @@ test('a logger that throws stops nobody', async (t) => {
   await until('all done', async () => (await counts('loud')) === '3 0');
 });
 
+test('an observe or a logger that rejects ends no process', async (t) => {
+  const lines = [];
+  const reject = async () => {
+    throw new Error('statsd is down');
+  };
+  start(t, new oq.Worker({
+    db: pool, queue: 'rejects', handler: () => {}, observe: reject,
+    logger: { debug: reject, info: reject, error: (line) => lines.push(line) },
+  }));
+  await oq.enqueue(pool, 'rejects');
+  await until('it is logged', () => lines.some((line) => /^observe failed: Error: statsd is down/.test(line)));
+});
+
 test('a result that the server refuses fails its job alone', async (t) => {
   const queue = 'results';
   await oq.enqueueBulk(pool, queue, Array.from({ length: 20 }, (_, i) => (i === 7 ? 2_000_000 : i)), { maxRetries: 0 });
