@@ -187,7 +187,8 @@ export class Job<P = unknown> {
   /**
    * lost: the lease is somebody else's, or nobody could extend it in time; cancelled: by oq_cancel; in
    * both cases what the handler returns goes nowhere. drain: the worker's time to drain is over; an error
-   * then gives the job back, without an attempt counted. timeout: by that middleware.
+   * then gives the job back, without an attempt counted. timeout: by that middleware. Lost and cancelled
+   * override the others, whose signal is aborted already and keeps its reason.
    */
   readonly why: Why | undefined;
   /** How long the handler took, in milliseconds, for observe. */
@@ -246,7 +247,7 @@ export interface Event<P = unknown> {
    * went that was not acked; lost: nowhere, its lease was over and is or was somebody else's.
    */
   state: 'acked' | 'scheduled' | 'ready' | 'dead' | 'expired' | 'released' | 'lost' | 'cancelled';
-  /** What the handler threw. */
+  /** What the handler threw. With acked: after it acked the job in a transaction of its own. */
   error: unknown;
 }
 
@@ -316,7 +317,7 @@ export class Worker<P = unknown> {
 export interface Done<P = unknown> {
   job: Job<P>;
   state: 'completed' | 'scheduled' | 'ready' | 'dead' | 'expired' | 'released' | 'lost';
-  /** What the handler threw. */
+  /** What the handler threw. With completed: after it acked the job in a transaction of its own. */
   error: unknown;
 }
 

@@ -74,9 +74,10 @@ export class Job {
     return this.#controller.signal;
   }
 
-  /** Once: whoever was told to end is told no more. */
+  /** The signal is aborted once. That the job is not the worker's any more overrides what was said before. */
   _stop(why) {
-    if (this._over || this.why !== undefined) return;
+    const gone = why === 'lost' || why === 'cancelled';
+    if (this._over || (this.why !== undefined && !(gone && (this.why === 'timeout' || this.why === 'drain')))) return;
     this.why = why;
     this.#controller?.abort(new Stopped(why));
   }

@@ -17,6 +17,8 @@ export async function workOne(db, queue, handler, { workerId = null, decode } = 
     const rows = await run(db, text, [job.id.toString(), job.token.toString(), ...values]);
     return rows[0][0];
   };
+  // A job that is not ours any more was perhaps acked in a transaction of the handler.
+  const gone = () => (job._acked ? 'completed' : 'lost');
   let result = null;
   try {
     const value = await withTrace(traceOf(job.headers), () => handler(job));
@@ -24,11 +26,11 @@ export async function workOne(db, queue, handler, { workerId = null, decode } = 
   } catch (error) {
     if (error instanceof Snooze) {
       const given = await report(RELEASE, interval(error.pause));
-      return { job, state: given === 't' ? 'released' : 'lost', error };
+      return { job, state: given === 't' ? 'released' : gone(), error };
     }
     const after = error instanceof RetryAfter ? interval(error.pause) : null;
     const state = await report(NACK, describe(error), !(error instanceof Discard), after);
-    return { job, state: state ?? 'lost', error };
+    return { job, state: state ?? gone(), error };
   }
   const acked = job._acked || (await report(ACK, result)) === 't';
   return { job, state: acked ? 'completed' : 'lost', error: undefined };

@@ -563,8 +563,9 @@ export class Worker {
         ]);
     for (const [n, answer] of rows) {
       const report = reports[Number(n) - 1];
-      let state = answer ?? 'lost';
-      if (release) state = answer === 't' ? 'released' : 'lost';
+      let state = release ? answer === 't' && 'released' : answer;
+      // Where it was acked in a transaction of the handler that is why.
+      state ||= report.job._acked ? 'acked' : 'lost';
       this.#done(report.job, state, report.raised);
     }
   }

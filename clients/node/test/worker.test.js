@@ -466,6 +466,67 @@ test('the signal of a job: lost, cancelled, timeout', async (t) => {
   await assert.rejects(job.progress({ done: 2 }), (e) => e instanceof oq.Stopped && e.why === 'cancelled');
 });
 
+test('a job that is cancelled or lost after its time is over says so', async (t) => {
+  const queue = 'overtime';
+  const events = [];
+  const reasons = [];
+  start(t, new oq.Worker({
+    db: pool, queue, leaseSeconds: 2, middleware: [oq.timeout(10)],
+    observe: ({ job, state }) => events.push(`${job.payload} ${state} ${job.why}`),
+    handler: async (job) => {
+      await until('it is over', () => job.signal.aborted);
+      if (job.payload === 'cancelled') await oq.cancel(pool, job.id);
+      else await pool.query("select oq_release($1, $2, '1 hour')", [job.id, job.token]);
+      await until('a heartbeat is told', () => job.why !== 'timeout');
+      reasons.push(job.signal.reason.why);
+      if (job.payload === 'lost') throw new Error('and fails');
+    },
+  }));
+  await oq.enqueueBulk(pool, queue, ['cancelled', 'lost']);
+  await until('both are observed', () => events.length === 2);
+  assert.deepEqual(events.sort(), ['cancelled cancelled cancelled', 'lost lost lost']);
+  assert.deepEqual(reasons, ['timeout', 'timeout']);
+});
+
+test('what is acked in a transaction of its own is acked, whatever is thrown after it', async (t) => {
+  const queue = 'afterwards';
+  const events = [];
+  const does = {
+    transact: (job) => job.transact(pool, () => {}),
+    ack: async (job) => {
+      const client = await pool.connect();
+      await client.query('begin');
+      await job.ack(client);
+      await client.query('commit');
+      client.release();
+    },
+    rollback: async (job) => {
+      const client = await pool.connect();
+      await client.query('begin');
+      await job.ack(client);
+      await client.query('rollback');
+      client.release();
+    },
+    snooze: async (job) => {
+      await does.ack(job);
+      throw new oq.Snooze();
+    },
+  };
+  start(t, new oq.Worker({
+    db: pool, queue, observe: ({ job, state, error }) => events.push(`${job.payload} ${state} ${error?.message}`),
+    handler: async (job) => {
+      await does[job.payload](job);
+      throw new Error('afterwards');
+    },
+  }));
+  await oq.enqueueBulk(pool, queue, Object.keys(does), { maxRetries: 0 });
+  await until('all are observed', () => events.length === 4);
+  assert.deepEqual(events.sort(), [
+    'ack acked afterwards', 'rollback dead afterwards', 'snooze acked snoozed for 0 ms', 'transact acked afterwards',
+  ]);
+  assert.equal(await counts(queue), '3 1');
+});
+
 test('draining: what runs is finished, or aborted and released', async (t) => {
   const queue = 'drained';
   const begun = deferred();
