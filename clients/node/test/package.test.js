@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import test from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -36,4 +36,19 @@ console.log(enqueue.name, Worker.name, drain.name);
   await writeFile(join(dir, 'main.mts'), `${source}const id: Promise<bigint> = enqueue(new (await import('pg')).default.Pool(), 'q');\nvoid id;\n`);
   await run(dir, process.execPath, join(root, 'node_modules/typescript/bin/tsc'), '--strict', '--target', 'es2022',
     '--module', 'nodenext', '--noEmit', 'main.mts');
+});
+
+test('what the README of the repository says to install, from a clone', async (t) => {
+  const [dir, clone] = await Promise.all(['project-', 'clone-'].map((name) => mkdtemp(join(tmpdir(), name))));
+  t.after(() => Promise.all([dir, clone].map((path) => rm(path, { recursive: true }))));
+  const own = (path) => !['node_modules', '.git', '.openqueue', 'LICENSE'].includes(basename(path));
+  await cp(root, join(clone, 'clients/node'), { recursive: true, filter: own });
+  await cp(join(root, '../../LICENSE'), join(clone, 'LICENSE'));
+  const readme = await readFile(join(root, '../../README.md'), 'utf8');
+  const [, words] = /^Node, with `npm ([^`]*)`/m.exec(readme);
+  const args = words.split(' ').map((word) => word.replace(/^.*\/clients\/node$/, join(clone, 'clients/node')));
+  await writeFile(join(dir, 'package.json'), '{"type": "module"}');
+  await run(dir, 'npm', '--no-audit', '--no-fund', '--prefer-offline', ...args);
+  await writeFile(join(dir, 'main.mjs'), "import { enqueue } from 'openqueue';\nconsole.log(enqueue.name);\n");
+  assert.equal(await run(dir, process.execPath, 'main.mjs'), 'enqueue\n');
 });
