@@ -154,17 +154,18 @@ export class Worker {
   async run({ signal, signals = signal === undefined ? ['SIGTERM', 'SIGINT'] : [] } = {}) {
     if (this.#run !== undefined) throw new ArgumentError('a worker runs once');
     const stop = () => void this.stop().catch(() => {});
-    const caught = [];
-    for (const name of signals) {
+    const ends = signals.map((name) => {
       // The first drains; the second does what it would have done without a worker.
-      process.once(name, stop);
-      caught.push(name);
-    }
-    signal?.addEventListener('abort', stop, { once: true });
+      const end = listen(process, name, () => {
+        end();
+        stop();
+      });
+      return end;
+    });
+    if (signal !== undefined) ends.push(listen(signal, 'abort', stop));
     if (signal?.aborted) this.#stopping = true;
     this.#run = this.#work().finally(() => {
-      for (const name of caught) process.removeListener(name, stop);
-      signal?.removeEventListener('abort', stop);
+      for (const end of ends) end();
     });
     return this.#run;
   }

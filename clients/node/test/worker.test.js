@@ -549,6 +549,29 @@ test('draining: what runs is finished, or aborted and released', async (t) => {
     where queue_name = $1`, [queue]), 'completed:1:0 ready:0:0 ready:0:0 ready:0:0');
 });
 
+test('many workers in a process share what they listen to', async (t) => {
+  const warnings = [];
+  const warned = (warning) => warnings.push(warning.message);
+  process.on('warning', warned);
+  t.after(() => process.removeListener('warning', warned));
+  const workers = (n) => Array.from({ length: n }, () => new oq.Worker({ db: pool, queue: 'many', handler: () => {} }));
+  const control = new AbortController();
+  const aborted = workers(12).map((worker) => worker.run({ signal: control.signal }));
+  const all = workers(12);
+  const runs = all.map((worker) => worker.run({ signals: ['SIGUSR2', 'SIGHUP'] }));
+  assert.deepEqual([process.listenerCount('SIGUSR2'), process.listenerCount('SIGHUP')], [1, 1]);
+  await all[0].stop();
+  assert.equal(process.listenerCount('SIGUSR2'), 1);
+  control.abort();
+  await Promise.all(aborted);
+  process.kill(process.pid, 'SIGUSR2');
+  await until('the signal is there', () => all.every((worker) => worker.stopping));
+  assert.equal(process.listenerCount('SIGUSR2'), 0); // A second one does what it does without a worker.
+  await Promise.all(runs);
+  assert.equal(process.listenerCount('SIGHUP'), 0);
+  assert.deepEqual(warnings, []);
+});
+
 test('handlers that never return are abandoned', async (t) => {
   const { grace } = pace;
   pace.grace = 50;
