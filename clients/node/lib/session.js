@@ -46,6 +46,7 @@ export class Session {
   #names = new Map(); // of prepared statements, by text
   #turn = Promise.resolve();
   #closed = false;
+  #opening; // stands for the connection that is being made
   #interrupt = () => {}; // ends the call that waits; pg's own may wait for ever
   /** When the last call was sent, once there was a connection. */
   sent = 0;
@@ -103,7 +104,9 @@ export class Session {
 
   async #open() {
     if (this.#closed) throw new ConnectionFailed(`${this.#name}: the worker has ended`);
+    const opening = (this.#opening = {});
     const client = await this.#connect();
+    if (this.#opening !== opening) throw new ConnectionFailed(`${this.#name}: given up`);
     const lost = () => {
       if (this.#client !== client) return;
       this.#client = undefined;
@@ -126,6 +129,7 @@ export class Session {
       throw new ConnectionFailed(`${this.#name}: ${says(error)}`, { cause: error });
     }
     if (this.#client !== client) throw new ConnectionFailed(`${this.#name}: given up`);
+    this.#opening = undefined;
     return client;
   }
 
@@ -134,9 +138,15 @@ export class Session {
     this.drop();
   }
 
+  /** Gives up a connection that is being made, and the call that waits for it. */
+  dropOpening() {
+    if (this.#opening !== undefined) this.drop();
+  }
+
   /** Closes the connection, without waiting for a server that may be mute. */
   drop() {
     this.#interrupt(new ConnectionFailed(`${this.#name}: the connection was closed`));
+    this.#opening = undefined;
     const client = this.#client;
     if (client === undefined) return;
     this.#client = undefined;

@@ -174,6 +174,7 @@ export class Worker {
   stop() {
     this.#stopping = true;
     this.#wake();
+    if (this.#held.size === 0) this.#lane?.dropOpening(); // The server may be mute.
     return this.#run ?? Promise.resolve();
   }
 
@@ -287,7 +288,7 @@ export class Worker {
         if (!this.#answered && (refused(error) || refused(error.cause))) {
           throw refused(error) ? error : translated(error.cause);
         }
-        this.#log('warn', `worker ${this.workerId}: a call failed: ${text(error)}`);
+        if (!this.#stopping) this.#log('warn', `worker ${this.workerId}: a call failed: ${text(error)}`);
         const until = now() + backoff(failures++);
         while (!this.#stopping && now() < until) {
           this.#signalled = false;

@@ -603,6 +603,28 @@ test('a worker that is stopped at once ends at once, whatever its connections ar
   }
 });
 
+test('a worker that holds nothing stops while it connects to a server that says nothing', async (t) => {
+  const sockets = new Set();
+  const silent = net.createServer((socket) => sockets.add(socket.resume().on('error', () => {}).on('close', () => sockets.delete(socket))));
+  await new Promise((resolve) => silent.listen(0, '127.0.0.1', resolve));
+  t.after(() => silent.close());
+  const never = deferred();
+  for (const db of [`postgres://x@127.0.0.1:${silent.address().port}/x`, () => never.promise]) {
+    const worker = new oq.Worker({ db, queue: 'brief', handler: () => {} });
+    const run = worker.run({ signals: [] });
+    if (typeof db === 'string') await until('it connects', () => sockets.size > 0);
+    await sleep(50);
+    const began = performance.now();
+    await worker.stop();
+    await run;
+    assert.ok(performance.now() - began < 2000, `it took ${performance.now() - began} ms`);
+  }
+  const late = new pg.Client(url); // Made for a worker that has ended: nobody would end it.
+  late.connect = () => assert.fail('it connects');
+  never.resolve(late);
+  await until('the sockets are closed', () => sockets.size === 0);
+});
+
 test('what a worker refuses', async () => {
   const handler = () => {};
   for (const options of [
