@@ -1,6 +1,9 @@
 import type { ClientBase, ClientConfig, Pool, PoolClient } from 'pg';
 
-/** A pool, a client or a pool's client, inside a transaction or not. Nothing here begins or commits on it. */
+/**
+ * A pool, a client or a pool's client, inside a transaction or not. Nothing here begins or commits on it. What has no
+ * query, such as a connection string, is a TypeError.
+ */
 export type Db = Pool | ClientBase;
 
 /** What goes in for a bigint: a number only up to 2^53 - 1. Out come BigInts. */
@@ -225,8 +228,8 @@ export class Job<P = unknown> {
  */
 export type Handler<P = unknown> = (job: Job<P>) => unknown;
 
-/** Wraps a handler. */
-export type Middleware<P = unknown> = (next: Handler<P>) => (job: Job<P>) => unknown;
+/** Wraps a handler. Without P it is for workers of any payload. */
+export type Middleware<P = any> = (next: Handler<P>) => (job: Job<P>) => unknown;
 
 /** A middleware: aborts the job's signal, with why = timeout, after so many milliseconds. */
 export function timeout(ms: number): (next: Handler<any>) => (job: Job<any>) => Promise<unknown>;

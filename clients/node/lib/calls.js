@@ -7,6 +7,9 @@ const asText = { getTypeParser: () => (value) => value };
 
 /** Runs a statement on a Pool, a Client or a PoolClient; the caller commits. */
 export async function run(db, text, values) {
+  if (typeof db?.query !== 'function') {
+    throw new TypeError(`db is no pg Pool or Client: ${db === null ? 'null' : typeof db}`);
+  }
   try {
     return (await db.query({ text, values, rowMode: 'array', types: asText })).rows;
   } catch (error) {
@@ -93,12 +96,15 @@ const NEW_JOB = {
   ...OPTIONS,
 };
 
-/** JSON text of what is there, by the names of SQL. Values are written one by one: int8 stays exact. */
-function object(given, known) {
+/**
+ * JSON text of what is there, by the names of SQL. Values are written one by one: int8 stays exact. Names are those
+ * that the caller may give, beside those of known.
+ */
+function object(given, known, names = []) {
   const parts = [];
   for (const [name, value] of Object.entries(given)) {
     if (!Object.hasOwn(known, name)) {
-      throw new ArgumentError(`no such option: ${name} (there are ${Object.keys(known).join(', ')})`);
+      throw new ArgumentError(`no such option: ${name} (there are ${[...names, ...Object.keys(known)].join(', ')})`);
     }
     const [sql, write, nullable] = known[name];
     if (value === undefined || (value === null && !nullable)) continue;
@@ -109,7 +115,7 @@ function object(given, known) {
 
 export async function enqueue(db, queue, payload = {}, options = {}) {
   const { priority = 0, runAt, maxRetries, uniqueKey, groupKey, headers, ...rest } = options;
-  const more = object(rest, OPTIONS);
+  const more = object(rest, OPTIONS, Object.keys(ARGUMENTS));
   const all = traced(headers);
   const rows = await run(
     db,
@@ -131,7 +137,7 @@ export async function enqueue(db, queue, payload = {}, options = {}) {
 }
 
 export async function enqueueBulk(db, queue, payloads, { priority = 0, runAt, maxRetries, ...rest } = {}) {
-  object(rest, {});
+  object(rest, {}, ['priority', 'runAt', 'maxRetries']);
   const rows = await run(
     db,
     'select oq_enqueue_bulk($1::text, $2::jsonb[], $3::int, $4::timestamptz, $5::int)',

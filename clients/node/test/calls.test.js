@@ -131,6 +131,14 @@ test('errors, by SQLSTATE', async () => {
     await assert.rejects(call, (error) => failed(error, code, type) && error instanceof oq.OpenQueueError);
   }
   await assert.rejects(oq.enqueueMany(pool, [{ queue: 'q' }, { queue: 'q', payloads: 1 }]), /^\w+: jobs\[1\]: no such option: payloads/);
+  await assert.rejects(oq.enqueue(pool, 'q', 1, { prio: 1 }),
+    /no such option: prio \(there are priority, runAt, maxRetries, uniqueKey, groupKey, headers, delay, .*batchId\)/);
+  await assert.rejects(oq.enqueueBulk(pool, 'q', [1], { headers: {} }), /no such option: headers \(there are priority, runAt, maxRetries\)/);
+  for (const db of [url, undefined, null, {}]) {
+    for (const call of [() => oq.enqueue(db, 'q'), () => oq.get(db, 1n), () => drain(db, 'q', () => {})]) {
+      await assert.rejects(call, (error) => error instanceof TypeError && /db is no pg Pool or Client/.test(error.message));
+    }
+  }
   await assert.rejects(oq.enqueue(pool, ''), (error) => {
     assert.ok(error.hint && error.message.includes(error.hint));
     assert.equal(error.cause.code, 'OQ001');

@@ -58,9 +58,9 @@ export async function use(pool: pg.Pool, seen: (sql: string, values: unknown[]) 
   const done: openqueue.Done<Mail>[] = await drain<Mail>(pool, 'types', handler, { decode, maxJobs: 10 });
   const one: openqueue.Done<Mail> | undefined = await openqueue.workOne<Mail>(pool, 'types', handler, { decode, workerId: 'me' });
 
-  const log: openqueue.Middleware = (next) => async (job) => next(job);
+  const log: openqueue.Middleware = (next) => async (job) => next(job); // Of any payload.
   const all: Required<openqueue.WorkerOptions<Mail>> = {
-    db: pool, queue: 'types', handler, decode, middleware: [openqueue.timeout(1000), log as openqueue.Middleware<Mail>], workerId: 'w',
+    db: pool, queue: 'types', handler, decode, middleware: [openqueue.timeout(1000), log], workerId: 'w',
     concurrency: 1, batch: 1, leaseSeconds: 30, pollMs: 1000, drainMs: 1000, timeoutMs: 1000, pooler: false, logger: console,
     observe: ({ job, state, error }) => void [job.payload.to, job.took, state, error],
   };
