@@ -1,6 +1,16 @@
 // A connection of the worker's own, made again when it fails.
+import { createHash } from 'node:crypto';
 import pg from 'pg';
-import { ArgumentError, locked, refused, text as says, translated } from './errors.js';
+import { ArgumentError, locked, refused, sqlstate, text as says, translated } from './errors.js';
+
+// Names of prepared statements, by text: of all sessions, for behind a pooler they may meet on one connection of the
+// server, where another's statement of the same name would be run.
+const names = new Map();
+
+function nameOf(text) {
+  if (!names.has(text)) names.set(text, `openqueue_${createHash('sha256').update(text).digest('hex').slice(0, 16)}`);
+  return names.get(text);
+}
 
 const asText = { getTypeParser: () => (value) => value };
 
@@ -43,7 +53,6 @@ export class Session {
   #prepares;
   #settings; // more of them, as text
   #client;
-  #names = new Map(); // of prepared statements, by text
   #turn = Promise.resolve();
   #closed = false;
   #opening; // stands for the connection that is being made
@@ -85,6 +94,10 @@ export class Session {
       return await Promise.race([this.#query(text, values), late]);
     } catch (error) {
       if (!refused(error) && !locked(error)) this.drop(); // A call half done is nobody's.
+      // A prepared statement that is there already, or not: the server's connections are not ours alone.
+      if (this.#prepares && /^(42P05|26000)$/.test(sqlstate(error))) {
+        error.message += ' (behind a transaction pooler? set pooler: true)';
+      }
       throw translated(error);
     } finally {
       clearTimeout(timer);
@@ -95,10 +108,7 @@ export class Session {
     const client = this.#client ?? (await this.#open());
     this.sent = performance.now();
     const query = { text, values, rowMode: 'array', types: asText };
-    if (this.#prepares) {
-      query.name = this.#names.get(text) ?? `openqueue_${this.#names.size}`;
-      this.#names.set(text, query.name);
-    }
+    if (this.#prepares) query.name = nameOf(text);
     return (await client.query(query)).rows;
   }
 

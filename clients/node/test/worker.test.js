@@ -625,6 +625,42 @@ test('a worker that holds nothing stops while it connects to a server that says 
   await until('the sockets are closed', () => sockets.size === 0);
 });
 
+test('a prepared statement’s name stands for one text; who shares connections is told of pooler', async (t) => {
+  const queue = 'names';
+  const texts = new Map();
+  class Spy extends pg.Client {
+    query(config, ...rest) {
+      if (typeof config?.name === 'string') {
+        if (!texts.has(config.name)) texts.set(config.name, new Set());
+        texts.get(config.name).add(config.text);
+      }
+      return super.query(config, ...rest);
+    }
+  }
+  await oq.enqueueBulk(pool, queue, [1, 2], { maxRetries: 0 });
+  const stop = start(t, new oq.Worker({
+    db: () => new Spy(url), queue,
+    handler: async (job) => {
+      await job.progress(1);
+      if (job.payload === 2) throw new oq.Failed('as it goes');
+    },
+  }));
+  await until('all ended', async () => (await counts(queue)) === '1 1');
+  await stop();
+  assert.ok(texts.size >= 5, String(texts.size));
+  for (const [name, given] of texts) assert.ok(given.size === 1 && name.length < 64, [name, ...given].join('\n'));
+  for (const code of ['42P05', '26000']) {
+    class Shared extends Spy {
+      query(config, ...rest) {
+        if (config?.name === undefined) return super.query(config, ...rest);
+        return Promise.reject(Object.assign(new Error(`prepared statement "${config.name}"`), { code }));
+      }
+    }
+    await assert.rejects(new oq.Worker({ db: () => new Shared(url), queue, handler: () => {} }).run(), (error) =>
+      error.code === code && /^prepared statement .* \(behind a transaction pooler\? set pooler: true\)$/.test(error.message));
+  }
+});
+
 test('what a worker refuses', async () => {
   const handler = () => {};
   for (const options of [
