@@ -217,9 +217,11 @@ export class Job<P = unknown> {
 
   /**
    * Runs work and the ack in one transaction, up to five times where the isolation level asks for it.
-   * What work returns is the job's result.
+   * What work returns is the job's result. On a client it is that client's transaction; inside one of the caller's,
+   * as of a test, it is a savepoint there, and is run once.
    */
   transact(pool: Pool, work: (client: PoolClient) => unknown): Promise<void>;
+  transact(db: Db, work: (client: ClientBase) => unknown): Promise<void>;
 }
 
 /**

@@ -3,6 +3,8 @@ import type { Db, Done, Handler, JobRow } from './index.js';
 /**
  * Does the jobs of a queue that are ready, with those that they make ready, one after the other on db, and says
  * what became of each. Throws after maxJobs, 10000 by default: a handler may enqueue into its own queue for ever.
+ * In a transaction on db a handler that throws after its SQL failed there takes back what it did on db, and the
+ * transaction goes on.
  */
 export function drain<P = unknown>(
   db: Db,

@@ -1,11 +1,11 @@
 // For tests: do the jobs of a queue on the test's own connection, without a worker.
-import { unfinished } from './lib/calls.js';
-import { workOne } from './lib/one.js';
+import { isClient, unfinished } from './lib/calls.js';
+import { one as doOne } from './lib/one.js';
 
 export async function drain(db, queue, handler, { decode, maxJobs = 10_000 } = {}) {
   const done = [];
   while (done.length < maxJobs) {
-    const one = await workOne(db, queue, handler, { workerId: 'openqueue/testing', decode });
+    const one = await doOne(db, queue, handler, { workerId: 'openqueue/testing', decode }, isClient(db));
     if (one === undefined) return done;
     done.push(one);
   }

@@ -1,18 +1,37 @@
 // The calls of the SQL API: their texts, arguments and answers.
-import { ArgumentError, translated } from './errors.js';
+import { ArgumentError, sqlstate, translated } from './errors.js';
 import { traced } from './trace.js';
 
 // Everything comes as text, whatever parsers the program has set, and is read here.
 const asText = { getTypeParser: () => (value) => value };
 
+function noDatabase(db) {
+  return new TypeError(`db is no pg Pool or Client: ${db === null ? 'null' : typeof db}`);
+}
+
 /** Runs a statement on a Pool, a Client or a PoolClient; the caller commits. */
 export async function run(db, text, values) {
-  if (typeof db?.query !== 'function') {
-    throw new TypeError(`db is no pg Pool or Client: ${db === null ? 'null' : typeof db}`);
-  }
+  if (typeof db?.query !== 'function') throw noDatabase(db);
   try {
     return (await db.query({ text, values, rowMode: 'array', types: asText })).rows;
   } catch (error) {
+    throw translated(error);
+  }
+}
+
+/** Whether db is one connection, and not a pool of them. */
+export function isClient(db) {
+  if (typeof (db?.query ?? db?.connect) !== 'function') throw noDatabase(db);
+  return db.connectionParameters !== undefined;
+}
+
+/** Makes a savepoint; false where the client is in no transaction. */
+export async function savepoint(client, name) {
+  try {
+    await client.query(`savepoint ${name}`);
+    return true;
+  } catch (error) {
+    if (sqlstate(error) === '25P01') return false;
     throw translated(error);
   }
 }

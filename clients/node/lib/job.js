@@ -1,5 +1,5 @@
 // A leased job, in the hands of its handler.
-import { ackStrictly, encode, run, throttle } from './calls.js';
+import { ackStrictly, encode, isClient, run, savepoint, throttle } from './calls.js';
 import { Stopped, translated, TryAgainError } from './errors.js';
 
 export class Job {
@@ -101,9 +101,14 @@ export class Job {
     }
   }
 
-  async transact(pool, work) {
+  async transact(db, work) {
+    const given = isClient(db);
+    const nested = given && (await savepoint(db, 'openqueue_transact'));
+    const undo = nested
+      ? 'rollback to savepoint openqueue_transact; release savepoint openqueue_transact'
+      : 'rollback';
     for (let tries = 1; ; tries++) {
-      const client = await pool.connect();
+      const client = given ? db : await db.connect();
       // The pool listens to its idle clients only, and an error that nobody listens to ends the process.
       let broken;
       const lost = (error) => {
@@ -111,18 +116,19 @@ export class Job {
       };
       client.on('error', lost);
       try {
-        await run(client, 'begin', []);
+        if (!nested) await run(client, 'begin', []);
         const value = await work(client);
         await this.ack(client, value);
-        await run(client, 'commit', []);
+        await run(client, nested ? 'release savepoint openqueue_transact' : 'commit', []);
         return;
       } catch (error) {
         this._acked = false;
-        await client.query('rollback').catch(lost);
-        if (tries === 5 || !(translated(error) instanceof TryAgainError)) throw translated(error);
+        await client.query(undo).catch(lost);
+        // The caller's transaction is the caller's to run again.
+        if (nested || tries === 5 || !(translated(error) instanceof TryAgainError)) throw translated(error);
       } finally {
         client.removeListener('error', lost);
-        client.release(broken);
+        if (!given) client.release(broken);
       }
     }
   }

@@ -207,6 +207,65 @@ test('drain ends where a queue fills itself', async () => {
   assert.equal(n, 5);
 });
 
+test('drain in a transaction: a handler whose SQL fails fails its job, not the test', async (t) => {
+  const client = await pool.connect();
+  t.after(() => client.release(true));
+  await client.query('begin; create temp table did (what text) on commit drop');
+  const [wrong] = await oq.enqueueBulk(client, 'sql', ['wrong', 'snooze', 'right'], { maxRetries: 0 });
+  const does = { wrong: () => client.query('select 1/0'), snooze: () => { throw new oq.Snooze(60_000); }, right: () => {} };
+  const done = await drain(client, 'sql', async (job) => {
+    await client.query('insert into did values ($1)', [job.payload]);
+    await does[job.payload]();
+  });
+  assert.deepEqual(done.map((d) => d.state), ['dead', 'released', 'completed']);
+  assert.equal(done[0].error.code, '22012');
+  assert.match((await oq.get(client, wrong)).error, /division by zero/);
+  assert.equal(await ask("select string_agg(what, ' ') from did", [], client), 'snooze right');
+  await assert.rejects(client.query('release savepoint openqueue_drain'), { code: '3B001' });
+  await client.query('rollback');
+  // Without a savepoint the transaction is lost, and says why.
+  await client.query('begin');
+  await oq.enqueue(client, 'sql');
+  await assert.rejects(oq.workOne(client, 'sql', () => client.query('select 1/0')), (e) => e.code === '25P02' && e.cause.code === '22012');
+  await client.query('rollback');
+  // Outside a transaction there is no savepoint.
+  await oq.enqueue(client, 'sql.outside', 1, { maxRetries: 0 });
+  assert.deepEqual((await drain(client, 'sql.outside', () => client.query('select 1/0'))).map((d) => d.state), ['dead']);
+});
+
+test('transact on a client: in a savepoint of its transaction, or in one of its own', async (t) => {
+  await pool.query('create table within (what text)');
+  const handler = (job) => job.transact(client, async (tx) => {
+    await tx.query('insert into within values ($1)', [job.payload]);
+    if (job.payload === 'lost') await oq.cancel(tx, job.id);
+    if (job.payload === 'wrong') await tx.query('select 1/0');
+    return `${job.payload}!`;
+  });
+  const client = await pool.connect();
+  t.after(() => client.release(true));
+  const work = async (queue) => {
+    const ids = await oq.enqueueBulk(client, queue, ['wrong', 'lost', 'right'], { maxRetries: 0 });
+    const done = await drain(client, queue, handler);
+    assert.deepEqual(done.map((d) => d.state), ['dead', 'dead', 'completed']);
+    assert.deepEqual(done.map((d) => d.error?.code), ['22012', 'OQ002', undefined]);
+    assert.equal((await oq.result(client, ids[2])).result, 'right!');
+    assert.equal(await ask("select string_agg(what, ' ') from within", [], client), 'right');
+  };
+  await client.query('begin');
+  await work('within');
+  await client.query('rollback');
+  assert.equal(await ask('select count(*)::text from within'), '0');
+  await work('without');
+  assert.equal(await ask('select count(*)::text from within'), '1');
+  await client.query('begin'); // No transaction was left open.
+  await client.query('rollback');
+  await assert.rejects(async () => {
+    await oq.enqueue(client, 'without', 'url');
+    const { error } = await oq.workOne(client, 'without', (job) => job.transact(url, () => {}));
+    throw error;
+  }, (error) => error instanceof TypeError && /db is no pg Pool or Client: string/.test(error.message));
+});
+
 test('exactly once: the ack in the transaction of the work', async () => {
   await pool.query('create table once (job bigint unique deferrable initially deferred)');
   const queue = 'once';

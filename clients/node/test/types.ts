@@ -50,6 +50,8 @@ export async function use(pool: pg.Pool, seen: (sql: string, values: unknown[]) 
     const why: openqueue.Why | undefined = job.why;
     await job.throttle(pool, new Date(0));
     await job.progress(exact.length);
+    const on = (db: openqueue.Db) => job.transact(db, (tx) => tx.query('select 1'));
+    if (on.length === 0) await on(pool);
     await job.transact(pool, async (tx) => {
       await tx.query('select $1::text', [job.payload.to]);
       to.push(job.payload.to, String(signal.aborted || why), job.createdAt.toISOString().slice(0, 2));
