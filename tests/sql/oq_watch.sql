@@ -364,17 +364,32 @@ select is(array(select payload - 'schema' - 'table' from oq_jobs where queue_nam
 drop table shop_virtual;
 \endif
 
--- An instant is one key, whatever the writer's time zone.
-create table shop_times (at timestamptz, n int);
-select oq_watch('shop_times', 'times', options => '{"unique_columns": ["at"], "group_columns": ["at", "n"]}') as x \gset
+-- A value is one key, and one payload, whatever the writer's settings.
+create table shop_values (at timestamptz, during tstzrange, list timestamptz[], i interval, b bytea, f float8, d daterange);
+select oq_watch('shop_values', 'values', options => '{"unique_columns": ["at", "during", "list", "i", "b", "f", "d"],
+    "group_columns": ["at"]}') \g /dev/null
+select oq_watch('shop_values', 'values2', condition => 'new.at::date = ''2025-12-31''') \g /dev/null
+prepare one_value as insert into shop_values values ('2026-01-01 00:00+09', '[2026-01-01 00:00+00,)', '{2026-01-01 00:00+00}',
+    'P1DT2S', '\x01', 1.0::float8 / 3, '[2026-01-02,2026-02-01)');
 set timezone = 'UTC';
-insert into shop_times values ('2026-01-01 00:00+00', 1);
+execute one_value;
 set timezone = 'Asia/Tokyo';
-insert into shop_times values ('2026-01-01 00:00+00', 1), ('2026-01-01 00:00+09', 1), (null, null);
+set intervalstyle = 'iso_8601';
+set bytea_output = 'escape';
+set extra_float_digits = 0;
+set datestyle = 'German';
+execute one_value;
+insert into shop_values default values;
 reset timezone;
-select results_eq('select unique_key, group_key from oq_jobs where queue_name = ''times'' order by job_id',
-    $$values ('public.shop_times:2026-01-01T00:00:00', '["2026-01-01T00:00:00", 1]'), ('public.shop_times:2025-12-31T15:00:00',
-    '["2025-12-31T15:00:00", 1]'), (null, null)$$, 'keys of instants');
+reset intervalstyle;
+reset bytea_output;
+reset extra_float_digits;
+reset datestyle;
+select results_eq('select left(unique_key, 47), group_key from oq_jobs where queue_name = ''values'' order by job_id',
+    $$values ('public.shop_values:["2025-12-31T15:00:00+00:00"', '2025-12-31T15:00:00+00:00'), (null, null)$$, 'one key');
+select is((select array_agg(distinct payload::text) from oq_jobs where queue_name = 'values2'),
+    (select array[payload::text] from oq_jobs where queue_name = 'values' and unique_key is not null), 'and payload');
+drop table shop_values;
 
 -- Columns of any name: those that the trigger's function uses for itself too.
 create schema shop;

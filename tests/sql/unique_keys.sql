@@ -154,7 +154,7 @@ select throws_ok(format('select oq_enqueue(''x'', unique_key => %s, options => %
     ('''k''', '{"unique_mode": "first"}', 'options.unique_mode%first%'),
     ('''k''', '{"unique_for": "0 s"}', 'options.unique_for%0 s%'),
     ('''k''', '{"unique_for": "101 years"}', 'options.unique_for%'),
-    ('''k''', '{"debounce_max": "1 s"}', 'options.debounce_max%'),
+    ('''k''', '{"debounce_max": "1 s"}', 'options.debounce_max must not be 00:00:01'),
     ('''''', '{}', 'unique_key%'),
     ('repeat(''x'', 1001)', '{}', 'unique_key%')) v(k, o, m);
 select throws_ok($$select * from oq_enqueue_many('[{"queue_name": "x"}, {"queue_name": "x", "unique_for": "1 s"}]')$$,
