@@ -364,6 +364,23 @@ select is(array(select payload - 'schema' - 'table' from oq_jobs where queue_nam
 drop table shop_virtual;
 \endif
 
+-- A column that is used and renamed is a problem that is shown.
+create table shop_renamed (a int, b int);
+select oq_watch('shop_renamed', 'renamed', 'insert,update', '{b}') \g /dev/null
+select oq_watch('shop_renamed', 'renamed2', options => '{"unique_columns": ["a", "b"]}') \g /dev/null
+select oq_watch('shop_renamed', 'renamed3', condition => 'new.b > 0') \g /dev/null
+alter table shop_renamed rename b to c;
+set client_min_messages = error;
+insert into shop_renamed values (1, 1);
+reset client_min_messages;
+select results_eq('select queue_name, problem from oq_watches where queue_name like ''renamed%'' order by 1', $$values
+    ('renamed', 'column b is gone or has another name: call oq_watch again'),
+    ('renamed2', 'column b is gone or has another name: call oq_watch again'),
+    ('renamed3', 'its condition named a column that is gone or has another name: call oq_watch again')$$, 'renamed');
+select oq_watch('shop_renamed', 'renamed3', condition => 'new.c > 0') \g /dev/null
+select is((select problem from oq_watches where queue_name = 'renamed3'), null, 'watched again');
+drop table shop_renamed;
+
 -- A value is one key, and one payload, whatever the writer's settings.
 create table shop_values (at timestamptz, during tstzrange, list timestamptz[], i interval, b bytea, f float8, d daterange);
 select oq_watch('shop_values', 'values', options => '{"unique_columns": ["at", "during", "list", "i", "b", "f", "d"],
