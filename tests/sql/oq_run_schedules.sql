@@ -145,4 +145,15 @@ begin isolation level repeatable read;
 select throws_ok('select oq_run_schedules()', '25001', '%READ COMMITTED%', 'at REPEATABLE READ');
 rollback;
 
+-- A run whose unique key another job has makes none.
+select oq_unschedule(schedule_name) from oq_schedules \g /dev/null
+select oq_schedule('keyed', '@daily', 'keyed', '{"n": 1}', options => '{"unique_key": "k", "ttl": "1 day", "priority": 3}') \g /dev/null
+select pass_schedules() \g /dev/null
+select is(oq_run_schedules(), 1::bigint, 'made');
+select pass_schedules() \g /dev/null
+select is(oq_run_schedules(), 0::bigint, 'not made');
+select results_eq($$select s.runs, s.last_job_id = j.job_id, j.priority, j.payload, j.headers ->> 'schedule', j.expires_at is not null
+      from oq_schedules s join oq_jobs j on j.queue_name = 'keyed' where s.schedule_name = 'keyed'$$,
+    $$values (1::bigint, true, 3, '{"n": 1}'::jsonb, 'keyed', true)$$, 'one run, and whose job it is');
+
 select finish();
