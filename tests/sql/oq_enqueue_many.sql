@@ -192,4 +192,10 @@ select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue
 select count(oq_ack(job_id, lease_token)) from oq_lease('parent') \g /dev/null
 select is(keys('child'), 'g1 g2 g3 g4 g5 g6 g7 g8 g9 g10', 'children of one parent');
 
+-- The same option twice.
+select throws_ok($$select * from oq_enqueue_many('[{"queue_name": "x"}, {"queue_name": "x", "ttl": "1 s", "options": {"ttl": "2 s"}}]')$$,
+    'OQ001', 'jobs[1].options.ttl must not be 2 s', 'beside options and in it');
+select is((select count(*) from oq_enqueue_many('[{"queue_name": "x", "ttl": null, "options": {"ttl": "2 s"}},
+    {"queue_name": "x", "options": null, "ttl": "2 s"}]')), 2::bigint, 'null is not given');
+
 select finish();

@@ -1,6 +1,6 @@
--- The only GRANT and REVOKE: made again from nothing at every installation. Nobody but the owner
--- reads a table. PUBLIC is revoked by name, since functions are born with it. A function that is
--- not listed here is an error, so none is forgotten.
+-- The only GRANT and REVOKE: made again from nothing at every installation, whoever has a right: functions are
+-- born with PUBLIC's, and with those of roles that are named in ALTER DEFAULT PRIVILEGES. Nobody but the owner
+-- reads a table. A function that is not listed here is an error, and so is one that is listed and not found.
 do $$
 declare
     v_roles  constant text[] := array[
@@ -24,21 +24,59 @@ declare
     }';
     v_views  constant text[] := array['oq_queues', 'oq_jobs', 'oq_dead', 'oq_workers', 'oq_schedules',
         'oq_watches', 'oq_subscriptions'];
-    v_all    constant text := 'public, ' || array_to_string(v_roles, ', ');
+    -- As the daemon and tern.conf name it.
+    v_version constant regclass := to_regclass('public.'
+        || case '{{.schema}}' when 'oq' then 'openqueue' else '{{.schema}}' end || '_version');
     v_object record;
     v_role   text;
+    v_found  text[] := '{}';
 begin
+    -- Also what those have who got theirs from somebody who lost it (cascade), and rights on columns.
     for v_object in
-        select p.oid::regprocedure as name, p.proname,
-            p.pronamespace = '{{.schema}}'::regnamespace as is_private
+        select format('revoke all on %s from %s cascade', o.name, string_agg(distinct
+                case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end, ', ')) as revoke
+          from (
+            select 'function ' || p.oid::regprocedure as name, coalesce(p.proacl, acldefault('f', p.proowner)) as acl,
+                p.proowner as owner
+              from pg_proc p
+             where p.pronamespace = '{{.schema}}'::regnamespace
+                or p.pronamespace = '{{.api_schema}}'::regnamespace and starts_with(p.proname, 'oq_')
+               and 'search_path=pg_catalog, {{.schema}}, pg_temp' = any (p.proconfig)
+            union all
+            select case c.relkind when 'S' then 'sequence ' else 'table ' end || c.oid::regclass, c.relacl, c.relowner
+              from pg_class c
+             where c.relnamespace = '{{.schema}}'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
+                or c.relnamespace = '{{.api_schema}}'::regnamespace and c.relkind = 'v' and c.relname = any (v_views)
+                or c.oid = v_version
+            union all
+            select 'table ' || c.oid::regclass, t.attacl, c.relowner
+              from pg_class c
+              join pg_attribute t on t.attrelid = c.oid and t.attacl is not null
+             where c.relnamespace = '{{.schema}}'::regnamespace
+                or c.relnamespace = '{{.api_schema}}'::regnamespace and c.relname = any (v_views) or c.oid = v_version
+            union all
+            select 'schema {{.schema}}', n.nspacl, n.nspowner from pg_namespace n where n.nspname = '{{.schema}}'
+            union all
+            select 'type ' || t.oid::regtype, t.typacl, t.typowner
+              from pg_type t
+             where t.typnamespace = '{{.schema}}'::regnamespace and t.typacl is not null) o
+         cross join lateral aclexplode(o.acl) a
+         where a.grantee <> o.owner
+           and (a.grantee <> 0 or o.name not like 'type %')
+         group by o.name
+         order by o.name
+    loop
+        execute v_object.revoke;
+    end loop;
+
+    for v_object in
+        select p.oid::regprocedure as name, p.proname
           from pg_proc p
-         where p.pronamespace = '{{.schema}}'::regnamespace
-            or p.pronamespace = '{{.api_schema}}'::regnamespace and p.proname like 'oq\_%'
+         where p.pronamespace = '{{.api_schema}}'::regnamespace and starts_with(p.proname, 'oq_')
            and 'search_path=pg_catalog, {{.schema}}, pg_temp' = any (p.proconfig)
          order by p.oid
     loop
-        execute format('revoke all on function %s from %s', v_object.name, v_all);
-        continue when v_object.is_private;
+        v_found := v_found || v_object.proname::text;
         if not exists (select from jsonb_each(v_rights) r where r.value ? v_object.proname) then
             raise exception 'grants.sql does not say who may execute %', v_object.name;
         end if;
@@ -46,21 +84,16 @@ begin
             execute format('grant execute on function %s to %I', v_object.name, v_role);
         end loop;
     end loop;
-    for v_object in
-        select c.oid::regclass as name, c.relname, c.relkind,
-            c.relnamespace = '{{.schema}}'::regnamespace as is_private
-          from pg_class c
-         where c.relnamespace = '{{.schema}}'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
-            or c.relnamespace = '{{.api_schema}}'::regnamespace and c.relkind = 'v'
-               and c.relname = any (v_views)
-         order by c.oid
-    loop
-        execute format('revoke all on %s %s from %s',
-            case v_object.relkind when 'S' then 'sequence' else 'table' end, v_object.name,
-            v_all);
-        if not v_object.is_private then
-            execute format('grant select on table %s to oq_observer', v_object.name);
-        end if;
+    select string_agg(distinct f.name, ', ' order by f.name) into v_role
+      from jsonb_each(v_rights) r
+     cross join lateral jsonb_array_elements_text(r.value) f(name)
+     where f.name <> all (v_found);
+    if v_role is not null then
+        raise exception 'grants.sql does not find %', v_role
+            using detail = 'What is not found may be open to everybody.';
+    end if;
+    foreach v_role in array v_views loop
+        execute format('grant select on table {{.api_schema}}.%I to oq_observer', v_role);
     end loop;
 
     -- Views call it with the reader's rights. It needs no usage on the schema.
@@ -75,7 +108,6 @@ begin
         {{.schema}}.watch_put(name, bigint, oid, jsonb[], text[], text[], bigint, text, text)
         to oq_producer;
 
-    execute format('revoke all on schema {{.schema}} from %s', v_all);
     execute format('grant usage on schema {{.api_schema}} to %s', array_to_string(v_roles, ', '));
     foreach v_role in array array['oq_producer', 'oq_worker', 'oq_observer'] loop
         if not exists (

@@ -18,6 +18,7 @@
 {{template "internal/check_leases.sql" .}}
 {{template "internal/check_depth.sql" .}}
 {{template "internal/job_options.sql" .}}
+{{template "internal/fixed_times.sql" .}}
 {{template "internal/wake.sql" .}}
 {{template "internal/lost_lease.sql" .}}
 {{template "internal/wake_sleepers.sql" .}}
@@ -26,6 +27,7 @@
 {{template "internal/tell_queue.sql" .}}
 {{template "internal/limit_of.sql" .}}
 {{template "internal/group_slots.sql" .}}
+{{template "internal/slot_start.sql" .}}
 {{template "internal/slot_due.sql" .}}
 {{template "internal/rate_slots.sql" .}}
 {{template "internal/use_slots.sql" .}}
@@ -33,6 +35,8 @@
 {{template "internal/group_gate.sql" .}}
 {{template "internal/queue_gate.sql" .}}
 {{template "internal/leave_slots.sql" .}}
+{{template "internal/line_head.sql" .}}
+{{template "internal/bind_group.sql" .}}
 {{template "internal/admit_limited.sql" .}}
 {{template "internal/admit.sql" .}}
 {{template "internal/admit_one.sql" .}}

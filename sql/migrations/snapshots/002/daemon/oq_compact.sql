@@ -3,8 +3,8 @@
 -- the table empty, which ack, nack, release and heartbeat answer with 40001.
 -- Or narrow tables whose indexes are all empty pages: before PostgreSQL 16 VACUUM gives none back while anybody
 -- holds a snapshot in another database, or a logical slot lags. These are built anew, which old snapshots bear.
--- One a call; where its lock is not had the next is tried, three at most, so that a table that somebody keeps for
--- hours does not keep the others from their turn.
+-- One a call; where its lock is not had, or it fails, the next is tried, three at most, so that a table that somebody
+-- keeps for hours does not keep the others from their turn.
 -- Calls: verify_instance, rewrite.
 -- Locks: access exclusive on one table or its indexes, waited for 20 ms at most, then not again for 5 s.
 create or replace function {{.api_schema}}.oq_compact()
@@ -52,7 +52,10 @@ begin
                 execute format('reindex table {{.schema}}.%I', v_table.relname);
             end if;
             return 1;
-        exception when lock_not_available then null;
+        exception
+            when lock_not_available then null;
+            when others then
+                raise warning 'compaction of % failed: % (%)', v_table.relname, sqlerrm, sqlstate;
         end;
     end loop;
     return 0;

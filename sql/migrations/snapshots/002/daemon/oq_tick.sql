@@ -36,6 +36,13 @@ begin
      order by e.epoch desc
      limit 1;
 
+    -- Where looks at todo begin until the next second: at the first, or five seconds ago, since what is written now may be
+    -- committed later. What takes longer is found then.
+    if v_ms / 1000 > v_beat / 1000 then
+        select t.due_at into v_low from todo t order by t.due_at limit 1;
+        perform setval('todo_low', greatest((date_part('epoch', least(v_low, v_now)) * 1000)::bigint - 5000, 0));
+    end if;
+
     -- Advance first: its transaction is no member of an epoch yet.
     foreach v_duty in array array[
         'advance', 'promote', 'reap', 'expire', 'schedules', 'links', 'groups', 'rotate', 'compact', 'wake']
@@ -108,6 +115,7 @@ begin
          limit 1;
         done := least(done, ceil(date_part('epoch', v_next - clock_timestamp()) * 1000)::bigint);
         done := least(done, ceil(date_part('epoch', v_due - clock_timestamp()) * 1000)::bigint);
+        v_low := {{template "internal/todo_low.sql" dict "schema" .schema}};
         select least(min(x.due_at), (
             select min(t.until) from throttled t where t.group_id = 0 and t.until > v_now), (
             -- Jobs that wait for the rate of their queue.
@@ -118,7 +126,11 @@ begin
                 select from lanes(r.queue_id << 16, (r.queue_id << 16) + 65535) k
                  cross join lateral (
                     select from ready x where x.lane = k.lane and x.position >= k.low limit 1) x))) into v_next
-          from (select t.due_at from todo t order by t.due_at limit 1) x;
+          from (
+            select t.due_at from todo t
+             where t.due_at >= v_low
+             order by t.due_at
+             limit 1) x;
         done := least(done, ceil(date_part('epoch', v_next - clock_timestamp()) * 1000)::bigint);
         -- What somebody has under his hands is tried again soon, or a little later.
         done := greatest(done, case when v_next < v_now - interval '1 second' then 200

@@ -36,7 +36,7 @@ begin
           from unnest(admit.group_ids, admit.queue_ids) u(group_id, queue_id);
         return 0;
     end if;
-    if v_known ~ '^\{[0-9,]+\}$' then
+    if v_known ~ '^[{][0-9,]+[}]$' then
         v_held := v_known::bigint[];
     end if;
     -- Who is committing what it put in line holds the lock of the line shared. Without it, rows of others could

@@ -1,7 +1,7 @@
 -- Lets the first in line of one group into ready, as far as its limits allow: for groups with a rule, a
 -- throttle or several slots. The caller holds the group's lock. top: its low stays at or below it; null, no bound.
 -- Returns how many were let in.
--- Calls: limit_of, group_slots, rate_slots, slot_due, use_slots.
+-- Calls: limit_of, group_slots, bind_group, rate_slots, slot_due, use_slots.
 -- Locks: waiting and ready rows (skip locked). Index: waiting_group_idx, waiting_pk, group_slot_idx, todo_id_idx, leased_pk.
 create or replace function {{.schema}}.admit_limited(group_id bigint, queue_id bigint, top bigint)
 returns int
@@ -19,6 +19,7 @@ declare
     v_rate    int[];
     v_due     timestamptz;
     v_taken   bigint[];
+    v_tokens  bigint[];
     v_heads   int;
     v_most    int;
 begin
@@ -51,6 +52,16 @@ begin
                 (select l.xmax <> 0 from {{.schema}}.leased l where l.job_id = s.job_id limit 1),
                 (select d.xmax <> 0 from {{.schema}}.scheduled d where d.job_id = s.job_id limit 1)));
     end if;
+    if v_due is null then
+        v_busy := array(
+            select s.slot from {{.schema}}.group_slots(v_group, v_limit.max_running) s where s.busy);
+        if cardinality(v_busy) > v_limit.max_running or cardinality(v_busy) > 0 and v_limit.slots is not null then
+            if {{.schema}}.bind_group(v_group, v_queue, v_limit.max_running, v_limit.slots, v_limit.time_window) > 0 then
+                v_busy := array(
+                    select s.slot from {{.schema}}.group_slots(v_group, v_limit.max_running) s where s.busy);
+            end if;
+        end if;
+    end if;
     v_low := {{template "internal/group_low.sql" dict "schema" .schema "group" "v_group"}};
     if not exists (
         select from {{.schema}}.waiting w where w.group_id = v_group and w.position >= v_low)
@@ -58,8 +69,6 @@ begin
         return 0;
     end if;
     if v_due is null then
-        v_busy := array(
-            select s.slot from {{.schema}}.group_slots(v_group, v_limit.max_running) s where s.busy);
         if cardinality(v_busy) < v_limit.max_running then
             -- Of a rate each takes a lock, and the lock table is everybody's.
             v_most := case when v_limit.slots is null then 1000 else 20 end;
@@ -130,12 +139,13 @@ begin
                 greatest(v_low, least(g.position + 1, admit_limited.top)), v_now
               from gone g
         )
-        select (select count(*) from heads), array_agg(g.job_id order by g.position)
-          into v_heads, v_taken
+        select (select count(*) from heads), array_agg(g.job_id order by g.position),
+            array_agg(-1 - g.token order by g.position)
+          into v_heads, v_taken, v_tokens
           from gone g;
     end if;
     if v_taken is not null and v_limit.slots is not null then
-        perform {{.schema}}.use_slots(-1 - v_group, v_rate[1:cardinality(v_taken)], v_taken, null);
+        perform {{.schema}}.use_slots(-1 - v_group, v_rate[1:cardinality(v_taken)], v_taken, v_tokens);
     end if;
     -- The tick goes on where there may be more of them than one call lets in.
     if v_heads > coalesce(cardinality(v_taken), 0) or v_heads = v_most then

@@ -103,7 +103,7 @@ begin
                 returning job_id
             )
             select l.ord, l.queue_id, l.key_hash, l.unique_key, l.unique_mode, l.was, l.version, l.verdict, l.is_over,
-                l.debounce_max, null::timestamptz as latest, c.job_id as mine
+                l.debounce_max, l.unique_for, null::timestamptz as latest, c.job_id as mine
               from looked l
               left join claimed c on c.job_id = l.own
              order by l.queue_id, l.key_hash
@@ -128,6 +128,10 @@ begin
                 if v_same and {{.schema}}.replace_job(
                     v_key.was, claim_keys.jobs[v_key.ord], claim_keys.elements -> v_key.ord - 1, v_key.latest)
                 then
+                    update {{.schema}}.unique_key k
+                       set until = claim_keys.now + v_key.unique_for
+                     where k.queue_id = v_key.queue_id and k.key_hash = v_key.key_hash
+                       and k.until is distinct from claim_keys.now + v_key.unique_for;
                     v_found[v_key.ord] := v_key.was;
                     continue;
                 elsif v_same then

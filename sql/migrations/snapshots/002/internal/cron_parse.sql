@@ -14,7 +14,7 @@ declare
     c_days   constant text[] := '{sun,mon,tue,wed,thu,fri,sat}'::text[];
     c_hints  constant text[] := array[
         '0 to 59', '0 to 59', '0 to 23', '1 to 31', '1 to 12 or jan to dec', '0 to 7 or sun to sat'];
-    v_text   text := lower(btrim(regexp_replace(cron, '\s+', ' ', 'g')));
+    v_text   text := lower(btrim(regexp_replace(cron, '[[:space:]]+', ' ', 'g')));
     v_fields text[];
     v_result text[] := '{}'::text[];
     v_bits   text;
@@ -35,8 +35,8 @@ begin
     end if;
 
     if v_text ~ '^@?every ' then
-        v_text := regexp_replace(regexp_replace(v_text, '^@?every ', ''), '^([a-z])', '1 \1');
-        if v_text ~ '^([0-9]{1,9}(\.[0-9]{1,6})? ?[a-z]+ ?)+$' then
+        v_text := regexp_replace(regexp_replace(v_text, '^@?every ', ''), '^([a-z])', E'1 \\1');
+        if v_text ~ '^([0-9]{1,9}([.][0-9]{1,6})? ?[a-z]+ ?)+$' then
             for v_part in
                 select m from regexp_matches(v_text, '([0-9.]+) ?([a-z]+)', 'g') m
             loop
@@ -74,7 +74,7 @@ begin
         foreach v_item in array string_to_array(v_fields[v_field], ',') loop
             -- {from, to, step}
             v_part := regexp_match(v_item,
-                '^(\*|\?|[a-z]{3}|[0-9]{1,2})(?:-([a-z]{3}|[0-9]{1,2}))?(?:/([0-9]{1,3}))?$');
+                '^([*]|[?]|[a-z]{3}|[0-9]{1,2})(?:-([a-z]{3}|[0-9]{1,2}))?(?:/([0-9]{1,3}))?$');
             v_step := coalesce(v_part[3]::int, 1);
             v_ends := null;
             if v_part[1] = '*' or v_part[1] = '?' and v_field in (4, 6) then

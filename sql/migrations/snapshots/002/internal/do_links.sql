@@ -11,6 +11,7 @@ as $$
 #variable_conflict use_column
 declare
     v_now      timestamptz := clock_timestamp();
+    v_from     timestamptz := {{template "internal/todo_low.sql" dict "schema" .schema}};
     v_todos    bigint[];
     v_parents  bigint[];
     v_children bigint[];
@@ -29,7 +30,7 @@ begin
       from (
         select t.todo_id, t.id, t.kind
           from {{.schema}}.todo t
-         where t.kind in ('parent', 'child') and t.due_at <= v_now
+         where t.kind in ('parent', 'child') and t.due_at >= v_from and t.due_at <= v_now
            and (do_links.only_queue is null or t.queue_id in (do_links.only_queue, 0))
          order by t.due_at
          limit do_links.max_rows

@@ -11,6 +11,7 @@ as $$
 #variable_conflict use_column
 declare
     v_now    timestamptz := clock_timestamp();
+    v_from   timestamptz := {{template "internal/todo_low.sql" dict "schema" .schema}};
     v_todo   record;
     v_low    bigint;
     v_groups bigint[];
@@ -30,12 +31,13 @@ begin
           from (
             select t.todo_id, t.id, t.queue_id, t.position, t.due_at
               from {{.schema}}.todo t
-             where t.kind = 'group' and t.due_at <= v_now and (do_todo.only_queue is null or t.queue_id = do_todo.only_queue)
+             where t.kind = 'group' and t.due_at >= v_from and t.due_at <= v_now
+               and (do_todo.only_queue is null or t.queue_id = do_todo.only_queue)
              order by t.due_at
              limit do_todo.max_rows
                for update skip locked) t
          group by t.id
-         order by t.id
+         order by min(t.due_at), t.id
     loop
         exit when cardinality(v_groups) >= do_todo.most;
         if not pg_try_advisory_xact_lock(hashtext('{{.schema}}:group'), (v_todo.id & 2147483647)::int) then

@@ -102,6 +102,10 @@ begin
         v_mode := v_options.unique_mode;
         v_for := v_options.unique_for;
         v_max := v_options.debounce_max;
+        -- The first is bound as those after it.
+        if v_mode = 'debounce' and v_run_at > v_now + v_max then
+            v_run_at := v_now + v_max;
+        end if;
     end if;
     v_lane := (v_queue_id << 16) + 32767 - priority;
     if priority <> 0 then
@@ -111,8 +115,8 @@ begin
     v_job_id := nextval('{{.schema}}.position');
     if unique_key is not null then
         select c.job_id, c.inserted into v_claim
-          from {{.schema}}.claim_keys(array[row(1, v_job_id, v_queue_id, v_lane, v_run_at, max_retries, null, null, null,
-                group_key, unique_key, v_mode, v_for, v_max, null, null, null)::{{.schema}}.new_job],
+          from {{.schema}}.claim_keys(array[row(1, v_job_id, v_queue_id, v_lane, v_run_at, max_retries, v_expires_at,
+                v_retry, v_tags, group_key, unique_key, v_mode, v_for, v_max, null, null, null)::{{.schema}}.new_job],
             jsonb_build_array(jsonb_build_object('payload', payload, 'headers', headers)), v_now, true) c;
         if not v_claim.inserted then
             return v_claim.job_id;

@@ -178,6 +178,17 @@ begin
                 case when single then 'options.' else 'jobs[' || e.ord - 1 || '].options.' end) o) p on true
          order by e.ord);
 
+    -- The first of a debounced key is bound as those after it.
+    if exists (select from unnest(v_jobs) j where j.unique_mode = 'debounce' and j.run_at > v_now + j.debounce_max) then
+        v_jobs := array(
+            select row(u.ord, u.job_id, u.queue_id, u.lane, case when u.unique_mode = 'debounce'
+                    and u.run_at > v_now + u.debounce_max then v_now + u.debounce_max else u.run_at end, u.max_retries,
+                u.expires_at, u.retry, u.tags, u.group_key, u.unique_key, u.unique_mode, u.unique_for, u.debounce_max,
+                u.depends_on, u.on_parent_failure, u.batch_id)::new_job
+              from unnest(v_jobs) u
+             order by u.ord);
+    end if;
+
     -- UNIQUE KEYS: those that give an existing job leave jobs and v_jobs here.
     if exists (
         select from unnest(v_jobs) j
@@ -257,6 +268,8 @@ begin
                 hashtextextended(a.group_key, a.lane >> 16) & 9223372036854775807 as group_id
               from asked a
              where a.group_key is not null and not a.held and (a.run_at is null or a.run_at <= v_now)) l
+         -- Its triggers fire in this order, that of the groups otherwise.
+         order by l.job_id
     )
     insert into ready (lane, position, job_id, expires_at)
     select a.lane, a.job_id, a.job_id, a.expires_at

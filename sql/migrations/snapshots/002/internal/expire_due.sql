@@ -1,6 +1,8 @@
 -- Jobs whose time to live has passed, from expires_at = low to high (null: now). A job that somebody holds keeps its
--- lease; one whose row is locked keeps its timer and is looked at again.
--- Calls: settle. Locks: ttl, scheduled, waiting and ready rows (skip locked).
+-- lease; one whose row is locked is looked at again, in a tenth of a second at first, then after a quarter of the time that
+-- it is overdue: the timers of a thousand jobs that somebody holds for an hour may not stand before all others, nor be
+-- written ten times a second.
+-- Calls: settle, enter. Locks: ttl, scheduled, waiting and ready rows (skip locked).
 -- Index: ttl_expires_idx, scheduled_pk, waiting_pk, ready_pk, queue_linked_idx.
 create or replace function {{.schema}}.expire_due(low timestamptz, high timestamptz, max_rows int)
 returns bigint
@@ -16,6 +18,7 @@ declare
     v_linked bigint[];
     v_ended bigint[];
     v_count bigint;
+    v_gone  bigint;
 begin
     select array_agg(t.ttl_id), array_agg(distinct t.job_id) into v_timers, v_ids
       from (
@@ -101,6 +104,15 @@ begin
          where j.job_id = t.job_id)
        and not exists (
         select from {{.schema}}.ready r where r.job_id = t.job_id and r.position <> r.job_id);
+    get diagnostics v_gone = row_count;
+    if v_gone < cardinality(v_timers) then
+        perform {{.schema}}.enter();
+        v_now := clock_timestamp();
+        update {{.schema}}.ttl t
+           set expires_at = v_now + least(interval '10 s', greatest(interval '100 ms', (
+            select (v_now - j.expires_at) / 4 from {{.schema}}.job j where j.job_id = t.job_id limit 1)))
+         where t.ttl_id = any (v_timers);
+    end if;
     return v_count;
 end
 $$;

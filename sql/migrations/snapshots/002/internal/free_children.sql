@@ -19,6 +19,7 @@ declare
     v_jobs  {{.schema}}.ready[];
     v_batch bigint;
     v_wait  interval;
+    v_since timestamptz;
     v_count int := 0;
     v_hint  text := current_setting('{{.schema}}.edge', true);
     v_edge  bigint := case when v_hint ~ '^[0-9]{1,18}$' then v_hint::bigint end;
@@ -82,8 +83,11 @@ begin
         -- Somebody has it under his hands: to change it, to cancel it, or to free it as well.
         v_again := v_again || array(
             select w.job_id from {{.schema}}.waiting w where w.job_id = any (v_free) and w.holder = 'parent');
-        for v_batch in select -u.child_id from unnest(v_free) u(child_id) where u.child_id < 0 loop
-            v_wait := {{.schema}}.fire_batch(v_batch);
+        -- Each may wait for a lock: after some, the others are left to the next time, whichever they are then.
+        v_since := clock_timestamp();
+        for v_batch in select -u.child_id from unnest(v_free) u(child_id) where u.child_id < 0 order by random() loop
+            v_wait := case when clock_timestamp() > v_since + interval '100 ms' then interval '0'
+                else {{.schema}}.fire_batch(v_batch) end;
             if v_wait is null then
                 v_count := v_count + 1;
             else

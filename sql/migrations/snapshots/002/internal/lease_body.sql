@@ -36,12 +36,8 @@ two statements and few expressions: each is set up anew in every transaction. */
         return;
     end if;
 
-    -- Quarters of a microsecond since 2026, the last four bits a count: rises with the clock, so that it
-    -- can't come back after a crash, is below 2^53 till 2097, and is another call's only if sixteen
-    -- begin within the same four microseconds.
     v_now := clock_timestamp();
-    v_token := ((((date_part('epoch', v_now) * 1000000)::bigint - 1767225600000000) >> 2) << 4)
-        | (nextval('token') & 15);
+    v_token := {{template "internal/new_token.sql" .schema}};
     v_gen := pg_sequence_last_value('generation'::regclass);
     loop
         if $4 = 1 then
@@ -110,6 +106,9 @@ two statements and few expressions: each is set up anew in every transaction. */
             and pg_sequence_last_value('beat'::regclass) > (date_part('epoch', v_now) * 1000)::bigint - 50;
         v_tended := true;
         exit when not tend(v_queue_id, v_left, v_linked);
+        -- What was taken back, or has come due, was so after the clock was read.
+        v_now := clock_timestamp();
+        v_token := {{template "internal/new_token.sql" .schema}};
         select k.lane, k.low, true into v_lane, v_low, v_fresh
           from mark k
          where k.lane >= v_queue_id << 16 and k.lane <= (v_queue_id << 16) + 65535

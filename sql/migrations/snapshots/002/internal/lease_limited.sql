@@ -58,6 +58,7 @@ begin
                     v_reaped := true;
                     if {{.schema}}.reap_expired({{.schema}}.time_low(-2), null, 1000, queue_id) > 0 then
                         v_slot := {{.schema}}.free_slot(queue_id * 4, v_limit.max_running);
+                        v_now := clock_timestamp();
                     end if;
                 end if;
                 if v_slot is null then
@@ -95,9 +96,7 @@ begin
             continue;
         end if;
 
-        v_token := greatest(v_ready.token + 1,
-            ((((date_part('epoch', v_now) * 1000000)::bigint - 1767225600000000) >> 2) << 4)
-                | (nextval('{{.schema}}.token') & 15));
+        v_token := greatest(v_ready.token + 1, {{template "internal/new_token.sql" .schema}});
         insert into {{.schema}}.leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost, kept,
             restricted, linked, worker_id, job_expires_at)
         values (v_ready.job_id, v_token, v_ready.lane, v_now + seconds * interval '1 second', v_now,

@@ -138,5 +138,7 @@ begin
             deferrable initially deferred
             for each row when (new.first) execute function {{.schema}}.line_up();
     end if;
+    -- In a session that loads data with session_replication_role = replica, too.
+    alter table {{.schema}}.waiting enable always trigger waiting_line_up;
 end
 $$;

@@ -12,16 +12,14 @@ begin
         set constraints {{.schema}}.waiting_line_up deferred;
     end if;
     execute format('lock table {{.schema}}.%I in access exclusive mode', table_name);
-    -- Put back in line, it is not newly in line.
-    if table_name = 'waiting' then
-        update {{.schema}}.waiting w set first = false where w.first;
-    end if;
+    -- Put back in line, a row is not newly in line.
     execute format($sql$
         do $do$
         declare
             v_rows {{.schema}}.%1$I[];
         begin
-            select array_agg(t) into v_rows from {{.schema}}.%1$I t;
+            select array_agg(case when %1$L = 'waiting' then jsonb_populate_record(t, '{"first": false}') else t end) into v_rows
+              from {{.schema}}.%1$I t;
             truncate {{.schema}}.%1$I;
             insert into {{.schema}}.%1$I overriding system value select * from unnest(v_rows);
         end

@@ -1,6 +1,7 @@
 -- A row as JSON, for a definer. to_jsonb calls a type's cast to json, and whoever owns a type can make one, of
 -- any function: it would run with the installer's rights. So a value of a type that is not built in is written
--- by the type's own output function, as text; domains are what they are made of.
+-- by the type's own output function, as text; domains are what they are made of. Virtual generated columns have no
+-- value in a trigger and are left out.
 create or replace function {{.schema}}.row_json(changed anyelement, table_id oid)
 returns jsonb
 language plpgsql
@@ -15,7 +16,7 @@ begin
         with recursive base as (
             select a.attname, a.attnum, a.atttypid as type_id, 0 as depth, false as is_array
               from pg_attribute a
-             where a.attrelid = row_json.table_id and a.attnum > 0 and not a.attisdropped
+             where a.attrelid = row_json.table_id and a.attnum > 0 and not a.attisdropped and a.attgenerated <> 'v'
             union all
             select b.attname, b.attnum, case when t.typtype = 'd' then t.typbasetype else t.typelem end,
                 b.depth + 1, b.is_array or t.typtype <> 'd'

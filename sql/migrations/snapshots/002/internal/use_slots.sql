@@ -1,4 +1,5 @@
 -- Writes into slots of a limit who took them; the rows that this replaces go. The caller holds their locks.
+-- tokens: of the leases; for the rate of a group as slot_start wants them.
 -- Index: limit_slot_idx.
 create or replace function {{.schema}}.use_slots(holder bigint, slots int[], job_ids bigint[], tokens bigint[])
 returns void

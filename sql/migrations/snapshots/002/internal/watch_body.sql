@@ -2,7 +2,8 @@
 -- survives renaming and added columns; names are quoted, and the condition is an expression, as watch_build
 -- has seen. What can fail because of the owner's code fails in a block that writes nothing: no transaction
 -- id is used up. What is inserted is inserted outside it, but for more than 10000 rows.
--- Rows of the transition tables stand in the order of the statement: so an old row finds its new one by number.
+-- Rows of the transition tables stand in the order of the statement: so an old row finds its new one by number. They
+-- are made by select *: in a whole row of a transition table itself, the fields behind a dropped column are shifted.
 create or replace function {{.schema}}.watch_body(plan jsonb)
 returns text
 language plpgsql
@@ -23,6 +24,9 @@ declare
     v_other  text[];
     v_fields text[];
     v_changed text := 'true';
+    -- Triggers see virtual generated columns as null: rather none than a wrong value.
+    v_without text := coalesce(' - ' || quote_literal((
+        select array_agg(c.name) from jsonb_array_elements_text(plan -> 'virtual') c(name))::text) || '::text[]', '');
 begin
     -- Did one of the columns change? Record comparison finds a type's own equality whatever the path; what has
     -- none (json, point) is compared as it is stored.
@@ -91,12 +95,12 @@ begin
                       join pg_attribute a on a.attrelid = (plan ->> 'table_id')::oid and a.attname = c.name) f);
         end loop;
         v_from := case v_event
-            when 'insert' then 'new_rows as new' || case when plan ->> 'condition' is null then '' else
+            when 'insert' then '(select * from new_rows) as new' || case when plan ->> 'condition' is null then '' else
                 ' left join (select * from new_rows limit 0) as old on true' end
-            when 'delete' then 'old_rows as old' || case when plan ->> 'condition' is null then '' else
+            when 'delete' then '(select * from old_rows) as old' || case when plan ->> 'condition' is null then '' else
                 ' left join (select * from old_rows limit 0) as new on true' end
-            else $from$(select oq_n as r, row_number() over () as i from new_rows oq_n) n
-                  join (select oq_o as r, row_number() over () as i from old_rows oq_o) o on o.i = n.i$from$
+            else $from$(select oq_n as r, row_number() over () as i from (select * from new_rows) oq_n) n
+                  join (select oq_o as r, row_number() over () as i from (select * from old_rows) oq_o) o on o.i = n.i$from$
                 || case when plan ->> 'condition' is null then '' else $from$
                  cross join lateral (select (n.r).*) as new
                  cross join lateral (select (o.r).*) as old$from$ end end;
@@ -104,12 +108,12 @@ begin
             select format('(select to_jsonb(p.*) from (select %s) p)', string_agg(
                 format(case when v_new = 'n.r' then '(n.r).%1$I' else 'new.%1$I' end || ' as %1$I', c.name), ', '))
               from jsonb_array_elements_text(plan -> 'payload_columns') c(name))
-            else format('to_jsonb(%s)', v_new) end;
+            else format('to_jsonb(%s)%s', v_new, v_without) end;
         v_old := case when v_event = 'insert' then 'null' when plan ? 'payload_columns' then (
             select format('(select to_jsonb(p.*) from (select %s) p)', string_agg(
                 format(case when v_old = 'o.r' then '(o.r).%1$I' else 'old.%1$I' end || ' as %1$I', c.name), ', '))
               from jsonb_array_elements_text(plan -> 'payload_columns') c(name))
-            else format('to_jsonb(%s)', v_old) end;
+            else format('to_jsonb(%s)%s', v_old, v_without) end;
 
         v_loops := v_loops || format($loop$%s tg_op = %L then
 $loop$, case when v_loops = '' then '        if' else '        elsif' end, upper(v_event));

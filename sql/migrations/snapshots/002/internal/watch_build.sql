@@ -9,6 +9,7 @@ returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set check_function_bodies = on
+set standard_conforming_strings = on
 as $$
 declare
     v_table     constant text := plan ->> 'table';
@@ -18,6 +19,7 @@ declare
     v_check     constant text := v_function || '_check()';
     v_rows      constant text := format(
         'select true from (select (null::%1$s).*) as new, (select (null::%1$s).*) as old where ', v_table);
+    v_virtual   text;
     v_event     text;
     v_result    text;
 begin
@@ -37,9 +39,24 @@ begin
             if exists (
                 select from pg_proc p
                  where p.proname = v_name || '_check' and p.pronamespace = (plan ->> 'schema_id')::oid
-                   and p.prosqlbody::text ~ '\{(SUBLINK|AGGREF|WINDOWFUNC) ')
+                   and p.prosqlbody::text ~ '[{](SUBLINK|AGGREF|WINDOWFUNC) ')
             then
                 raise exception 'it has a subquery' using errcode = 'OQ001';
+            end if;
+            -- Only the condition has variables there: the two rows are made of a constant.
+            select quote_ident(c.attname) into v_virtual
+              from (
+                select a.attname, a.attgenerated, row_number() over (order by a.attnum) as nth
+                  from pg_attribute a
+                 where a.attrelid = (plan ->> 'table_id')::oid and a.attnum > 0 and not a.attisdropped) c
+              join pg_proc p
+                on p.proname = v_name || '_check' and p.pronamespace = (plan ->> 'schema_id')::oid
+               and p.prosqlbody::text ~ ('[{]VAR :varno [12] :varattno ' || c.nth || ' ')
+             where c.attgenerated = 'v'
+             limit 1;
+            if v_virtual is not null then
+                raise exception 'column % is a virtual generated one, whose values triggers do not see', v_virtual
+                    using errcode = 'OQ001';
             end if;
         exception when others then
             raise exception 'condition must not be %: %', quote_literal(left(v_condition, 200)), sqlerrm
@@ -51,7 +68,9 @@ begin
     end if;
 
     execute format('create or replace function %s() returns trigger language plpgsql security definer '
-        'set search_path = pg_catalog, pg_temp set enable_nestloop = off set jit = off as %L',
+        'set search_path = pg_catalog, pg_temp set enable_nestloop = off set jit = off '
+        -- A condition means the same to every writer.
+        'set standard_conforming_strings = on as %L',
         v_function, plan ->> 'body');
     execute format('comment on function %s() is %L', v_function,
         format('Makes jobs of changes of %s in queue %s. Made by oq_watch.', v_table, plan ->> 'queue'));

@@ -1,6 +1,6 @@
 -- The first half of oq_watch: checks everything but the condition, which is code and not for these rights;
 -- notes the watch; returns what watch_build needs.
--- Calls: check_queue_name, check_patch, job_options, open_queue, role_may, watch_body.
+-- Calls: check_queue_name, check_patch, job_options, fixed_times, open_queue, role_may, watch_body.
 -- Locks: the watch's row. Index: watch_key, queue_name_idx.
 create or replace function {{.schema}}.watch_plan(
     caller     name,
@@ -33,6 +33,8 @@ declare
     v_old      watch%rowtype;
     v_id       bigint;
     v_plan     jsonb;
+    v_is_virtual boolean;
+    v_virtual  text[];
 begin
     select c.oid, c.relname, c.relkind, c.relpersistence, c.relispartition, c.relowner, n.nspname, n.oid as schema_id,
         format('%I.%I', n.nspname, c.relname) as name
@@ -92,7 +94,7 @@ begin
     perform check_queue_name(watch_plan.queue_name);
     v_events := array(
         select distinct e.event
-          from regexp_split_to_table(lower(btrim(coalesce(events, ''), E' \t\n,')), '(\s*,\s*|\s+or\s+|\s+)') e(event));
+          from regexp_split_to_table(lower(btrim(coalesce(events, ''), E' \t\n,')), E'(\\s*,\\s*|\\s+or\\s+|\\s+)') e(event));
     if not v_events <@ array['insert', 'update', 'delete'] or cardinality(v_events) = 0 then
         perform fail('events', quote_nullable(events), 'one or more of insert, update, delete');
     end if;
@@ -101,7 +103,7 @@ begin
     if columns is not null and not 'update' = any (v_events) then
         perform fail('columns', columns::text, 'null where events has no update: they tell which updates count');
     end if;
-    if condition is not null and (condition !~ '\S' or length(condition) > 8000) then
+    if condition is not null and (condition !~ '[^[:space:]]' or length(condition) > 8000) then
         perform fail('condition', quote_literal(left(condition, 100)),
             'null, or a boolean SQL expression of at most 8000 characters');
     elsif regexp_replace(condition, '''[^'']*''', '', 'g') ~ '--|/[*]' then
@@ -137,15 +139,20 @@ begin
     if v_said.run_at is not null and options ->> 'delay' is not null then
         perform fail('options.delay', options ->> 'delay', 'either run_at or delay, not both');
     end if;
+    options := fixed_times(options);
     if v_job <> '{}' then
         select o.* into v_options from job_options(v_job, clock_timestamp(), 'options.') o;
         -- As claim_keys, which would refuse every change.
         if v_options.unique_mode = 'debounce' and coalesce(v_options.run_at, v_said.run_at) is null then
             perform fail('options.delay', null, 'given, or run_at, where unique_mode is debounce');
+        elsif v_options.unique_mode = 'reject' then
+            perform fail('options.unique_mode', 'reject', 'skip, replace or debounce: one key that is taken would be an error '
+                'for all rows of its statement');
         elsif v_options.debounce_max is not null and v_options.unique_mode is distinct from 'debounce' then
-            perform fail('options.debounce_max', 'given', 'left out unless unique_mode is debounce');
+            perform fail('options.debounce_max', options ->> 'debounce_max', 'left out unless unique_mode is debounce');
         end if;
     end if;
+    v_job := fixed_times(v_job);
     if v_job ?| array['unique_mode', 'unique_for', 'debounce_max'] and not v_lists ? 'unique_columns' then
         perform fail('options.unique_columns', null, 'the names of columns, where unique_mode, unique_for or '
             'debounce_max is given');
@@ -156,19 +163,21 @@ begin
             perform fail(case v_key when 'columns' then '' else 'options.' end || v_key, v_value,
                 'an array of names of columns');
         end if;
-        select c.name into v_value
+        select c.name, a.attgenerated = 'v' into v_value, v_is_virtual
           from unnest(v_list) c(name)
-         where not exists (
-            select from pg_attribute a
-             where a.attrelid = v_table.oid and a.attname = c.name and a.attnum > 0 and not a.attisdropped)
+          left join pg_attribute a
+            on a.attrelid = v_table.oid and a.attname = c.name and a.attnum > 0 and not a.attisdropped
+         where coalesce(a.attgenerated = 'v', true)
          limit 1;
         if found then
-            perform fail(case v_key when 'columns' then '' else 'options.' end || v_key, quote_nullable(v_value),
-                'a column of ' || v_table.name);
+            perform fail(case v_key when 'columns' then '' else 'options.' end || v_key,
+                quote_nullable(v_value) || case when v_is_virtual then ', a virtual generated column' else '' end,
+                case when v_is_virtual then 'one that is stored: triggers see no values of virtual ones'
+                else 'a column of ' || v_table.name end);
         end if;
     end loop;
 
-    v_queue_id := open_queue(watch_plan.queue_name);
+    v_queue_id := open_queue(watch_plan.queue_name, true);
     if not role_may(v_table.relowner, v_queue_id, 'produce') then
         raise exception 'role %, the owner of table %, may not produce in queue %',
                 v_table.relowner::regrole, v_table.name, quote_literal(watch_plan.queue_name)
@@ -204,6 +213,11 @@ begin
         'condition', condition, 'owner', v_table.relowner::regrole::text,
         'partitioned', v_table.relkind = 'p', 'replaced', nullif(v_old.watch_id, v_id),
         'by_row', exists (select from pg_inherits i where i.inhrelid = v_table.oid));
+    v_virtual := array(
+        select a.attname from pg_attribute a where a.attrelid = v_table.oid and a.attgenerated = 'v' and not a.attisdropped);
+    if cardinality(v_virtual) > 0 then
+        v_plan := v_plan || jsonb_build_object('virtual', v_virtual);
+    end if;
     return v_plan || jsonb_build_object('body', watch_body(v_plan));
 end
 $$;

@@ -1,5 +1,5 @@
 -- Every lease of a job that counted: the recorded ones, the one that ended it, the one that runs.
--- Calls: oq_jobs (for the right to see it). Index: attempt_N_pk.
+-- Calls: oq_jobs (for the right to see it). Index: attempt_N_pk, finished_N_pk.
 create or replace function {{.api_schema}}.oq_attempts(job_id bigint)
 returns table (
     attempt   int,
@@ -23,7 +23,7 @@ begin
          where a.job_id = oq_attempts.job_id
         union all
         select j.attempt, j.worker_id, j.leased_at, j.finished_at, j.state,
-            case when j.state = 'cancelled' then j.error end
+            case when j.state = 'cancelled' then (select f.error from finished f where f.job_id = j.job_id limit 1) end
          where j.leased_at is not null) x
      where j.job_id = oq_attempts.job_id
      order by x.attempt;

@@ -1,8 +1,9 @@
 -- Creates a queue, or changes the options that are named. Everything is checked before anything is
 -- written. A new version of the row counts at once for whoever reads it next. Calls that change the
 -- same queue wait for each other; producers and workers never take that lock.
--- Calls: check_queue_name, check_retry, queue_shown, open_queue.
--- Locks: queue (advisory), the queue row. Index: queue_name_idx, queue_id_idx.
+-- Calls: check_queue_name, check_retry, queue_shown, open_queue, enter.
+-- Locks: queue (advisory), the queue row, leased rows by job id (skip locked). Index: queue_name_idx, queue_id_idx;
+-- leased is scanned.
 create or replace function {{.api_schema}}.oq_create_queue(
     queue_name text,
     options    jsonb default '{}'
@@ -108,6 +109,18 @@ begin
                retention = v_new.retention, retry = v_new.retry, created_at = v_new.created_at,
                dropped_at = null
          where q.row_id = v_old.row_id;
+        -- A lease has a copy of what its ack looks at. Who is ending or extending one at this moment is not waited for.
+        if v_new.restricted <> v_old.restricted or (v_new.keep = 'none') <> (v_old.keep = 'none') then
+            perform enter();
+            update leased l
+               set restricted = v_new.restricted, kept = v_new.keep <> 'none'
+             where l.ctid = any (array(
+                select x.ctid
+                  from leased x
+                 where x.lane between v_queue_id << 16 and (v_queue_id << 16) + 65535
+                 order by x.job_id
+                   for update skip locked));
+        end if;
     end if;
     return v_created;
 end

@@ -44,7 +44,7 @@ begin
         verdict := case v_job.state when 'dead' then 'dead' else 'finished' end;
         detail := case v_job.state
             when 'completed' then 'it has run'
-            when 'expired' then 'its time to live passed before a worker took it'
+            when 'expired' then 'its time to live passed while no worker held it'
             else format('it runs again only by: select oq_redrive(%L, ''{"state": "%s", "job_ids": [%s]}'')',
                 v_job.queue_name, v_job.state, v_job.job_id) end;
         return next;
@@ -57,7 +57,7 @@ begin
         return next;
         step := 'verdict';
         verdict := 'finished';
-        detail := 'its time to live passed before a worker took it';
+        detail := 'its time to live passed while no worker held it';
         return next;
         return;
     end if;
@@ -120,6 +120,11 @@ begin
                     else 'the rate of the group is used up' end, g.until
               from group_gates(v_group, v_queue) g
              where v_job.state = 'scheduled' and v_job.group_key is not null and g.until > v_job.run_at
+            union all
+            -- Let in by somebody who did not know of it: the tick parks it.
+            select 'group_throttled', 'the group is throttled', g.until
+              from group_gates(v_group, v_queue) g
+             where v_job.state = 'ready' and v_job.group_key is not null and g.gate = 'throttled'
             union all
             -- What the caller may not see holds it all the same.
             select 'parent', 'waits for jobs '

@@ -1,7 +1,7 @@
 -- One rule a queue, group or '*'; a call replaces it. Limits bind what comes next: what runs goes on, and counts.
--- Calls: check_queue_name, require_queue, tell_queue, wake_sleepers.
--- Locks: queue (advisory), the rule's row. Index: limit_rule_idx, limit_slot_idx; leased is
--- scanned for a queue's rule, waiting for a group's.
+-- Calls: check_queue_name, require_queue, tell_queue, wake_sleepers, limit_of, group_slots, admit.
+-- Locks: queue (advisory), the rule's row, as admit. Index: limit_rule_idx, limit_slot_idx, ready_returned_idx; leased is
+-- scanned, for a group's rule waiting as well.
 create or replace function {{.api_schema}}.oq_limit(
     queue_name  text,
     group_key   text     default null,
@@ -20,6 +20,7 @@ declare
     v_group_id bigint;
     v_now      timestamptz := clock_timestamp();
     v_before   int;
+    v_groups   bigint[];
 begin
     perform check_queue_name(oq_limit.queue_name);
     if length(group_key) not between 1 and 1000 then
@@ -67,6 +68,30 @@ begin
         end if;
         perform wake_sleepers(v_queue_id);
         return;
+    end if;
+    -- What has been let in and may not run any more goes back in line now, of a hundred groups. An older snapshot can't
+    -- tell; of that, of the others, and where somebody is just letting in, the tick does.
+    select array_agg(g.group_id) into v_groups
+      from (
+        select hashtextextended(j.group_key, v_queue_id) & 9223372036854775807 as group_id
+          from (
+            select r.job_id from ready r
+             where r.lane between v_queue_id << 16 and (v_queue_id << 16) + 65535 and r.position <> r.job_id
+            union all
+            select l.job_id from leased l where l.lane between v_queue_id << 16 and (v_queue_id << 16) + 65535) p
+         cross join lateral (
+            select j.group_key from job j where j.job_id = p.job_id limit 1) j
+         where j.group_key is not null
+           and (oq_limit.group_key = '*' or hashtextextended(j.group_key, v_queue_id) & 9223372036854775807 = v_group_id)
+         group by 1
+         limit 10000) g
+     cross join lateral limit_of(v_queue_id, g.group_id) l
+     where l.slots is not null or (
+        select count(*) > l.max_running from group_slots(g.group_id, l.max_running) s where s.busy);
+    if v_groups is not null then
+        perform admit(v_groups[:100], array_fill(v_queue_id, array[cardinality(v_groups[:100])]));
+        insert into todo (kind, id, queue_id, due_at)
+        select 'group', u.group_id, v_queue_id, v_now from unnest(v_groups[101:]) u(group_id);
     end if;
     -- More may be let in now. The rest, of a queue with more groups, is found by the sweep.
     insert into todo (kind, id, queue_id, due_at)

@@ -1,5 +1,6 @@
 -- What became of the jobs on which a job depends, for its worker.
--- Calls: may. Index: job_N_pk, finished_N_pk, dead_pk, leased_pk, scheduled_pk, waiting_pk, queue_id_idx.
+-- Calls: may. Index: job_N_pk, finished_N_pk, dead_pk, leased_pk, scheduled_pk, waiting_pk, queue_id_idx,
+-- attempt_N_pk.
 create or replace function {{.api_schema}}.oq_parents(job_id bigint)
 returns table (parent_id bigint, state text, result jsonb, error text)
 language plpgsql
@@ -22,7 +23,10 @@ begin
      cross join lateral unnest(c.depends_on) d(parent_id)
       left join lateral (
         -- As oq_jobs has it: what had finished when the queue was dropped went with it.
-        select f.queue_id, f.outcome, f.result, f.error, f.kept and f.finished_at >= (
+        select f.queue_id, f.outcome, f.result, coalesce(f.error, case when f.outcome <> 'completed' then (
+                select a.error from attempt a
+                 where a.job_id = f.job_id
+                 order by a.attempt desc limit 1) end) as error, f.kept and f.finished_at >= (
                 select q.created_at from queue q
                  where q.queue_id = f.queue_id
                  order by q.version desc, q.row_id

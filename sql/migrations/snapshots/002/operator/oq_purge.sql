@@ -106,7 +106,8 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_purge(text, text, interval, int) is
-'Deletes jobs of one state for good, oldest first; returns how many.
+'Deletes jobs of one state for good; returns how many.
 state: ready, scheduled, waiting, dead, completed, cancelled or expired. older_than: since they were enqueued
-(ready, scheduled, waiting), died or ended. max_jobs: 1 to 10000; null: as many as 100000, so call it until
-it returns 0. Jobs that somebody is touching are left. An unknown queue is 0. Errors: OQ001.';
+(ready, scheduled, waiting), died or ended. max_jobs: 1 to 10000, those that were enqueued first, whenever they
+ended; null: as many as 100000, so call it until it returns 0. Jobs that somebody is touching are left.
+An unknown queue is 0. Errors: OQ001.';

@@ -1,6 +1,6 @@
 -- Opens a batch. What it will enqueue is enqueued once for trial and taken back, so that what would be refused is
 -- refused now, but not for a queue that is full just now or a key that is taken.
--- Calls: enqueue_for. Index: batch_pk, mark_lane_idx.
+-- Calls: enqueue_for, fixed_times. Index: batch_pk, mark_lane_idx.
 create or replace function {{.api_schema}}.oq_batch(options jsonb default '{}')
 returns bigint
 language plpgsql
@@ -29,7 +29,11 @@ begin
                 'a JSON object with queue_name and any other argument or option of oq_enqueue');
         end if;
         begin
-            perform enqueue_for(v_job, to_regrole(quote_ident(v_owner))::oid);
+            -- With the header that it will have, of the largest id.
+            perform enqueue_for(v_job || case when coalesce(jsonb_typeof(v_job -> 'headers'), 'null') in ('object', 'null')
+                    then jsonb_build_object('headers', coalesce(nullif(v_job -> 'headers', 'null'), '{}')
+                        || '{"batch": 9223372036854775807}') else '{}' end,
+                to_regrole(quote_ident(v_owner))::oid);
             raise exception using errcode = 'OQ099';
         exception
             when sqlstate 'OQ099' or sqlstate 'OQ005' or sqlstate 'OQ006' then null;
@@ -39,6 +43,7 @@ begin
                         else 'options.' || v_key || ': ' || v_error end
                     using errcode = 'OQ001', hint = v_hint;
         end;
+        options := options || jsonb_build_object(v_key, fixed_times(v_job));
     end loop;
     insert into batch (owner, on_success, on_failure, on_complete)
     values (to_regrole(quote_ident(v_owner)), nullif(options -> 'on_success', 'null'),

@@ -37,8 +37,10 @@ begin
      where c.oid = tg_relid;
 
     if v_code is null then
+        -- A trigger sees virtual generated columns as null: row_json leaves them out.
         v_plain := not exists (
-            select from pg_attribute a where a.attrelid = tg_relid and a.attnum > 0 and a.atttypid >= 16384);
+            select from pg_attribute a
+             where a.attrelid = tg_relid and a.attnum > 0 and (a.atttypid >= 16384 or a.attgenerated = 'v'));
         v_payload := jsonb_build_object('op', tg_op, 'schema', tg_table_schema, 'table', tg_table_name,
             'new', case when tg_op = 'DELETE' then null when v_plain then to_jsonb(new) else row_json(new, tg_relid) end,
             'old', case when tg_op = 'INSERT' then null when v_plain then to_jsonb(old) else row_json(old, tg_relid) end);

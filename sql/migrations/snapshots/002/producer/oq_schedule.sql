@@ -1,7 +1,7 @@
 -- Makes a schedule, or changes it. The job is enqueued once for trial and taken back: what the queue would
 -- refuse at each run, by its rights, limits or options, is refused now; but not for being full just now.
 -- Calls: check_schedule_name, cron_parse, check_timezone, demand_schedule, check_schedule, open_queue,
--- role_may, enqueue_run, next_run, time_low, oq_schedule (once).
+-- role_may, enqueue_run, fixed_times, next_run, time_low, oq_schedule (once).
 -- Locks: schedule (advisory, shared), the schedule's row. Index: schedule_name_key, mark_lane_idx.
 create or replace function {{.api_schema}}.oq_schedule(
     schedule_name text,
@@ -54,7 +54,7 @@ begin
     v_new.payload := oq_schedule.payload;
     v_new := check_schedule(oq_schedule.options, v_new);
 
-    v_queue_id := open_queue(oq_schedule.queue_name);
+    v_queue_id := open_queue(oq_schedule.queue_name, true);
     begin
         perform enqueue_run(v_new, clock_timestamp());
         raise exception using errcode = 'OQ099';
@@ -73,6 +73,7 @@ begin
             using errcode = '42501', hint = 'A schedule runs with the rights of its owner.';
     end if;
 
+    v_new.job := fixed_times(v_new.job);
     v_now := clock_timestamp();
     if v_new.paused then
         v_new.due_at := null;

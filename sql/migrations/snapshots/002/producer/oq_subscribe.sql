@@ -15,7 +15,7 @@ declare
     v_queue_id bigint;
 begin
     v_words := check_words('topic_pattern', topic_pattern, true);
-    v_queue_id := open_queue(oq_subscribe.queue_name);
+    v_queue_id := open_queue(oq_subscribe.queue_name, true);
     if not role_may(v_owner, v_queue_id, 'produce') then
         perform demand(v_queue_id, oq_subscribe.queue_name, 'produce');
         raise exception 'role % is not a member of oq_producer', quote_ident(v_caller)

@@ -102,7 +102,10 @@ select p.job_id,
         j.expires_at, f.worker_id, f.leased_at,
         null, f.finished_at, null,
         j.group_key, j.unique_key, j.payload, j.headers, j.tags, null, f.result,
-        f.error
+        coalesce(f.error, case when f.outcome <> 'completed' and f.attempt > 0 then (
+            select a.error from {{.schema}}.attempt a
+             where a.job_id = f.job_id
+             order by a.attempt desc limit 1) end)
       from {{.schema}}.finished f
       left join {{.schema}}.job j on j.job_id = f.job_id
      where f.kept) p
@@ -119,9 +122,10 @@ select p.job_id,
  where p.finished_at is null or p.state = 'dead' or p.finished_at >= q.created_at;
 comment on view {{.api_schema}}.oq_jobs is
 'Every job with its state, of the queues that the reader may observe.
-run_at: when a scheduled job is due. lost_leases and failures: since the last redrive. error: the
-last attempt''s, or why the job ended. finished_at: when it ended or died. What the producer said
-(payload, headers, priority, tags, group_key, unique_key) may be gone before the outcome is.';
+run_at: when a scheduled job is due. lost_leases and failures: since the last redrive; a job that is
+finished has no failures any more, see oq_attempts. error: why the job ended, or the last attempt''s.
+finished_at: when it ended or died. What the producer said (payload, headers, priority, tags, group_key,
+unique_key) may be gone before the outcome is.';
 comment on column {{.api_schema}}.oq_jobs.state is
     'scheduled, waiting, ready, leased, completed, dead, cancelled or expired.';
 comment on column {{.api_schema}}.oq_jobs.reason is

@@ -38,7 +38,7 @@ select format('%I.%I', n.nspname, c.relname) as table_name,
       from pg_catalog.pg_trigger t
       join pg_catalog.pg_class c on c.oid = t.tgrelid
       join {{.schema}}.queue_now q
-        on q.queue_name = split_part(encode(t.tgargs, 'escape'), '\000', 1)
+        on q.queue_name = split_part(encode(t.tgargs, 'escape'), E'\\000', 1)
      where t.tgfoid = '{{.api_schema}}.oq_enqueue_row()'::regprocedure and t.tgparentid = 0) w
   join pg_catalog.pg_class c on c.oid = w.table_id
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace

@@ -1,6 +1,7 @@
 -- LISTEN, and the shared session lock by which producers see that somebody sleeps. The lock is tried
--- for at most 50 ms: where it can't be had, the worker is not woken and its polling has to do.
--- Calls: open_queue, demand, own_locks. Locks: sleeper shared (session).
+-- for at most 50 ms: where it can't be had, the worker is not woken and its polling has to do. A queue that is not
+-- there is not made, so that a wrong name leaves nothing: its id is the hash that open_queue will give it.
+-- Calls: check_queue_name, demand, own_locks. Locks: sleeper shared (session). Index: queue_name_idx.
 create or replace function {{.api_schema}}.oq_listen(
     queue_name text
 )
@@ -13,12 +14,13 @@ declare
     v_queue_id bigint;
     v_restricted boolean;
 begin
-    v_queue_id := open_queue(oq_listen.queue_name);
-    select q.restricted into v_restricted
+    perform check_queue_name(oq_listen.queue_name);
+    select q.queue_id, q.restricted into v_queue_id, v_restricted
       from queue q
-     where q.queue_id = v_queue_id
+     where q.queue_name = oq_listen.queue_name
      order by q.version desc, q.row_id
      limit 1;
+    v_queue_id := coalesce(v_queue_id, hashtextextended(oq_listen.queue_name, 0) & 140737488355327);
     if v_restricted then
         perform demand(v_queue_id, oq_listen.queue_name, 'consume');
     end if;
@@ -36,6 +38,7 @@ end
 $$;
 comment on function {{.api_schema}}.oq_listen(text) is
 'Lets this session be woken when the queue gets work.
-LISTEN "oq:<queue>", and the sleeper''s mark. Then lease once more, wait for a notification or a poll time-out, and oq_unlisten while busy.
+LISTEN "oq:<queue>", and the sleeper''s mark. The queue is not created. Then lease once more,
+wait for a notification or a poll time-out, and oq_unlisten while busy.
 Needs a session of its own: behind a transaction pooler, poll. The sleeper''s mark is the session''s: a
 rollback does not take it back, so call it outside a transaction.';

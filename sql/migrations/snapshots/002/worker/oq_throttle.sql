@@ -1,6 +1,6 @@
 -- "Retry after". Rows are only added, so that workers that are told so at once do not wait for each other.
--- Calls: require_queue, demand, tell_queue, enter, admit, wake_sleepers.
--- Locks: as admit. Index: throttled_idx, scheduled_due_idx, job_N_pk.
+-- Calls: require_queue, demand, tell_queue, enter, group_slots, admit, wake_sleepers.
+-- Locks: scheduled and ready rows (skip locked), as admit. Index: throttled_idx, scheduled_due_idx, job_N_pk.
 create or replace function {{.api_schema}}.oq_throttle(
     queue_name text,
     until      timestamptz,
@@ -56,6 +56,24 @@ begin
                 select hashtextextended(j.group_key, v_queue_id) & 9223372036854775807
                   from job j where j.job_id = s.job_id limit 1) = v_group_id
                for update skip locked) x));
+    -- What has been let in, here and not by admit, which an older snapshot keeps from looking, and anybody who has the
+    -- group's lock.
+    if oq_throttle.until > v_now then
+        with parked as (
+            delete from ready r
+             where r.ctid = any (array(
+                select x.ctid
+                  from group_slots(v_group_id, 1) s
+                 cross join lateral (
+                    select r.ctid from ready r
+                     where r.job_id = s.job_id and r.position <> r.job_id
+                       for update skip locked) x
+                 where s.busy))
+            returning r.*
+        )
+        insert into scheduled (due_at, job_id, lane, token, attempt, failed, lost, expires_at)
+        select oq_throttle.until, p.job_id, p.lane, p.token, p.attempt, p.failed, p.lost, p.expires_at from parked p;
+    end if;
     perform admit(array[v_group_id], array[v_queue_id]);
 end
 $$;
