@@ -162,6 +162,19 @@ select throws_ok(format('select oq_batch(%L)', o), 'OQ001', m, coalesce(o, 'null
     ('{"on_complete": {"queue_name": "x", "ref": "a"}}', 'options.on_complete%ref%'),
     ('{"on_complete": {"queue_name": "x", "depends_on": [999999]}}', 'options.on_complete.depends_on%999999%'),
     ('{"on_complete": {"queue_name": "x", "batch_id": 999999}}', 'options.on_complete.batch_id%999999%')) v(o, m);
+create function tap.hint_of(statement text) returns text language plpgsql as $$
+declare
+    v_hint text;
+begin
+    execute statement;
+    return 'no error';
+exception when others then
+    get stacked diagnostics v_hint = pg_exception_hint;
+    return v_hint;
+end
+$$;
+select is(hint_of($$select oq_batch('{"on_success": {"queue_name": "x", "dealy": 1}}')$$), 'any argument or option of oq_enqueue',
+    'the hint offers no refs');
 select throws_ok(format('select oq_enqueue(''x'', options => %L)', o), 'OQ001', m, o)
   from (values ('{"batch_id": 999999}', 'options.batch_id must not be 999999'), ('{"batch_id": 0}', '%batch_id%0%'),
     ('{"batch_id": -1}', '%batch_id%-1%'), ('{"batch_id": "1"}', '%batch_id%1%'), ('{"batch_id": 1.5}', '%batch_id%1.5%'))

@@ -200,6 +200,9 @@ func TestOwnerWithoutTheAPI(t *testing.T) {
 	exec(t, c, "insert into shop.orders values (1)")
 	exec(t, db.Pool, "revoke oq_producer from "+owner)
 	exec(t, c, "insert into shop.orders values (2)")
+	if got := get[string](t, db.Pool, "select concat_ws(' ', failed, problem) from api.oq_watches"); got != "0 role "+owner+" may not produce in the queue" {
+		t.Errorf("oq_watches says: %s", got)
+	}
 	exec(t, db.Pool, "grant oq_producer to "+owner)
 	exec(t, c, "insert into shop.orders values (3)")
 	if got := list[string](t, db.Pool, "select payload -> 'new' ->> 'id' from api.oq_jobs order by job_id"); strings.Join(got, " ") != "1 3" {
@@ -285,6 +288,24 @@ func TestMerge(t *testing.T) {
 		from oq_jobs order by 1`), ", ")
 	if got != want {
 		t.Errorf("jobs: %s\nwant: %s", got, want)
+	}
+	if want == "" {
+		return
+	}
+	// What moves to another partition, by the branches that the merge has.
+	exec(t, c, `create table moved (id int, r int) partition by list (r);
+		create table moved_1 partition of moved for values in (1); create table moved_2 partition of moved for values in (2);
+		insert into moved values (1, 1); select oq_watch('moved', 'moved', 'insert, update, delete')`)
+	for i, branches := range []string{"", "when matched and v.r is null then delete",
+		"when not matched then insert values (v.id, v.r)",
+		"when matched and v.r is null then delete when not matched then insert values (v.id, v.r)"} {
+		exec(t, c, fmt.Sprintf("merge into moved o using (values (1, %d)) v(id, r) on v.id = o.id %s when matched then update set r = v.r",
+			2-i%2, branches))
+		got := strings.Join(list[string](t, c, "select payload ->> 'op' from oq_jobs where queue_name = 'moved' and state = 'ready' order by 1"), " ")
+		if want := []string{"", "DELETE", "INSERT", "DELETE INSERT"}[i]; got != want {
+			t.Errorf("%q makes %q, want %q", branches, got, want)
+		}
+		exec(t, c, "select oq_purge('moved', 'ready')")
 	}
 }
 
