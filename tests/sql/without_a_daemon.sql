@@ -128,6 +128,40 @@ select is((select count(*) from oq_lease('groups', max_jobs => 1500)), 700::bigi
 select is((select count(*) from oq_lease('groups', max_jobs => 1500)), 500::bigint, 'many more');
 select is((select count(*) from oq_lease('groups', max_jobs => 1500)), 300::bigint, 'and the rest');
 
+-- The highest priority first, whether it is ready already or has to be made so: where nobody has raised the lane's mark
+-- for a second.
+create function priorities(queue text, jobs int)
+returns text
+language sql
+as $$
+    update oq.mark set raised_at = raised_at - interval '1 min' where lane > 0;
+    select string_agg(priority::text, ' ') from oq_lease(priorities.queue, max_jobs => jobs)
+$$;
+select oq_enqueue('high', priority => 9, run_at => now() + interval '1 h'), oq_enqueue('high') \g /dev/null
+select pass_delays() \g /dev/null
+select is(priorities('high', 1), '9', 'one that is due before one that is ready');
+select oq_enqueue('high') \g /dev/null
+select pass_leases() \g /dev/null
+select is(priorities('high', 3), '9 0 0', 'one of a lease that has expired');
+select oq_enqueue('high-next', priority => 9, run_at => now() + interval '1 h'), oq_enqueue('high-next') \g /dev/null
+select pass_delays() \g /dev/null
+update oq.mark set raised_at = raised_at - interval '1 min' where lane > 0;
+select is((select priority from oq_next('high-next')), 9, 'by oq_next');
+select oq_limit('high-limit', max_running => 9) from oq_create_queue('high-limit') \g /dev/null
+select oq_enqueue('high-limit', priority => 9, run_at => now() + interval '1 h'), oq_enqueue('high-limit') \g /dev/null
+select pass_delays() \g /dev/null
+select is(priorities('high-limit', 1), '9', 'in a queue with limits');
+select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'high-groups', 'group_key', i::text,
+    'priority', (i > 200)::int) order by i) from generate_series(1, 500) i)) \g /dev/null
+select is((select array_agg(distinct p) from unnest(string_to_array(priorities('high-groups', 300), ' ')) p), '{1}',
+    'groups that wait to be let in');
+-- While a daemon ticks it does that.
+select tap.daemon_ticks(true);
+select oq_enqueue('ticks', priority => 9, run_at => now() + interval '1 h'), oq_enqueue('ticks') \g /dev/null
+select pass_delays() \g /dev/null
+select is(priorities('ticks', 1), '0', 'beside a daemon');
+select tap.daemon_ticks(false);
+
 -- Wake-ups aside, all of a job's life passed without a tick.
 select is((select last_value from oq.beat), 0::bigint, 'nobody ticked');
 
