@@ -162,6 +162,16 @@ select pass_delays() \g /dev/null
 select is(priorities('ticks', 1), '0', 'beside a daemon');
 select tap.daemon_ticks(false);
 
+-- More groups in one transaction than it lets in at its commit: no lower priority goes before them, and all come.
+select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'many', 'group_key', i::text,
+    'priority', (i > 200)::int) order by i) from generate_series(1, 600) i)) \g /dev/null
+select is(priorities('many', 400), repeat('1 ', 399) || '1', 'four hundred of the higher priority');
+select is((select count(*) from oq_lease('many', max_jobs => 500)), 200::bigint, 'then the others');
+begin;
+select count(oq_enqueue('many', group_key => i::text, priority => (i % 2)::int)) from generate_series(1001, 1400) i \g /dev/null
+select is((select array_agg(distinct priority) from oq_lease('many', max_jobs => 200)), '{1}', 'in their own transaction');
+rollback;
+
 -- Wake-ups aside, all of a job's life passed without a tick.
 select is((select last_value from oq.beat), 0::bigint, 'nobody ticked');
 
