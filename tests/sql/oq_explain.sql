@@ -130,6 +130,20 @@ select ok(opens(:gl) between now() + interval '59 min' and now() + interval '1 h
 -- Due, and nobody has looked: nothing holds it. A paced redrive is no retry.
 select pass_delays() as x from oq_throttle('p', '-infinity', 'k') \gset
 select is(gates(:p1), 'worker, verdict due', 'due');
+select is(why(:p1), 'nothing holds it any more: the next tick, or a READ COMMITTED lease that finds too little, makes it ready',
+    'by whom, of a group');
+select oq_enqueue('rr', group_key => 'k') as rr1, oq_enqueue('rr', group_key => 'k') as rr2 \gset
+select lease_token as token from oq_lease('rr') \gset
+begin isolation level repeatable read;
+select oq_ack(:rr1, :token) as x \gset
+select is_empty('select from oq_lease(''rr'')', 'an older snapshot passes no turn on');
+commit;
+select is(why(:rr2), 'nothing holds it any more: the next tick, or a READ COMMITTED lease that finds too little, makes it ready',
+    'the same');
+select is((select job_id from oq_lease('rr')), :rr2::bigint, 'which it does');
+select oq_enqueue('plain', run_at => clock_timestamp() + interval '1 hour') as plain \gset
+update oq.scheduled set due_at = clock_timestamp() where job_id = :plain;
+select is(why(:plain), 'nothing holds it any more: the next tick, or a lease that finds too little, makes it ready', 'of none');
 select kill_job('pr', 'no') as pr from oq_enqueue('pr') \gset
 select kill_job('pr', 'no') as pr2 from oq_enqueue('pr') \gset
 select count(*) as x from oq_redrive('pr', per_second => 0.001) \gset
