@@ -35,6 +35,20 @@ select oq_unlisten(repeat('n', 57)), oq_unlisten('a/b:c.d-E') \g /dev/null
 select is(sleepers(), 0::bigint, 'awake');
 select is_empty('select pg_listening_channels()', 'and not listening');
 
+-- A rollback leaves the mark as it is, and takes LISTEN and UNLISTEN back: as their comments say.
+begin;
+select oq_listen('q') \g /dev/null
+rollback;
+select is(sleepers() || ' ' || (select count(*) from pg_listening_channels()), '1 0', 'a mark, and no channel');
+select oq_listen('q') \g /dev/null
+begin;
+select oq_unlisten('q') \g /dev/null
+rollback;
+select is(sleepers() || ' ' || (select count(*) from pg_listening_channels()), '0 1', 'a channel, and no mark');
+select oq_unlisten('q') \g /dev/null
+select is((select count(*) from unnest('{oq_listen,oq_unlisten}'::regproc[]) p
+    where obj_description(p, 'pg_proc') ~ 'rollback does not take[^.]*back'), 2::bigint, 'said of both');
+
 select refuses_bad_names('select oq_listen(%L)');
 select refuses_bad_names('select oq_unlisten(%L)');
 select is(sleepers(), 0::bigint, 'refused, and no mark left');
