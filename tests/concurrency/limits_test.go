@@ -355,6 +355,57 @@ func TestRate(t *testing.T) {
 	audit(t, w)
 }
 
+// The rate of a group binds in every window as well, though a job is let into ready some time before it is leased; also
+// while limits change, and what fails or is given back begins again.
+func TestGroupRate(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	w := db.Conn(t)
+	exec(t, w, `select oq_create_queue('q', '{"max_retries": 32767, "max_lost_leases": 32767}')`)
+	exec(t, w, "select oq_limit('q', '*', max_running => 4, rate => 5, per => '200 ms')")
+	exec(t, w, `select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'q',
+		'group_key', 'g' || i % 3)) from generate_series(1, 3000) i))`)
+	exec(t, w, `create table public.history (at timestamptz, group_key text);
+		create function note() returns trigger language plpgsql as $$
+		begin insert into public.history select new.leased_at, j.group_key from oq.job j where j.job_id = new.job_id; return null; end $$;
+		create trigger note after insert on oq.leased for each row execute function note();`)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	ticker := db.Conn(t)
+	wg.Go(func() {
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+				sql := "select from oq_tick()"
+				if n%20 == 0 {
+					sql = fmt.Sprintf("select oq_limit('q', '*', max_running => %d, rate => 5, per => '200 ms')", 1+n/20%6)
+				}
+				if _, err := ticker.Exec(context.Background(), sql); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	})
+	runs := limitSeconds(t)
+	taken := crowd(t, db, "q", runs, false)
+	close(stop)
+	wg.Wait()
+	worst := get[int](t, w, `select max(n)::int from (select count(*) over (partition by group_key
+		order by at range between '199.999 ms' preceding and current row) as n from history) x`)
+	if worst > 5 {
+		t.Errorf("%d jobs of a group began within 200 ms", worst)
+	}
+	began := get[int](t, w, "select count(*)::int from history")
+	if want := int(runs / (200 * time.Millisecond) * 15 / 20); began < want {
+		t.Errorf("%d jobs began, a twentieth of the rate is %d", began, want)
+	}
+	t.Logf("%d leases, %d committed, at most %d within 200 ms", taken, began, worst)
+	audit(t, w)
+}
+
 // A job never begins a microsecond before its slot is free, however long its worker was held up on the way.
 func TestRateIsExact(t *testing.T) {
 	t.Parallel()
@@ -579,6 +630,39 @@ func TestFreeSlotWakes(t *testing.T) {
 	if n := get[int](t, w, "select oq_wake()::int"); n != 1 {
 		t.Errorf("woke %d queues", n)
 	}
+}
+
+// Whoever looks for a slot of a group's rate writes down when the job of each began. While his transaction is open nobody
+// waits for that: not the sweep, nor another who looks.
+func TestStartsAreWrittenDownInNobodysWay(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, c := db.Conn(t), db.Conn(t)
+	exec(t, c, "select oq_create_queue('q'), oq_limit('q', '*', rate => 2, per => '1 ms')")
+	exec(t, c, "select oq_enqueue('q', group_key => 'g')")
+	ack(t, c, lease(t, c, "q", 1)[0])
+	exec(t, c, "update oq.limit_slot set taken_at = taken_at - interval '1 hour'")
+	exec(t, c, "update oq.finished set leased_at = leased_at - interval '1 hour'")
+	if n := get[int](t, c, "select count(*)::int from oq.limit_slot where token < 0"); n != 1 {
+		t.Fatalf("%d slots whose start is not written down, want 1", n)
+	}
+	holder := get[int64](t, c, "select holder from oq.limit_slot")
+	exec(t, a, "begin")
+	exec(t, a, "select oq.rate_slots($1, 2, '1 ms', 0)", holder)
+	if n := get[int](t, a, "select count(*)::int from oq.limit_slot where token < 0"); n != 0 {
+		t.Fatalf("%d slots whose start is not written down by who looked", n)
+	}
+	exec(t, c, "set lock_timeout = '2s'")
+	exec(t, c, "select setval('oq.slot_sweep', 0)")
+	exec(t, c, "select oq.sweep_groups(1000)")
+	if got := list[int32](t, c, "select unnest(oq.rate_slots($1, 2, '1 ms', 2))", holder); len(got) != 1 {
+		t.Errorf("slots %v are free beside who looks, want the other one", got)
+	}
+	exec(t, a, "commit")
+	if got := list[int32](t, c, "select unnest(oq.rate_slots($1, 2, '1 ms', 2))", holder); len(got) != 2 {
+		t.Errorf("slots %v are free, want both", got)
+	}
+	audit(t, c)
 }
 
 // What is noted of slots goes when neither a lease nor a rate needs it any more, however many groups there were, and

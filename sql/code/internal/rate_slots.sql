@@ -27,7 +27,8 @@ begin
              cross join lateral (
                 select x.version from {{.schema}}.limit_slot x
                  where case when s.token < 0 then {{.schema}}.slot_start(s.job_id, s.token, s.taken_at) is not null end
-                   and x.version = s.version
+                   -- Looked at again once it is locked: what is written already may be somebody's slot by now.
+                   and x.version = s.version and x.token < 0
                    for update skip locked) x));
     end if;
     v_got := array(

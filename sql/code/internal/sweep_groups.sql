@@ -2,7 +2,7 @@
 -- free. And takes away what idle groups left in group_slot, slots of limits that neither a lease nor a rate needs any more,
 -- and throttles that are over. All by blocks of their tables: a walk through an index would begin, each second, with all
 -- that has died since VACUUM or oq_compact were last let in.
--- Calls: group_gates, slot_start. Locks: groups and slots (try), throttled rows (skip locked).
+-- Calls: group_gates, slot_start. Locks: groups and slots (try), limit_slot and throttled rows (skip locked).
 -- Index: waiting_group_idx, todo_id_idx, leased_pk, scheduled_pk, ready_returned_idx, limit_rule_idx, throttled_idx; the others by ctid.
 create or replace function {{.schema}}.sweep_groups(max_rows int)
 returns bigint
@@ -96,8 +96,10 @@ begin
     )
     delete from {{.schema}}.limit_slot d
      where d.ctid = any (array(
-        select i.slot_row
+        select x.slot_row
           from idle i
+         cross join lateral (
+            select l.ctid as slot_row from {{.schema}}.limit_slot l where l.ctid = i.slot_row for update skip locked) x
          where {{template "internal/slot_lock.sql" dict "schema" .schema "holder" "i.holder" "slot" "i.slot"}}));
     get diagnostics v_step = row_count;
     v_count := v_count + v_step;

@@ -34,7 +34,7 @@ begin
     select u.ord, case
             when u.unique_key is null then 'unique_key'
             when u.debounce_max is not null and u.unique_mode is distinct from 'debounce' then 'debounce_max'
-            else 'delay' end as what
+            else 'delay' end as what, u.debounce_max::text as debounce_max
       into v_bad
       from unnest(claim_keys.jobs) u
      where u.unique_key is null
@@ -46,7 +46,7 @@ begin
     if v_bad.ord is not null then
         perform {{.schema}}.fail(case when not single then 'jobs[' || v_bad.ord - 1 || '].'
                 when v_bad.what = 'unique_key' then '' else 'options.' end || v_bad.what,
-            case v_bad.what when 'debounce_max' then 'given' end,
+            case v_bad.what when 'debounce_max' then v_bad.debounce_max end,
             case v_bad.what
                 when 'unique_key' then 'given where unique_mode, unique_for or debounce_max is'
                 when 'debounce_max' then 'left out unless unique_mode is debounce'

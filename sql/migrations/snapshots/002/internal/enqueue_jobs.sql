@@ -97,6 +97,17 @@ begin
         perform fail('jobs[' || v_bad.idx || '].queue_name', coalesce(quote_literal(left(v_bad.name, 100)), 'null'),
             '1 to 57 characters of A-Z a-z 0-9 _ . : / -');
     end if;
+    select e.ord - 1 as idx, k.key as key, k.value as value into v_bad
+      from jsonb_array_elements(jobs) with ordinality e(job, ord)
+     cross join lateral jsonb_each_text(case jsonb_typeof(e.job -> 'options') when 'object' then e.job -> 'options' else '{}' end)
+        k(key, value)
+     where k.key = any (v_options) and k.value is not null and e.job ->> k.key is not null
+     order by e.ord
+     limit 1;
+    if v_bad.idx is not null then
+        perform fail('jobs[' || v_bad.idx || '].options.' || left(v_bad.key, 100), left(v_bad.value, 100),
+            'either beside options or in it, not both');
+    end if;
     begin
         for v_idx, v_name in
             select e.ord - 1, e.job ->> 'run_at'
@@ -152,7 +163,7 @@ begin
 
     perform enter();
     v_now := clock_timestamp();
-    -- Options that stand beside the arguments count before those in "options".
+    -- Options stand beside the arguments or in "options".
     v_found := array(select nextval('position') from generate_series(1, v_count));
     v_jobs := array(
         select row(e.ord, v_found[e.ord], n.queue_id, (n.queue_id << 16) + 32767 - coalesce((e.job ->> 'priority')::int, 0),

@@ -5,7 +5,9 @@ two statements and few expressions: each is set up anew in every transaction. */
         coalesce($3 between 1 and 604800, true) and $4 between 1 and 10000 and not q.restricted and not q.paused and not q.limited
             and coalesce(length($2) <= 200, true)
             and current_setting('{{.schema}}.instance', true) = '1'
-            and clock_timestamp() < now() + interval '1 second',
+            and clock_timestamp() < now() + interval '1 second'
+            and (m.raised_at > clock_timestamp() - interval '1 second'
+                or pg_sequence_last_value('beat'::regclass) > (date_part('epoch', clock_timestamp()) * 1000)::bigint - 2000),
         m.lane, m.low, m.raised_at > clock_timestamp() - interval '1 second'
       into v_queue_id, v_restricted, v_paused, v_kept, v_linked, v_limited, v_max_retries, v_seconds, v_plain,
         v_lane, v_low, v_fresh
@@ -34,6 +36,11 @@ two statements and few expressions: each is set up anew in every transaction. */
         return query
         select * from lease_limited($1, $2, v_seconds, $4, v_queue_id, v_kept, v_restricted, v_max_retries);
         return;
+    elsif v_fresh is not true
+        and pg_sequence_last_value('beat'::regclass) <= (date_part('epoch', clock_timestamp()) * 1000)::bigint - 2000
+    then
+        -- Nobody ticks, nobody has leased for a second: what is due may be of a higher priority than what is ready.
+        v_tended := tend(v_queue_id, $4, v_linked) is not null;
     end if;
 
     v_now := clock_timestamp();

@@ -35,6 +35,15 @@ begin
     if v_limit.until is not null then
         return;
     end if;
+    -- As in lease_body.sql: what is due may be of a higher priority than what is ready.
+    v_now := clock_timestamp();
+    if pg_sequence_last_value('{{.schema}}.beat'::regclass) <= (date_part('epoch', v_now) * 1000)::bigint - 2000
+        and not exists (
+            select from {{.schema}}.lanes(lease_limited.queue_id << 16, (lease_limited.queue_id << 16) + 65535) k
+             where k.raised_at > v_now - interval '1 second')
+    then
+        v_tended := {{.schema}}.tend(queue_id, v_left, true) is not null;
+    end if;
     while v_left > 0 loop
         v_now := clock_timestamp();
         -- No slot is taken where nothing is ready.

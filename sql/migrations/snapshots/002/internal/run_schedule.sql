@@ -18,6 +18,8 @@ declare
     v_queue_id bigint;
     v_state    text;
     v_owner    name := coalesce((select r.rolname from pg_roles r where r.oid = due.owner_id), due.owner_name);
+    v_deputy   boolean;
+    v_made     int;
     v_again    boolean := false;
     v_done     bigint := 0;
 begin
@@ -70,18 +72,19 @@ begin
             then
                 due.skipped := due.skipped + 1;
             else
-                if {{.schema}}.may(v_queue_id, 'produce') then
-                    due.last_job_id := {{.schema}}.enqueue_run(due, v_instant);
-                else
+                v_deputy := not {{.schema}}.may(v_queue_id, 'produce');
+                if v_deputy then
                     insert into {{.schema}}.deputy (xid, queue_id) values (pg_current_xact_id(), v_queue_id);
-                    due.last_job_id := {{.schema}}.enqueue_run(due, v_instant);
+                end if;
+                select r.job_id, r.inserted::int into due.last_job_id, v_made from {{.schema}}.enqueue_run(due, v_instant) r;
+                if v_deputy then
                     delete from {{.schema}}.deputy d where d.xid = pg_current_xact_id();
                 end if;
                 due.last_run_at := v_instant;
-                due.runs := due.runs + 1;
+                due.runs := due.runs + v_made;
                 due.last_error := null;
                 due.last_error_at := null;
-                v_done := v_done + 1;
+                v_done := v_done + v_made;
             end if;
         exception when others then
             get stacked diagnostics v_state = returned_sqlstate;

@@ -87,12 +87,9 @@ begin
                     else format('case when num_nonnulls(%1$s) > 0 then jsonb_build_array(%1$s)::text end',
                         string_agg(f.field, ', ' order by f.ord)) end
                   from (
-                    -- The same instant is the same key, whatever the writer's time zone.
-                    select format(case when a.atttypid = 'timestamptz'::regtype then '(' || v_field || ' at time zone ''UTC'')'
-                        else v_field end, c.name) as field, c.ord
+                    select format(v_field, c.name) as field, c.ord
                       from jsonb_array_elements_text(plan -> (array['unique_columns', 'group_columns'])[i])
-                        with ordinality c(name, ord)
-                      join pg_attribute a on a.attrelid = (plan ->> 'table_id')::oid and a.attname = c.name) f);
+                        with ordinality c(name, ord)) f);
         end loop;
         v_from := case v_event
             when 'insert' then '(select * from new_rows) as new' || case when plan ->> 'condition' is null then '' else

@@ -69,8 +69,9 @@ begin
 
     execute format('create or replace function %s() returns trigger language plpgsql security definer '
         'set search_path = pg_catalog, pg_temp set enable_nestloop = off set jit = off '
-        -- A condition means the same to every writer.
-        'set standard_conforming_strings = on as %L',
+        -- A condition means the same, and a value is the same key, whoever writes.
+        'set standard_conforming_strings = on set timezone = ''UTC'' set datestyle = ''ISO, MDY'' '
+        'set intervalstyle = postgres set bytea_output = hex set extra_float_digits = 1 as %L',
         v_function, plan ->> 'body');
     execute format('comment on function %s() is %L', v_function,
         format('Makes jobs of changes of %s in queue %s. Made by oq_watch.', v_table, plan ->> 'queue'));

@@ -214,7 +214,8 @@ begin
     if v_first is null then
         verdict := case when v_job.state = 'ready' then 'ready' else 'due' end;
         detail := case when v_job.state <> 'ready' then
-                'nothing holds it any more: the next tick, or a lease that finds too little, makes it ready'
+                format('nothing holds it any more: the next tick, or a %slease that finds too little, makes it ready',
+                    case when v_job.state = 'waiting' or v_job.group_key is not null then 'READ COMMITTED ' end)
             when v_sleeps or v_seen.last_leased_at is not null then 'it runs when a worker comes to it'
             else 'it runs when a worker leases from this queue' end;
     else

@@ -41,7 +41,7 @@ begin
                 get stacked diagnostics v_error = message_text, v_hint = pg_exception_hint;
                 raise exception '%', case when v_error like 'jobs[0]%' then 'options.' || v_key || substr(v_error, 8)
                         else 'options.' || v_key || ': ' || v_error end
-                    using errcode = 'OQ001', hint = v_hint;
+                    using errcode = 'OQ001', hint = replace(v_hint, ', ref or depends_on_refs', '');
         end;
         options := options || jsonb_build_object(v_key, fixed_times(v_job));
     end loop;

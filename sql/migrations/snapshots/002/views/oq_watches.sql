@@ -16,7 +16,22 @@ select format('%I.%I', n.nspname, c.relname) as table_name,
         when w.by_statement and exists (
             select from pg_catalog.pg_inherits i where i.inhrelid = w.table_id)
         then 'the table is part of another by now, whose statements make no jobs: call oq_watch again'
-        else ({{.schema}}.watch_allowed(w.owner_id, q.queue_id, w.table_id)).reason end as problem,
+        else coalesce((
+            select 'column ' || quote_ident(n.name) || ' is gone or has another name: call oq_watch again'
+              from (
+                select unnest(w.columns) as name
+                union all
+                select jsonb_array_elements_text(w.options -> k.key)
+                  from unnest(array['unique_columns', 'group_columns', 'payload_columns']) k(key)
+                 where jsonb_typeof(w.options -> k.key) = 'array') n
+             where not exists (
+                select from pg_catalog.pg_attribute a
+                 where a.attrelid = w.table_id and a.attname = n.name and a.attnum > 0 and not a.attisdropped)
+             limit 1),
+            -- oq_watch forgets the failures before it.
+            case when w.condition is not null and f.last_code = '42703' then
+                'its condition named a column that is gone or has another name: call oq_watch again' end,
+            ({{.schema}}.watch_allowed(w.owner_id, q.queue_id, w.table_id)).reason) end as problem,
     w.created_at
   from (
     select x.table_id::oid as table_id, x.queue_id, x.events, x.columns, x.condition, x.options,
@@ -45,6 +60,7 @@ select format('%I.%I', n.nspname, c.relname) as table_name,
   join {{.schema}}.queue_now q on q.queue_id = w.queue_id
   left join lateral (
     select sum(x.failed)::bigint as failed, max(x.failed_at) as failed_at,
+        (array_agg(x.code order by x.failed_at desc))[1] as last_code,
         (array_agg(x.code || ': ' || x.error order by x.failed_at desc))[1] as last_error
       from {{.schema}}.watch_failure x
      where x.queue_id = w.queue_id and (x.table_id = w.table_id

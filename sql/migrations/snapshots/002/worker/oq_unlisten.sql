@@ -26,4 +26,6 @@ begin
 end
 $$;
 comment on function {{.api_schema}}.oq_unlisten(text) is
-'The end of oq_listen: this session is not woken for the queue any more.';
+'The end of oq_listen: this session is not woken for the queue any more.
+As with oq_listen a rollback does not take the mark back: the session would listen without it, and not be
+woken, so call it outside a transaction.';
