@@ -90,6 +90,32 @@ select current_setting('test.result');
 select oq_drop_queue('g', force => true) \g /dev/null
 select is((select sum(violations) from oq_audit()), 0::numeric, 'all rolled back');
 
+-- The numbers are for every observer, the ids for who may observe the queue.
+begin;
+create role tap_looker login in role oq_observer;
+select oq_create_queue('secret', '{"restricted": true}') as x, oq_enqueue('secret') as s, oq_enqueue('seen') as o \gset
+select oq_schedule('secret plan', '@daily', 'secret'), oq_schedule('open plan', '@daily', 'seen') \g /dev/null
+delete from oq.ready where job_id in (:s, :o);
+update oq.schedule set due_at = now();
+insert into oq.mark (lane, low) select -10, (extract(epoch from now()) * 1000000)::bigint + 1;
+insert into oq.waiting (job_id, lane, holder, position) select job_id, (queue_id << 16) + 5, 'parent', 0 from oq.job
+    where job_id in (:s, :o);
+select lane from oq.waiting where job_id = :o \gset
+create function pg_temp.samples() returns text language sql as $$
+    select string_agg(concat_ws(' ', a.law, a.violations, a.sample), '; ' order by a.law) from public.oq_audit() a
+     where a.law in ('lane_of_job', 'child_stuck', 'lane_without_mark', 'schedule_below_mark') $$;
+select is(pg_temp.samples(), format('child_stuck 2 %s, %s; lane_of_job 2 %1$s, %2$s; lane_without_mark 2 %3$s;'
+    ' schedule_below_mark 2 open plan, secret plan', :s, :o, (
+    select string_agg(w.lane::text, ', ' order by w.lane) from oq.waiting w)), 'an operator is shown all');
+set local session authorization tap_looker;
+select is(pg_temp.samples(), format('child_stuck 2 %s; lane_of_job 2 %1$s; lane_without_mark 2 %2$s;'
+    ' schedule_below_mark 2 open plan', :o, :lane), 'an observer what he may observe');
+reset session authorization;
+select oq_grant('secret', 'tap_looker', '{observe}') as x \gset
+set local session authorization tap_looker;
+select ok(pg_temp.samples() like format('child_stuck 2 %s, %s;%%secret plan', :s, :o), 'granted: all');
+rollback;
+
 -- oq_repair: nothing to do; then what a fault from outside did.
 select unchanged('select * from oq_repair()', '{"(job_without_place,0)","(lane_without_mark,0)"}',
     'nothing to repair');
