@@ -2,6 +2,7 @@ package concurrency
 
 import (
 	"testing"
+	"time"
 
 	"github.com/openqueue/openqueue/tests/testdb"
 )
@@ -52,4 +53,50 @@ func TestHeldKeysKeepNoOtherScheduleWaiting(t *testing.T) {
 	until(t, c, "the others run", "select oq_run_schedules() >= 0 and (select count(*) from oq_jobs) = 13")
 	once(t, c, 13)
 	audit(t, c)
+}
+
+// A late commit that somebody holds again keeps no epoch from being resolved, and so no other late commit waiting.
+func TestHeldLateCommitKeepsNoEpochOpen(t *testing.T) {
+	t.Parallel()
+	for name, late := range map[string]string{
+		"due":   "select oq_enqueue('q', run_at => clock_timestamp() + interval '50 ms')",
+		"ready": "select oq_enqueue('q')",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			c, w, other, holder := db.Conn(t), db.Conn(t), db.Conn(t), db.Conn(t)
+			flow(t, c, "q")
+			// A member of many epochs.
+			exec(t, w, "begin")
+			for range 25 {
+				exec(t, w, "select oq_enqueue('bulk')")
+				tick(t, c, 1)
+			}
+			first := get[int64](t, w, late)
+			exec(t, other, "begin")
+			second := get[int64](t, other, late)
+			for range 4 {
+				flow(t, c, "q")
+				passes(t, c, 50*time.Millisecond)
+				age(t, c)
+				tick(t, c, 1)
+			}
+			exec(t, holder, "begin")
+			exec(t, w, "commit")
+			exec(t, holder, "select oq_update($1, '{\"max_retries\": 1}')", first)
+			tick(t, c, 30)
+			exec(t, other, "commit")
+			until(t, c, "the other late commit is resolved", `select (select count(*) from oq_tick()) > 0
+				and exists (select from oq_lease('q', max_jobs => 10) where job_id = $1)`, second)
+			if n := get[int](t, c, "select count(*)::int from oq.epoch_open"); n > 3 {
+				t.Errorf("%d epochs are open", n)
+			}
+			exec(t, holder, "rollback")
+			until(t, c, "the held one comes back", `select (select count(*) from oq_tick()) > 0
+				and exists (select from oq_lease('q', max_jobs => 10) where job_id = $1)`, first)
+			exec(t, c, "select oq_purge('bulk', 'ready')")
+			audit(t, c)
+		})
+	}
 }

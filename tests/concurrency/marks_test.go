@@ -3,6 +3,7 @@ package concurrency
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/openqueue/openqueue/tests/testdb"
 )
@@ -244,4 +245,61 @@ func TestOpenTransactionAtTheFrontOfTime(t *testing.T) {
 			audit(t, b)
 		})
 	}
+}
+
+// After a crash, and in a dump, the sequence of epochs is ahead of their rows. One row stands for all of them, but one that
+// somebody holds has its own, or the others could be resolved over his head.
+func TestEpochsWithoutRows(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c, w := db.Conn(t), db.Conn(t)
+	flow(t, c, "q")
+	exec(t, c, "select setval('oq.epoch', nextval('oq.epoch') + 50000)")
+	exec(t, w, "begin")
+	late := get[int64](t, w, "select oq_enqueue('q')")
+	exec(t, c, "select setval('oq.epoch', nextval('oq.epoch') + 50000)")
+	tick(t, c, 1)
+	if n := get[int](t, c, "select count(*)::int from oq.epoch_open"); n > 5 {
+		t.Errorf("%d epochs are open after 100,000 that have no row", n)
+	}
+	flow(t, c, "q")
+	tick(t, c, 5)
+	exec(t, w, "commit")
+	tick(t, c, 2)
+	if got := list[int64](t, c, "select job_id from oq_lease('q')"); len(got) != 1 || got[0] != late {
+		t.Errorf("leased %v, want the late job %d", got, late)
+	}
+	audit(t, c)
+}
+
+// Nobody ticked for two days, or the dump is as old: what is committed late then is found within some ticks that follow
+// each other at once, though the epochs begin two days, and a million positions, ago.
+func TestLateCommitAfterTwoDays(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c, w := db.Conn(t), db.Conn(t)
+	flow(t, c, "q")
+	id := get[int64](t, c, "select oq_enqueue('q')")
+	j := lease(t, c, "q", 1)[0]
+	exec(t, c, "update oq.mark set low = low - 172800000000 where lane between -3 and -1 and low > 0")
+	exec(t, c, `update oq.epoch_open set lo_scheduled = greatest(lo_scheduled - 172800000000, 1),
+		lo_leased = greatest(lo_leased - 172800000000, 1), lo_ttl = greatest(lo_ttl - 172800000000, 1)`)
+	exec(t, c, "select setval('oq.position', nextval('oq.position') + 10000000)")
+	exec(t, w, "begin")
+	exec(t, w, "select oq_nack($1, $2, 'no', retry_after => '100 ms')", j.ID, j.Token)
+	passes(t, c, 200*time.Millisecond)
+	tick(t, c, 2)
+	exec(t, w, "commit")
+	for n := 1; ; n++ {
+		slept := get[int](t, c, "select done::int from oq_tick() where duty = 'sleep_ms'")
+		if get[string](t, c, "select state from oq_get($1)", id) == "ready" {
+			t.Logf("ready after %d ticks", n)
+			break
+		}
+		if slept > 20 || n > 20 {
+			t.Fatalf("after %d ticks the job is not ready, and the next comes in %d ms", n, slept)
+		}
+	}
+	until(t, c, "the epochs are resolved", "select oq_advance() >= 0 and (select count(*) from oq.epoch_open) < 4")
+	audit(t, c)
 }

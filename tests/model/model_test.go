@@ -96,6 +96,9 @@ var (
 	oneWriter = scenario{"one writer, three ticks", 0, func(b protocol) []script {
 		return []script{writer(b, 1), daemon(b, 3)}
 	}}
+	fourTicks = scenario{"one writer, four ticks", 0, func(b protocol) []script {
+		return []script{writer(b, 1), daemon(b, 4)}
+	}}
 	twoWriters = scenario{"two writers of two rows, two ticks", 0, func(b protocol) []script {
 		return []script{writer(b, 1, 2), writer(b, 3, 4), daemon(b, 2)}
 	}}
@@ -143,7 +146,7 @@ var (
 // The protocol as it is, at every step and at the end.
 func TestNothingIsLost(t *testing.T) {
 	for _, c := range []scenario{
-		oneWriter, twoWriters, twoDaemons, staleLease, twoLeases, openRaise, openMember, openLease, twoPassers,
+		oneWriter, fourTicks, twoWriters, twoDaemons, staleLease, twoLeases, openRaise, openMember, openLease, twoPassers,
 		noDaemon, daemonBack, openAdvance, ownWork, twiceInOne,
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -198,6 +201,7 @@ func TestEveryRuleMatters(t *testing.T) {
 		{"resolve looks with an older snapshot", protocol{oldSnapshot: true}, oneWriter},
 		{"locks are released before the commit", protocol{earlyRelease: true}, oneWriter},
 		{"an advance that rolled back leaves a gap", protocol{noRepair: true}, oneWriter},
+		{"a missing epoch has a member and no row", protocol{noHeld: true}, fourTicks},
 		{"a passed row is not noted", protocol{noNotes: true}, openLease},
 		{"an epoch is dropped though a row is left", protocol{dropLeft: true}, staleLease},
 		{"a lease raises over what may still commit", protocol{openMark: true}, openRaise},

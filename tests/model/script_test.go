@@ -54,7 +54,8 @@ type protocol struct {
 	earlyRelease       bool // locks go before the commit can be seen
 	noRepair           bool // a rolled-back advance leaves its epoch without a row
 	noNotes            bool // passing over a locked row is not remembered
-	dropLeft           bool // resolve drops an epoch although a row of it is locked
+	dropLeft           bool // resolve drops an epoch although a row of it is locked, and notes nothing
+	noHeld             bool // of the epochs that rolled back only the last gets a row, whoever holds another one
 	openMark           bool // a lease raises over what may still commit, and its mark is seen much later
 	openAdvance        bool // the lock of advance goes at the end of the call, before its commit
 	ownEpoch           bool // a transaction resolves the epoch of which it is a member itself
@@ -135,12 +136,12 @@ func (c *script) tick(b protocol, pass bool) *script {
 		at := len(c.steps)
 		c.add(step{op: opSnap}, step{op: opStuck}, step{op: opPass})
 		c.steps[at+1].to = len(c.steps)
-		drop := len(c.steps)
-		c.add(step{op: opDrop})
-		c.enter(b)
-		c.add(step{op: opSnap}, step{op: opBack})
-		c.steps[drop].to = len(c.steps)
 	}
+	drop := len(c.steps)
+	c.add(step{op: opDrop})
+	c.enter(b)
+	c.add(step{op: opSnap}, step{op: opBack})
+	c.steps[drop].to = len(c.steps)
 	c.add(step{op: opList})
 	try := len(c.steps)
 	c.add(step{op: opTry}, step{op: opHold, to: try})
@@ -417,6 +418,14 @@ func (m *model) repair(s *state, i int) {
 		return
 	}
 	for g := top.num + 1; g <= p.n; g++ {
+		// A closed one that nobody holds has no members: what it had is above the lo of the last as well.
+		held := g == p.n
+		for k := range s.procs {
+			held = held || !m.noHeld && (s.procs[k].locks|s.procs[k].excl)>>g&1 == 1
+		}
+		if !held {
+			continue
+		}
 		s.addEpoch(epoch{num: g, lo: top.lo, ins: p.tx})
 		m.say(i, "writes the missing epoch %d, lo %d", g, top.lo)
 	}
@@ -595,7 +604,7 @@ func (m *model) sweep(s *state, i int) {
 	p.snap = 0
 }
 
-// left keeps the epoch open where something could not be moved.
+// left notes what could not be moved and resolves the epoch.
 func (m *model) left(s *state, i, to int) {
 	p := &s.procs[i]
 	p.pc = uint8(to)
@@ -610,8 +619,8 @@ func (m *model) left(s *state, i, to int) {
 	for _, r := range s.rows {
 		if r.pos > p.lo && r.pos < low && visible(r.ins, r.del, snap, p.tx) &&
 			!s.noted(r.pos, snap, p.tx) && !m.dropLeft {
-			m.say(i, "keeps epoch %d open for @%d", p.num, r.pos)
-			return
+			m.say(i, "notes @%d, which is locked", r.pos)
+			s.addNote(note{pos: r.pos, ins: p.tx})
 		}
 	}
 	for k := range s.epochs {
