@@ -117,7 +117,7 @@ select ok(pg_temp.samples() like format('child_stuck 2 %s, %s;%%secret plan', :s
 rollback;
 
 -- oq_repair: nothing to do; then what a fault from outside did.
-select unchanged('select * from oq_repair()', '{"(job_without_place,0)","(lane_without_mark,0)"}',
+select unchanged('select * from oq_repair()', '{"(job_without_place,0)","(lane_without_mark,0)","(ttl_timer,0)","(group_slot,0)"}',
     'nothing to repair');
 select throws_ok('select oq_repair(' || n || ')', 'OQ001', 'max_rows%' || n || '%',
     'max_rows ' || n) from unnest('{0,-1,100001}'::text[]) n;
@@ -132,7 +132,7 @@ delete from oq.mark where lane = (select lane from oq.leased);
 select oq_advance() as x \gset
 select oq_advance() as x \gset
 select results_eq('select * from oq_repair(2)', $$values ('job_without_place', 2),
-    ('lane_without_mark', 1)$$, 'two at a time');
+    ('lane_without_mark', 1), ('ttl_timer', 0), ('group_slot', 0)$$, 'two at a time');
 select is((select done from oq_repair() where repair = 'job_without_place'), :lost::bigint,
     'the rest');
 select is((select sum(violations) from oq_audit()), 0::numeric, 'all is well again');
@@ -141,6 +141,23 @@ select is((select array_agg(failures order by failures desc) from oq_jobs
 begin isolation level repeatable read;
 select throws_ok('select oq_repair()', '25001', '%READ COMMITTED%', 'not with an old snapshot');
 rollback;
+
+-- A dump from the middle of a compaction of ttl or group_slot: timers and slots are made again, in free slots first.
+select oq_create_queue('m'), oq_limit('m', 'two', max_running => 2) \g /dev/null
+select oq_enqueue('m', options => '{"ttl": "1 h"}', group_key => k, run_at => r) from unnest('{one,two,two,two,later}'::text[]) k,
+    lateral (select case when k = 'later' then now() + interval '1 h' end) x(r) \g /dev/null
+select count(*) from oq_lease('m', max_jobs => 2) \g /dev/null
+select count(*) as timers from oq.ttl \gset
+delete from oq.ttl;
+delete from oq.group_slot;
+select results_eq('select law, violations > 0 from oq_audit() where violations > 0 and law <> ''group_stuck'' order by 1',
+    $$values ('group_slot', true), ('ttl_timer', true)$$, 'timers and slots are gone');
+select ok(count(*) filter (where repair = 'group_slot' and done = 3) = 1 and
+    count(*) filter (where repair = 'ttl_timer' and done between 3 and :timers) = 1, 'made again') from oq_repair();
+select is((select sum(violations) from oq_audit()), 0::numeric, 'and all is well');
+select results_eq('select slot, count(*) from oq.group_slot group by 1 order by 1', 'values (0, 2::bigint), (1, 1)', 'two slots of one group');
+select is((select sum(done) from oq_repair()), 0::numeric, 'there is nothing left');
+select oq_drop_queue('m', force => true) \g /dev/null
 
 -- A child without a place waits for the parents that it has left, ended or not, and no other becomes ready.
 select oq_enqueue('p') as p, oq_enqueue('p') as r \gset

@@ -2,8 +2,8 @@
 -- compaction, a table restored by hand. Nothing of it happens in normal running, as oq_audit shows.
 -- The tables are locked against TRUNCATE before the snapshots are taken: rows that are being copied
 -- back are no violation. Young jobs are left to the transactions that may be moving them.
--- Calls: enter, open_lane, place_jobs. Locks: repair (advisory), access share on the tables. Index: all
--- scanned.
+-- Calls: enter, open_lane, place_jobs, group_slots. Locks: repair (advisory), access share on the tables, groups (try).
+-- Index: all scanned.
 create or replace function {{.api_schema}}.oq_repair(max_rows int default 1000)
 returns table (repair text, done bigint)
 language plpgsql
@@ -20,6 +20,8 @@ declare
     v_lo   bigint;
     v_lane bigint;
     v_jobs ready[];
+    v_group record;
+    v_step bigint;
 begin
     if max_rows is null or max_rows not between 1 and 100000 then
         perform fail('max_rows', max_rows::text, 'between 1 and 100000');
@@ -28,7 +30,7 @@ begin
         raise exception 'oq_repair needs a READ COMMITTED transaction' using errcode = '25001';
     end if;
     perform pg_advisory_xact_lock(hashtext('{{.schema}}:repair'), 0);
-    lock table job, ready, scheduled, waiting, leased, dead, finished, attempt, mark in access share mode;
+    lock table job, ready, scheduled, waiting, leased, dead, finished, attempt, ttl, mark, group_slot in access share mode;
     perform enter();
 
     repair := 'job_without_place';
@@ -98,6 +100,59 @@ begin
         done := done + 1;
     end loop;
     return next;
+
+    repair := 'ttl_timer';
+    insert into ttl (expires_at, job_id)
+    select greatest(p.expires_at, clock_timestamp()), p.job_id
+      from (
+        select r.job_id, r.expires_at from ready r
+        union all select s.job_id, s.expires_at from scheduled s
+        union all select w.job_id, w.expires_at from waiting w) p
+     where p.expires_at is not null
+       and not exists (select from ttl t where t.job_id = p.job_id)
+     limit oq_repair.max_rows;
+    get diagnostics done = row_count;
+    return next;
+
+    -- Free slots first, then further ones. A group that somebody has under his hands is left to the next call.
+    repair := 'group_slot';
+    done := 0;
+    for v_group in
+        select p.group_id, array_agg(p.job_id order by p.job_id) as job_ids
+          from (
+            select j.job_id, hashtextextended(j.group_key, j.queue_id) & 9223372036854775807 as group_id
+              from (
+                select r.job_id from ready r
+                union all select l.job_id from leased l) p
+              join job j on j.job_id = p.job_id
+             where j.group_key is not null) p
+          left join (
+            select distinct on (s.group_id, s.slot) s.group_id, s.job_id
+              from group_slot s
+             order by s.group_id, s.slot, s.version desc) s on s.group_id = p.group_id and s.job_id = p.job_id
+         where s.job_id is null
+         group by p.group_id
+         limit oq_repair.max_rows
+    loop
+        continue when not pg_try_advisory_xact_lock(hashtext('{{.schema}}:group'), (v_group.group_id & 2147483647)::int);
+        -- What is true now that nobody else can let jobs of it in.
+        insert into group_slot (group_id, slot, job_id, low, admitted_at)
+        select v_group.group_id, f.slot, u.job_id, coalesce(f.low, 0), clock_timestamp()
+          from (
+            select u.job_id, row_number() over (order by u.job_id) as nth
+              from unnest(v_group.job_ids) u(job_id)
+             where u.job_id in (select r.job_id from ready r union all select l.job_id from leased l)
+               and u.job_id not in (select s.job_id from group_slots(v_group.group_id, 1) s)) u
+          join (
+            select n.slot, s.low, row_number() over (order by n.slot) as nth
+              from generate_series(0, cardinality(v_group.job_ids)
+                    + (select coalesce(max(s.slot), 0) from group_slots(v_group.group_id, 1) s)) n(slot)
+              left join group_slots(v_group.group_id, 1) s on s.slot = n.slot
+             where s.busy is not true) f on f.nth = u.nth;
+        get diagnostics v_step = row_count;
+        done := done + v_step;
+    end loop;
+    return next;
 end
 $$;
 comment on function {{.api_schema}}.oq_repair(int) is
@@ -106,5 +161,6 @@ job_without_place: up to max_rows jobs (1 to 100000) that stand nowhere become r
 parents, with the attempts that were recorded. A job that was being leased or completed at that moment
 runs again. The youngest jobs are left, which an open transaction may be moving: those enqueued since the
 last ticks, or since one that still is open began; call it again a little later.
-lane_without_mark: priorities that no lease would look at. Errors: OQ001; 25001 in a transaction that is
+lane_without_mark: priorities that no lease would look at. ttl_timer, group_slot: up to max_rows times to live
+that would not end, and groups of which more could run than may. Errors: OQ001; 25001 in a transaction that is
 not READ COMMITTED; 55P03 where another repair, or a truncation, has gone on for 2 s.';

@@ -171,6 +171,7 @@
 {{template "operator/oq_purge.sql" .}}
 {{template "operator/oq_redrive.sql" .}}
 {{template "operator/oq_repair.sql" .}}
+{{template "internal/audit_sample.sql" .}}
 {{template "operator/oq_audit.sql" .}}
 
 {{template "grants.sql" .}}

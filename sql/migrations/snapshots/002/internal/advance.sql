@@ -17,6 +17,7 @@ declare
     v_low       bigint;
     v_last      bigint;
     v_rows      record;
+    v_top       record;
     v_epoch     record;
     v_own       bigint[];
     v_count     bigint := 0;
@@ -24,9 +25,15 @@ declare
     v_left      boolean;
     v_more      boolean;
     v_lane      bigint;
-    v_lo        bigint;
+    v_los       bigint[];
+    v_high      bigint;
+    v_width     bigint;
+    v_since     timestamptz;
     v_from      timestamptz;
     v_until     timestamptz;
+    v_end       timestamptz;
+    v_first     timestamptz;
+    v_span      interval;
     v_last_due  timestamptz;
     v_stuck     bigint;
     v_free      bigint;
@@ -55,12 +62,28 @@ begin
         perform setval('{{.schema}}.epoch_low', v_low);
     end if;
 
-    -- An advance that rolled back left epochs without a row: they begin no later than the one before.
+    -- An advance that rolled back left epochs without a row, a crash or a dump any number of them: they begin no later
+    -- than the one before. A row for the last speaks for all, but for those that somebody holds: it could be resolved
+    -- while they are open. Nobody comes to hold another one, since the epoch has moved.
     v_current := pg_sequence_last_value('{{.schema}}.epoch'::regclass);
-    insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_leased, lo_ttl)
-    select g.epoch, e.lo, e.lo_scheduled, e.lo_leased, e.lo_ttl
-      from (select x.* from {{.schema}}.epoch_open x where x.epoch >= v_low order by x.epoch desc, x.lo limit 1) e
-     cross join generate_series(e.epoch + 1, v_current) g(epoch);
+    select x.epoch, x.lo, x.lo_scheduled, x.lo_leased, x.lo_ttl into v_top
+      from {{.schema}}.epoch_open x
+     where x.epoch >= v_low
+     order by x.epoch desc, x.lo
+     limit 1;
+    if v_top.epoch < v_current then
+        insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_leased, lo_ttl)
+        select g.epoch, v_top.lo, v_top.lo_scheduled, v_top.lo_leased, v_top.lo_ttl
+          from (
+            select v_current as epoch
+            union
+            select v_current - (v_current - k.objid::bigint & 2147483647)
+              from pg_locks k
+             where k.locktype = 'advisory' and k.objsubid = 2
+               and k.database = (select d.oid from pg_database d where d.datname = current_database())
+               and k.classid = (hashtext('{{.schema}}:epoch')::bigint & 4294967295)::oid) g
+         where g.epoch > v_top.epoch and g.epoch <= v_current;
+    end if;
 
     -- First what was drawn, then the next epoch: whoever draws later is a member of the next one or
     -- keeps an earlier one from being resolved.
@@ -231,6 +254,7 @@ begin
     -- now reads the epoch again and moves on. So the lock is tried, not kept. Our own shared locks would
     -- not refuse us: the epochs of this transaction are left to the next tick.
     v_own := {{.schema}}.own_locks('epoch');
+    v_since := clock_timestamp();
     for v_epoch in
         select e.row_id, e.epoch, e.lo, e.lo_scheduled, e.lo_leased, e.lo_ttl
           from {{.schema}}.epoch_open e
@@ -246,8 +270,24 @@ begin
         continue when not exists (
             select 1 from {{.schema}}.epoch_open e where e.row_id = v_epoch.row_id for update skip locked);
         -- Late commits, a bounded stretch of positions at a time: an epoch that was open for an hour
-        -- has an hour of dead rows above it.
+        -- has an hour of dead rows above it. But where nothing is, as after a day without a tick, a visit goes on.
         perform {{.schema}}.enter();
+        v_width := 200000;
+        loop
+            v_high := v_epoch.lo + v_width;
+            exit when v_high >= coalesce(pg_sequence_last_value('{{.schema}}.position'::regclass), 0)
+                or clock_timestamp() > v_since + interval '20 milliseconds'
+                or exists (
+                    select from {{.schema}}.lanes() k
+                     cross join lateral (
+                        select from {{.schema}}.ready r
+                         where r.lane = k.lane and r.position > v_epoch.lo and r.position < k.low and r.position <= v_high
+                         limit 1) x
+                     where k.low > v_epoch.lo);
+            v_epoch.lo := v_high;
+            v_width := least(v_width * 2, 2000000);
+        end loop;
+        v_high := v_epoch.lo + 200000;
         with late as (
             delete from {{.schema}}.ready r
              where r.ctid = any (array(
@@ -256,7 +296,7 @@ begin
                  cross join lateral (
                     select r.ctid from {{.schema}}.ready r
                      where r.lane = k.lane and r.position > v_epoch.lo and r.position < k.low
-                       and r.position <= v_epoch.lo + 200000
+                       and r.position <= v_high
                      order by r.position
                      limit 10000
                        for update skip locked) x
@@ -270,66 +310,105 @@ begin
           from (select * from late order by position) l;
         get diagnostics v_step = row_count;
         v_count := v_count + v_step;
+        -- What is locked is noted, as where a mark passes over it: else it would keep this epoch, and twenty such all that
+        -- come later, from being resolved.
+        if v_step < 10000 then
+            insert into {{.schema}}.passed (lane, position)
+            select k.lane, r.position
+              from {{.schema}}.lanes() k
+             cross join lateral (
+                select r.position from {{.schema}}.ready r
+                 where r.lane = k.lane and r.position > v_epoch.lo and r.position < k.low
+                   and r.position <= v_high
+                   and not exists (
+                    select from {{.schema}}.passed p where p.lane = r.lane and p.position = r.position)
+                 limit 10000) r
+             where k.low > v_epoch.lo
+             limit 10000;
+            get diagnostics v_step = row_count;
+        end if;
+        v_left := v_step >= 10000;
         -- The same in the time lanes, a minute of due times at a time, where a mark moved at all.
-        v_left := false;
-        v_more := false;
-        for v_lane, v_lo in
-            select t.lane, t.lo
-              from (values (-1, v_epoch.lo_scheduled), (-2, v_epoch.lo_leased), (-3, v_epoch.lo_ttl)) t(lane, lo)
-        loop
-            v_from := timestamptz 'epoch' + v_lo * interval '1 microsecond';
+        v_more := v_high < coalesce(pg_sequence_last_value('{{.schema}}.position'::regclass), 0);
+        v_los := array[v_epoch.lo_scheduled, v_epoch.lo_leased, v_epoch.lo_ttl];
+        for v_nth in 1..3 loop
+            v_lane := -v_nth;
+            v_from := timestamptz 'epoch' + v_los[v_nth] * interval '1 microsecond';
             v_until := {{.schema}}.time_low(v_lane);
             continue when v_from >= v_until;
-            if v_lo > 0 and v_from + interval '1 minute' < v_until then
-                v_until := v_from + interval '1 minute';
-                v_more := true;
+            if v_los[v_nth] > 0 then
+                v_end := v_until;
+                v_span := interval '1 minute';
+                loop
+                    v_until := least(v_from + v_span, v_end);
+                    v_first := case v_lane
+                        when -1 then (
+                            select s.due_at from {{.schema}}.scheduled s
+                             where s.due_at >= v_from and s.due_at < v_until order by s.due_at limit 1)
+                        when -2 then (
+                            select l.expires_at from {{.schema}}.leased l
+                             where l.expires_at >= v_from and l.expires_at < v_until order by l.expires_at limit 1)
+                        else (
+                            select t.expires_at from {{.schema}}.ttl t
+                             where t.expires_at >= v_from and t.expires_at < v_until order by t.expires_at limit 1) end;
+                    exit when v_first is not null or v_until = v_end
+                        or clock_timestamp() > v_since + interval '20 milliseconds';
+                    v_from := v_until;
+                    v_span := least(v_span * 2, interval '10 minutes');
+                end loop;
+                if v_first is not null then
+                    v_from := v_first;
+                    v_until := least(v_from + interval '1 minute', v_end);
+                end if;
+                v_more := v_more or v_until < v_end;
+                v_los[v_nth] := (date_part('epoch', v_until) * 1000000)::bigint;
+                continue when v_first is null;
             end if;
             -- Up to the mark and not with it: what stands there is for its own duty.
             v_last_due := v_until - interval '1 microsecond';
             if v_lane = -1 then
-                v_count := v_count + {{.schema}}.promote_due(v_from, v_last_due, 1000, null);
-                v_left := v_left or exists (
-                    select from {{.schema}}.scheduled s
+                v_step := {{.schema}}.promote_due(v_from, v_last_due, 1000, null);
+                v_count := v_count + v_step;
+                v_left := v_left or v_step >= 1000;
+                if v_step < 1000 then
+                    insert into {{.schema}}.passed (lane, position)
+                    select -1, s.job_id
+                      from {{.schema}}.scheduled s
                      where s.due_at >= v_from and s.due_at < v_until
-                       and not exists (select from {{.schema}}.passed p where p.lane = -1 and p.position = s.job_id));
+                       and not exists (select from {{.schema}}.passed p where p.lane = -1 and p.position = s.job_id)
+                     limit 10000;
+                    get diagnostics v_step = row_count;
+                    v_left := v_left or v_step >= 10000;
+                end if;
             elsif v_lane = -2 then
-                v_count := v_count + {{.schema}}.reap_expired(v_from, v_last_due, 1000, null);
-                v_left := v_left or exists (
-                    select from {{.schema}}.leased l
+                v_step := {{.schema}}.reap_expired(v_from, v_last_due, 1000, null);
+                v_count := v_count + v_step;
+                v_left := v_left or v_step >= 1000;
+                if v_step < 1000 then
+                    insert into {{.schema}}.passed (lane, position)
+                    select -2, l.job_id
+                      from {{.schema}}.leased l
                      where l.expires_at >= v_from and l.expires_at < v_until
-                       and not exists (select from {{.schema}}.passed p where p.lane = -2 and p.position = l.job_id));
+                       and not exists (select from {{.schema}}.passed p where p.lane = -2 and p.position = l.job_id)
+                     limit 10000;
+                    get diagnostics v_step = row_count;
+                    v_left := v_left or v_step >= 10000;
+                end if;
             else
+                -- Of a job that is held the timer goes on to a later time.
                 v_count := v_count + {{.schema}}.expire_due(v_from, v_last_due, 1000);
                 v_left := v_left or exists (
                     select from {{.schema}}.ttl t where t.expires_at >= v_from and t.expires_at < v_until);
             end if;
         end loop;
 
-        -- Anything left below a mark (locked, or more than fits in one call) keeps the epoch open.
-        v_left := v_left or exists (
-            select from {{.schema}}.lanes() k
-             cross join lateral (
-                select from {{.schema}}.ready r
-                 where r.lane = k.lane and r.position > v_epoch.lo and r.position < k.low
-                   and r.position <= v_epoch.lo + 200000
-                   and not exists (
-                    select from {{.schema}}.passed p where p.lane = r.lane and p.position = r.position)
-                 limit 1) x
-             where k.low > v_epoch.lo);
+        -- More below a mark than fits in one call keeps the epoch open; so does what is still to be looked at, soon.
         continue when v_left;
-        if v_more or v_epoch.lo + 200000 < coalesce(pg_sequence_last_value('{{.schema}}.position'::regclass), 0) then
+        if v_more then
             update {{.schema}}.epoch_open e
-               set lo = least(v_epoch.lo + 200000, v_last),
-                   lo_scheduled = case when v_epoch.lo_scheduled = 0 then 0
-                       else least(v_epoch.lo_scheduled + 60000000,
-                           (date_part('epoch', {{.schema}}.time_low(-1)) * 1000000)::bigint) end,
-                   lo_leased = case when v_epoch.lo_leased = 0 then 0
-                       else least(v_epoch.lo_leased + 60000000,
-                           (date_part('epoch', {{.schema}}.time_low(-2)) * 1000000)::bigint) end,
-                   lo_ttl = case when v_epoch.lo_ttl = 0 then 0
-                       else least(v_epoch.lo_ttl + 60000000,
-                           (date_part('epoch', {{.schema}}.time_low(-3)) * 1000000)::bigint) end
+               set lo = least(v_high, v_last), lo_scheduled = v_los[1], lo_leased = v_los[2], lo_ttl = v_los[3]
              where e.row_id = v_epoch.row_id;
+            v_count := v_count + 1;
         else
             delete from {{.schema}}.epoch_open e where e.row_id = v_epoch.row_id;
         end if;

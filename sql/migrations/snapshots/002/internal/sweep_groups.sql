@@ -1,17 +1,9 @@
-<<<<<<< HEAD
 -- The safety net: goes round what is in line, a bounded number of groups at a time, and leaves a todo for those that look
 -- free. And takes away what idle groups left in group_slot, slots of limits that neither a lease nor a rate needs any more,
 -- and throttles that are over. All by blocks of their tables: a walk through an index would begin, each second, with all
 -- that has died since VACUUM or oq_compact were last let in.
--- Calls: group_gates, slot_start. Locks: groups and slots (try), throttled rows (skip locked).
--- Index: waiting_group_idx, todo_id_idx, leased_pk, scheduled_pk, ready_returned_idx, limit_rule_idx, throttled_idx; the others by ctid.
-=======
--- The safety net: goes round the groups that have jobs in line, a bounded number at a time, and leaves a todo
--- for those that look free. And takes away what idle groups left in group_slot, and slots of limits that neither a
--- lease nor a rate needs any more: a few blocks of them at a time, however many are dead.
 -- Calls: group_gates, slot_start. Locks: groups and slots (try), limit_slot and throttled rows (skip locked).
--- Index: waiting_group_idx, group_slot_idx, leased_pk; limit_slot by ctid.
->>>>>>> 834c83c (sql: nobody waits for who writes down when a job of a group began)
+-- Index: waiting_group_idx, todo_id_idx, leased_pk, scheduled_pk, ready_returned_idx, limit_rule_idx, throttled_idx; the others by ctid.
 create or replace function {{.schema}}.sweep_groups(max_rows int)
 returns bigint
 language plpgsql
@@ -101,23 +93,13 @@ begin
               from {{.schema}}.limit_rule r
              where r.group_id >= 0 and r.rate is not null)
          limit 500
-<<<<<<< HEAD
-=======
-    ), gone as (
-        delete from {{.schema}}.limit_slot d
-         where d.ctid = any (array(
-            select x.slot_row
-              from idle i
-             cross join lateral (
-                select l.ctid as slot_row from {{.schema}}.limit_slot l where l.ctid = i.slot_row for update skip locked) x
-             where {{template "internal/slot_lock.sql" dict "schema" .schema "holder" "i.holder" "slot" "i.slot"}}))
-        returning 1
->>>>>>> 834c83c (sql: nobody waits for who writes down when a job of a group began)
     )
     delete from {{.schema}}.limit_slot d
      where d.ctid = any (array(
-        select i.slot_row
+        select x.slot_row
           from idle i
+         cross join lateral (
+            select l.ctid as slot_row from {{.schema}}.limit_slot l where l.ctid = i.slot_row for update skip locked) x
          where {{template "internal/slot_lock.sql" dict "schema" .schema "holder" "i.holder" "slot" "i.slot"}}));
     get diagnostics v_step = row_count;
     v_count := v_count + v_step;

@@ -2,7 +2,7 @@
 -- oq_rotate empty is locked against TRUNCATE first, since rows that are being copied back are invisible to an
 -- older snapshot. 4 s of one core for 1M ready and 1M finished jobs. Ready has no index of job ids,
 -- so that a nested loop would scan it for every job: hash joins.
--- Locks: access share on these tables. Index: all scanned.
+-- Calls: queue_now, may, audit_sample. Locks: access share on these tables. Index: all scanned.
 create or replace function {{.api_schema}}.oq_audit()
 returns table (law text, violations bigint, sample text)
 language plpgsql
@@ -14,14 +14,16 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-    v_epoch bigint := pg_sequence_last_value('epoch_low'::regclass);
+    v_epoch  bigint := pg_sequence_last_value('epoch_low'::regclass);
+    -- The queues of which the caller is not shown ids; null where there is none.
+    v_hidden bigint[] := (select array_agg(q.queue_id) from queue_now q where q.restricted and not may(q.queue_id, 'observe'));
 begin
     lock table job, ready, scheduled, waiting, leased, finished, attempt, ttl, mark, epoch_open, passed, group_slot,
         todo in access share mode;
 
     return query
     select 'one_place'::text, count(*),
-        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+        audit_sample(array_agg(v.job_id order by v.job_id), v_hidden)
       from (
         select p.job_id
           from (
@@ -37,7 +39,7 @@ begin
     -- A finished job's row may be gone with its generation.
     return query
     select 'place_without_job'::text, count(*),
-        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+        audit_sample(array_agg(v.job_id order by v.job_id), v_hidden)
       from (
         select p.job_id
           from (
@@ -50,7 +52,7 @@ begin
 
     return query
     select 'job_without_place'::text, count(*),
-        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+        audit_sample(array_agg(v.job_id order by v.job_id), v_hidden)
       from (
         select j.job_id
           from job j
@@ -63,12 +65,12 @@ begin
 
     return query
     select 'job_twice'::text, count(*),
-        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+        audit_sample(array_agg(v.job_id order by v.job_id), v_hidden)
       from (select j.job_id from job j group by j.job_id having count(*) > 1) v;
 
     return query
     select 'lane_of_job'::text, count(*),
-        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+        audit_sample(array_agg(v.job_id order by v.job_id), v_hidden)
       from (
         select j.job_id
           from (
@@ -82,7 +84,8 @@ begin
 
     return query
     select 'lane_without_mark'::text, count(*),
-        array_to_string((array_agg(v.lane order by v.lane))[1:5], ', ')
+        array_to_string((array_agg(v.lane order by v.lane)
+            filter (where v_hidden is null or v.lane >> 16 <> all (v_hidden)))[1:5], ', ')
       from (
         select distinct p.lane
           from (
@@ -110,7 +113,7 @@ begin
     -- What stands below its lane's mark is noted, or belongs to an epoch that is not resolved.
     return query
     select 'below_mark'::text, count(*),
-        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+        audit_sample(array_agg(v.job_id order by v.job_id), v_hidden)
       from (
         select r.job_id
           from ready r
@@ -145,7 +148,7 @@ begin
     -- A job's tokens rise with its attempts, and the lease has the largest.
     return query
     select 'token_rises'::text, count(*),
-        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+        audit_sample(array_agg(v.job_id order by v.job_id), v_hidden)
       from (
         select x.job_id
           from (
@@ -169,7 +172,7 @@ begin
 
     return query
     select 'attempts_recorded'::text, count(*),
-        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+        audit_sample(array_agg(v.job_id order by v.job_id), v_hidden)
       from (
         select p.job_id
           from (
@@ -188,7 +191,7 @@ begin
     -- A lease looks at the time to live in the narrow row, and oq_expire finds it by its timer.
     return query
     select 'ttl_timer'::text, count(*),
-        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+        audit_sample(array_agg(v.job_id order by v.job_id), v_hidden)
       from (
         select p.job_id
           from (
@@ -200,14 +203,16 @@ begin
 
     return query
     select 'schedule_below_mark'::text, count(*),
-        array_to_string((array_agg(s.schedule_name order by s.schedule_name))[1:5], ', ')
+        array_to_string((array_agg(s.schedule_name order by s.schedule_name)
+            filter (where v_hidden is null or not exists (
+                select from queue q where q.queue_name = s.queue_name and q.queue_id = any (v_hidden))))[1:5], ', ')
       from schedule s
      where s.due_at < (
         select timestamptz 'epoch' + max(m.low) * interval '1 microsecond' from mark m where m.lane = -10);
     -- One unfinished job a key: the one that the key names. A row has one job, so there are never two.
     return query
     select 'unique_key'::text, count(*),
-        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+        audit_sample(array_agg(v.job_id order by v.job_id), v_hidden)
       from (
         select j.job_id
           from (
@@ -222,7 +227,7 @@ begin
     -- One job a slot: what may run of a group has the slot that it took last.
     return query
     select 'group_slot'::text, count(*),
-        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+        audit_sample(array_agg(v.job_id order by v.job_id), v_hidden)
       from (
         select p.job_id
           from (
@@ -240,7 +245,7 @@ begin
     -- Nobody is forgotten: a line whose group is free, or a row below its low, is on the list of things to do.
     return query
     select 'group_stuck'::text, count(*),
-        array_to_string((array_agg(v.job_id order by v.job_id))[1:5], ', ')
+        audit_sample(array_agg(v.job_id order by v.job_id), v_hidden)
       from (
         select w.job_id
           from (
@@ -265,7 +270,7 @@ begin
     -- Who waits for a parent waits for somebody, or is on the list of things to do; so is who has ended.
     return query
     select 'child_stuck'::text, count(*),
-        array_to_string((array_agg(v.child_id order by v.child_id))[1:5], ', ')
+        audit_sample(array_agg(v.child_id order by v.child_id), v_hidden)
       from (
         select c.child_id
           from (
@@ -277,7 +282,7 @@ begin
 
     return query
     select 'parent_over'::text, count(*),
-        array_to_string((array_agg(v.parent_id order by v.parent_id))[1:5], ', ')
+        audit_sample(array_agg(v.parent_id order by v.parent_id), v_hidden)
       from (
         select distinct d.parent_id
           from dependency d
@@ -291,7 +296,7 @@ end
 $$;
 comment on function {{.api_schema}}.oq_audit() is
 'The conservation laws: how often each is broken, which is 0.
-sample: a few of the ids. one_place: a job stands in one state. place_without_job,
+sample: a few of the ids, without what oq_get would not show the caller. one_place: a job stands in one state. place_without_job,
 job_without_place, job_twice, lane_of_job, queue_without_row: the tables agree. lane_without_mark,
 below_mark: leases see every ready job. token_rises: no lease has an older token than one before.
 attempts_recorded: every attempt has its record. ttl_timer: what can expire will. schedule_below_mark:

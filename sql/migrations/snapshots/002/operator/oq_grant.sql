@@ -29,4 +29,5 @@ $$;
 comment on function {{.api_schema}}.oq_grant(text, regrole, text[]) is
 'Lets a role produce, consume or observe in a queue that is restricted.
 privileges: any of {produce,consume,observe}. It counts for the role''s members too. The role also
-needs oq_producer, oq_worker or oq_observer, to execute anything. Errors: OQ001, OQ003.';
+needs oq_producer, oq_worker or oq_observer, to execute anything. Errors: OQ001, OQ003; 55P03 where
+another open transaction is changing the same grant.';

@@ -23,4 +23,5 @@ end
 $$;
 comment on function {{.api_schema}}.oq_revoke(text, regrole, text[]) is
 'Takes back what oq_grant gave a role in a queue.
-What the role has not got is no error. Errors: OQ001, OQ003.';
+What the role has not got is no error. Errors: OQ001, OQ003; 55P03 where another open transaction is
+changing the same grant.';
