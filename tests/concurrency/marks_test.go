@@ -303,3 +303,53 @@ func TestLateCommitAfterTwoDays(t *testing.T) {
 	until(t, c, "the epochs are resolved", "select oq_advance() >= 0 and (select count(*) from oq.epoch_open) < 4")
 	audit(t, c)
 }
+
+// A tick while the clock was an hour ahead leaves times that nothing waits for when it is right again.
+func TestClockThatWasAhead(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c, leader, w := db.Conn(t), db.Conn(t), db.Conn(t)
+	tick(t, c, 1)
+	const ahead = "(extract(epoch from clock_timestamp() + interval '1 hour') * 1000)::bigint"
+	if !get[bool](t, leader, "select oq_lead()") {
+		t.Fatal("the first session does not lead")
+	}
+	exec(t, c, "select setval('oq.led', "+ahead+"), setval('oq.beat', "+ahead+"), setval('oq.compact_after', "+ahead+")")
+	if !get[bool](t, c, "select oq_lead()") {
+		t.Error("nobody leads in place of a leader that ticks no more")
+	}
+	exec(t, leader, "select from oq_tick()")
+	if get[bool](t, c, "select oq_lead()") {
+		t.Error("the leader's tick is not seen")
+	}
+
+	exec(t, c, "select oq_create_queue('r'), oq_create_queue('none')")
+	exec(t, c, "select oq_limit('r', rate => 2, per => '1 minute')")
+	exec(t, c, "select oq_enqueue('r') from generate_series(1, 3)")
+	lease(t, c, "r", 2)
+	exec(t, c, "update oq.limit_slot set taken_at = taken_at + interval '1 hour'")
+	if n := len(lease(t, c, "r", 2)); n != 1 {
+		t.Errorf("%d jobs leased of a queue with a rate, want 1", n)
+	}
+
+	// No daemon: a lease expires what is due and raises the marks.
+	expired := get[int64](t, c, "select oq_enqueue('e', options => '{\"ttl\": \"1 ms\"}')")
+	exec(t, c, "select setval('oq.beat', "+ahead+")")
+	exec(t, c, "update oq.epoch_open set opened_at = opened_at + interval '1 hour'")
+	epoch := get[int64](t, c, "select last_value from oq.epoch")
+	passes(t, c, 2*time.Millisecond)
+	lease(t, c, "none", 1)
+	if got := get[string](t, c, "select state from oq_get($1)", expired); got != "expired" {
+		t.Errorf("the job is %s", got)
+	}
+	if get[int64](t, c, "select last_value from oq.epoch") == epoch {
+		t.Error("the lease did not advance")
+	}
+
+	exec(t, w, "begin isolation level repeatable read")
+	exec(t, w, "select 1 from pg_class limit 1")
+	exec(t, c, "insert into oq.throttled (queue_id, until) select 1, now() from generate_series(1, 30000)")
+	exec(t, c, "delete from oq.throttled")
+	until(t, c, "the table is compacted", "select oq_compact() = 1")
+	audit(t, c)
+}

@@ -12,8 +12,8 @@ as $$
 #variable_conflict use_column
 declare
     v_now       timestamptz := clock_timestamp();
-    v_alone     boolean := pg_sequence_last_value('{{.schema}}.beat'::regclass)
-        < (date_part('epoch', v_now) * 1000)::bigint - 2000;
+    v_alone     boolean := pg_sequence_last_value('{{.schema}}.beat'::regclass) - (date_part('epoch', v_now) * 1000)::bigint
+        not between -2000 and 5000;
     v_only      bigint := case when not v_alone then tend.queue_id end;
     v_scheduled timestamptz;
     v_leased    timestamptz;

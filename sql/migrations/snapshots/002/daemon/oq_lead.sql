@@ -1,7 +1,7 @@
 -- One leader among many daemons, for economy only: every duty is safe to run twice. A leader whose last
 -- tick is five seconds old is frozen or gone: then everybody leads until it ticks again. Only its own ticks
 -- count for that, which oq_tick knows by the setting: else those of who stands in would send him away.
--- Calls: own_locks. Locks: leader (session, try).
+-- A time in the future is that of a clock that was ahead. Calls: own_locks. Locks: leader (session, try).
 create or replace function {{.api_schema}}.oq_lead()
 returns boolean
 language plpgsql
@@ -19,7 +19,7 @@ begin
         return true;
     end if;
     perform set_config('{{.schema}}.leads', '', false);
-    return pg_sequence_last_value('led'::regclass) < v_ms - 5000;
+    return pg_sequence_last_value('led'::regclass) not between v_ms - 5000 and v_ms + 5000;
 end
 $$;
 comment on function {{.api_schema}}.oq_lead() is

@@ -26,7 +26,9 @@ begin
     end if;
     perform verify_instance('oq_tick');
     perform setval('beat', v_ms);
-    if current_setting('{{.schema}}.leads', true) = '1' and v_ms > pg_sequence_last_value('led'::regclass) + 999 then
+    if current_setting('{{.schema}}.leads', true) = '1'
+        and pg_sequence_last_value('led'::regclass) not between v_ms - 999 and v_ms + 5000
+    then
         perform setval('led', v_ms);
     end if;
     -- Has anything been enqueued or put back since the last tick? Its epoch began at the last position.

@@ -107,7 +107,9 @@ begin
     for v_rows in
         with k as materialized (select * from {{.schema}}.lanes()),
         first as materialized (
-            select k.lane, k.low, k.raised_at, least(coalesce(r.position, v_last + 1), v_last + 1,
+            select k.lane, k.low,
+                -- A time in the future is that of a clock that was ahead.
+                k.raised_at not between v_now - interval '1 second' and v_now + interval '5 seconds' as is_old, least(coalesce(r.position, v_last + 1), v_last + 1,
                 case when advance.capped then (
                     select coalesce(min(e.lo) + 1, 0) from {{.schema}}.epoch_open e where e.epoch >= v_low) end)
                 as new_low
@@ -121,7 +123,7 @@ begin
             insert into {{.schema}}.mark (lane, low)
             select f.lane, f.new_low from first f
              where f.new_low >= f.low + 100
-                or f.new_low > f.low and f.raised_at < v_now - interval '1 second'
+                or f.new_low > f.low and f.is_old
             returning lane
         ), dropped as (
             delete from {{.schema}}.mark m
@@ -137,7 +139,7 @@ begin
         select f.lane, f.low, n.lane is not null as moved
           from first f
           left join raised n using (lane)
-         where n.lane is not null or f.raised_at < v_now - interval '1 second' and f.new_low = f.low
+         where n.lane is not null or f.is_old and f.new_low = f.low
     loop
         if v_rows.moved then
             v_count := v_count + 1;

@@ -11,11 +11,13 @@ declare
     v_epoch bigint := pg_sequence_last_value('{{.schema}}.epoch'::regclass);
     v_count bigint := 0;
 begin
-    if pg_sequence_last_value('{{.schema}}.beat'::regclass) > v_ms - 2000
+    -- A time in the future is that of a clock that was ahead.
+    if pg_sequence_last_value('{{.schema}}.beat'::regclass) between v_ms - 2000 and v_ms + 5000
         or {{template "internal/one_snapshot.sql"}}
         or exists (
             select from {{.schema}}.epoch_open e
-             where e.epoch = v_epoch and e.opened_at > clock_timestamp() - interval '1 second')
+             where e.epoch = v_epoch
+               and e.opened_at between clock_timestamp() - interval '1 second' and clock_timestamp() + interval '5 seconds')
     then
         return 0;
     end if;

@@ -41,7 +41,12 @@ begin
                  where x.holder = rate_slots.holder and x.slot = n.slot
                  order by x.version desc
                  limit 1) s on true
+<<<<<<< HEAD
              where s.taken_at is null or s.token >= 0 and s.taken_at <= v_now - rate_slots.time_window
+=======
+             where s.taken_at is null or s.taken_at <= v_now - rate_slots.time_window
+                or s.taken_at > v_now + interval '5 seconds'
+>>>>>>> 025113a (sql: what a clock that was ahead has stored is not waited for)
              order by s.taken_at nulls first
              offset 0) f
          where {{template "internal/slot_lock.sql" dict "schema" .schema "holder" "rate_slots.holder" "slot" "f.slot"}}
@@ -54,7 +59,12 @@ begin
              where x.holder = rate_slots.holder and x.slot = u.slot
              order by x.version desc
              limit 1) s on true
+<<<<<<< HEAD
          where s.taken_at is null or s.token >= 0 and s.taken_at <= v_now - rate_slots.time_window);
+=======
+         where s.taken_at is null or s.taken_at <= v_now - rate_slots.time_window
+            or s.taken_at > v_now + interval '5 seconds');
+>>>>>>> 025113a (sql: what a clock that was ahead has stored is not waited for)
 end
 $$;
 comment on function {{.schema}}.rate_slots(bigint, int, interval, int) is 'Free slots of a rate, locked.';

@@ -222,7 +222,7 @@ begin
         verdict := 'held';
         detail := v_first || coalesce(': ' || v_why, '');
     end if;
-    if v_beat < v_now - interval '5 seconds' then
+    if v_beat not between v_now - interval '5 seconds' and v_now + interval '5 seconds' then
         detail := format('%s; no tick%s: is the daemon running?', detail,
             case when v_beat > timestamptz 'epoch' then ' since ' || v_beat else ' ever' end);
     end if;

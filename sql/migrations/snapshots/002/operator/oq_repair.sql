@@ -159,13 +159,8 @@ comment on function {{.api_schema}}.oq_repair(int) is
 'Puts right what oq_audit found after a fault from outside.
 job_without_place: up to max_rows jobs (1 to 100000) that stand nowhere become ready, or wait for their
 parents, with the attempts that were recorded. A job that was being leased or completed at that moment
-<<<<<<< HEAD
 runs again. The youngest jobs are left, which an open transaction may be moving: those enqueued since the
 last ticks, or since one that still is open began; call it again a little later.
-lane_without_mark: priorities that no lease would look at. Errors: OQ001; 25001 in a transaction that is
-not READ COMMITTED; 55P03 where another repair, or a truncation, has gone on for 2 s.';
-=======
-runs again.
 lane_without_mark: priorities that no lease would look at. ttl_timer, group_slot: up to max_rows times to live
-that would not end, and groups of which more could run than may. Errors: OQ001.';
->>>>>>> 7691fd0 (sql: oq_repair makes timers and group slots again)
+that would not end, and groups of which more could run than may. Errors: OQ001; 25001 in a transaction that is
+not READ COMMITTED; 55P03 where another repair, or a truncation, has gone on for 2 s.';
