@@ -87,7 +87,10 @@ export interface Made {
  */
 export function enqueue<P = unknown>(db: Db, queue: string, payload?: P, options?: EnqueueOptions): Promise<bigint>;
 
-/** Enqueues many jobs of one queue by one call, the fastest way in. The ids come in the order of the payloads. */
+/**
+ * Enqueues many jobs of one queue by one call, the fastest way in. The ids come in the order of the payloads. The jobs
+ * have no headers, and so no trace.
+ */
 export function enqueueBulk<P = unknown>(
   db: Db,
   queue: string,
@@ -124,7 +127,7 @@ export type JobState =
   | 'cancelled'
   | 'expired';
 
-/** A row of the view oq_jobs. */
+/** A row of the view oq_jobs. Its JSON is read by JSON.parse, which rounds numbers beyond 2^53. */
 export interface JobRow {
   jobId: bigint;
   queueName: string;
@@ -155,7 +158,7 @@ export interface JobRow {
 /** A job as it is now; undefined where it is not there, or no longer. */
 export function get(db: Db, jobId: Int8): Promise<JobRow | undefined>;
 
-/** What a job gave, kept for the queue's retention. */
+/** What a job gave, kept for the queue's retention, by JSON.parse, which rounds numbers beyond 2^53. */
 export function result(
   db: Db,
   jobId: Int8,
@@ -177,6 +180,7 @@ export class Job<P = unknown> {
   readonly maxRetries: number;
   readonly groupKey: string | undefined;
   readonly createdAt: Date;
+  /** By JSON.parse, which rounds numbers beyond 2^53. */
   readonly headers: Headers;
   /**
    * The payload, by JSON.parse and the worker's decode; what that throws fails the attempt. JSON.parse
@@ -285,6 +289,7 @@ export interface WorkerOptions<P = unknown> {
   timeoutMs?: number;
   /** A transaction pooler stands between: poll only, no prepared statements. */
   pooler?: boolean;
+  /** Without one nothing is logged. */
   logger?: Logger;
   /** Called for each job when it is over; keep it short: nobody waits for a promise. What it throws is logged. */
   observe?: (event: Event<P>) => void | Promise<void>;

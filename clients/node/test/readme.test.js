@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import test from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { workOne } from '../index.js';
 import { ask, pool } from './help.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -61,6 +62,17 @@ test('the README', async (t) => {
   await t.test('working', async () => {
     assert.match(await fragment('const worker = new Worker({\n  db: pool, queue', { first: enqueued }), /sent false\n(.*\n)*acked [\d.]+\n/);
   });
+  await t.test('batches and schedules', async () => {
+    await fragment('const { rows');
+    await pool.query("select oq_unschedule('nightly')");
+    assert.equal(await ask("select count(*)::int from oq_jobs where queue_name = 'mail' and state = 'ready'"), 1);
+    await workOne(pool, 'mail', () => {});
+    assert.equal(await ask("select count(*)::int from oq_jobs where queue_name = 'reports' and state = 'ready'"), 1);
+  });
+  await t.test('several queues', async () => {
+    await pool.query("select oq_cancel(job_id) from oq_jobs where queue_name = 'reports' and state = 'ready'");
+    assert.match(await fragment('const ending', { first: enqueued }), /sent false\n(.*\n)*worker .* drains\n(.*\n)*worker .* drains\n/);
+  });
   await t.test('exactly once', async () => {
     await fragment('const handler', { first: exists + enqueued, last: `console.log((await openqueue.workOne(pool, 'mail', handler)).state);` })
       .then((out) => assert.equal(out, 'completed\n'));
@@ -82,5 +94,5 @@ p.setGlobalPropagator({
     assert.match(await fragment('import assert', { first: 'const handler = () => { throw 1; };', end }).catch((e) => e.message), /^status 1/);
   });
   assert.equal(await unfinished(), null);
-  assert.equal(blocks.length, 6, 'a block that nothing runs');
+  assert.equal(blocks.length, 8, 'a block that nothing runs');
 });
