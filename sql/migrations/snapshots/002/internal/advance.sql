@@ -109,7 +109,8 @@ begin
         first as materialized (
             select k.lane, k.low,
                 -- A time in the future is that of a clock that was ahead.
-                k.raised_at not between v_now - interval '1 second' and v_now + interval '5 seconds' as is_old, least(coalesce(r.position, v_last + 1), v_last + 1,
+                k.raised_at not between v_now - interval '1 second' and v_now + interval '5 seconds' as is_old,
+                least(coalesce(r.position, v_last + 1), v_last + 1,
                 case when advance.capped then (
                     select coalesce(min(e.lo) + 1, 0) from {{.schema}}.epoch_open e where e.epoch >= v_low) end)
                 as new_low

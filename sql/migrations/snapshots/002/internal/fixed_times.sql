@@ -1,5 +1,6 @@
 -- A job's arguments and options with run_at and expires_at as the instants that they are now and here: what is kept of a
 -- definition means the same in every session, whatever its time zone. What is no time is left to whoever refuses it.
+-- Calls: fixed_times.
 create or replace function {{.schema}}.fixed_times(job jsonb)
 returns jsonb
 language plpgsql

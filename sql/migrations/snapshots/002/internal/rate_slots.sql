@@ -1,7 +1,8 @@
 -- Up to wanted free slots of a rate, each good for one job in any time_window: those whose lock can be had,
 -- which is kept until the transaction ends, and which are free still once it is. So two never use the
 -- same, and an open transaction keeps nobody from the others. The caller takes them by use_slots. A slot of a group,
--- whose job is let in before it begins, is not free until it has begun, which is written into it here.
+-- whose job is let in before it begins, is not free until it has begun, which is written into it here. A time in the
+-- future is that of a clock that was ahead.
 -- Calls: slot_start (groups). Locks: limit_slot rows (skip locked), rate slots (try, till the end of the transaction).
 -- Index: limit_slot_idx.
 create or replace function {{.schema}}.rate_slots(holder bigint, slots int, time_window interval, wanted int)
@@ -41,12 +42,8 @@ begin
                  where x.holder = rate_slots.holder and x.slot = n.slot
                  order by x.version desc
                  limit 1) s on true
-<<<<<<< HEAD
-             where s.taken_at is null or s.token >= 0 and s.taken_at <= v_now - rate_slots.time_window
-=======
-             where s.taken_at is null or s.taken_at <= v_now - rate_slots.time_window
-                or s.taken_at > v_now + interval '5 seconds'
->>>>>>> 025113a (sql: what a clock that was ahead has stored is not waited for)
+             where s.taken_at is null or s.token >= 0 and (s.taken_at <= v_now - rate_slots.time_window
+                or s.taken_at > v_now + interval '5 seconds')
              order by s.taken_at nulls first
              offset 0) f
          where {{template "internal/slot_lock.sql" dict "schema" .schema "holder" "rate_slots.holder" "slot" "f.slot"}}
@@ -59,12 +56,8 @@ begin
              where x.holder = rate_slots.holder and x.slot = u.slot
              order by x.version desc
              limit 1) s on true
-<<<<<<< HEAD
-         where s.taken_at is null or s.token >= 0 and s.taken_at <= v_now - rate_slots.time_window);
-=======
-         where s.taken_at is null or s.taken_at <= v_now - rate_slots.time_window
-            or s.taken_at > v_now + interval '5 seconds');
->>>>>>> 025113a (sql: what a clock that was ahead has stored is not waited for)
+         where s.taken_at is null or s.token >= 0 and (s.taken_at <= v_now - rate_slots.time_window
+            or s.taken_at > v_now + interval '5 seconds'));
 end
 $$;
 comment on function {{.schema}}.rate_slots(bigint, int, interval, int) is 'Free slots of a rate, locked.';

@@ -8,13 +8,11 @@ as $$
 #variable_conflict use_column
 begin
     return (
-<<<<<<< HEAD
-        select min(case when s.slot is null then '-infinity' when s.token >= 0 then s.taken_at
-                else coalesce({{.schema}}.slot_start(s.job_id, s.token, s.taken_at), clock_timestamp() + interval '20 ms') end)
-            + slot_due.time_window
-=======
-        select min(case when s.taken_at <= clock_timestamp() + interval '5 seconds' then s.taken_at else '-infinity' end) + slot_due.time_window
->>>>>>> 025113a (sql: what a clock that was ahead has stored is not waited for)
+        select min(case when s.slot is null then '-infinity'
+                when s.token < 0
+                then coalesce({{.schema}}.slot_start(s.job_id, s.token, s.taken_at), clock_timestamp() + interval '20 ms')
+                when s.taken_at <= clock_timestamp() + interval '5 seconds' then s.taken_at
+                else '-infinity' end) + slot_due.time_window
           from generate_series(0, slot_due.slots - 1) n(slot)
           left join lateral (
             select x.slot, x.job_id, x.token, x.taken_at from {{.schema}}.limit_slot x
