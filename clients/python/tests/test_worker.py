@@ -500,16 +500,17 @@ class Both:
     def test_the_answer_of_an_ack_is_lost(self: Any) -> None:
         """The server has it: it is not found again by the next try, and it is not lost."""
         states: list[str] = []
-        over = threading.Event()
+        begun, over = threading.Event(), threading.Event()
         self.addCleanup(over.set)
 
         async def handle(job: Any) -> None:
+            begun.set()
             while not over.is_set():
                 await asyncio.sleep(0.005)
 
         job = self.enqueue()
         running = self.start(self.either(handle), observe=lambda o: states.append(o.state))
-        self.until_state(job, "leased")
+        self.assertTrue(begun.wait(PATIENCE))
         call, calls = running.worker._lane.call, 0
 
         async def lossy(*args: Any) -> Any:
