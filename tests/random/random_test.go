@@ -2,10 +2,12 @@
 package random
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -425,8 +427,8 @@ func (r *run) next() {
 		queue, n, ids, tokens)
 }
 
-// leased compares what a lease gave with what stood ready. Where that was too little, it may have made
-// due jobs of the queue ready for itself.
+// leased compares what a lease gave with what stood ready. Where that was too little, or before it took any, it may have
+// made due jobs of the queue ready for itself.
 func (r *run) leased(queue string, n int, sql string, args ...any) {
 	r.t.Helper()
 	r.log = append(r.log, fmt.Sprintf("%d: %s %v", r.step, sql, args))
@@ -456,6 +458,10 @@ func (r *run) leased(queue string, n int, sql string, args ...any) {
 		return a.Entered - b.Entered
 	})
 	want := ready[:min(n, len(ready))]
+	first := r.tendedFirst(got, ready, queue, n)
+	if first {
+		want = nil
+	}
 	r.check(len(got) >= len(want) && len(got) <= n, "%d jobs leased of %d, %d ready", len(got), n, len(ready))
 	for i, l := range got {
 		j := r.model.jobs[l.ID]
@@ -465,7 +471,7 @@ func (r *run) leased(queue string, n int, sql string, args ...any) {
 				"leased %+v, want %+v or who came with it", *j, *want[i])
 		} else if j.State == "leased" && j.Due {
 			j.Lost++
-		} else {
+		} else if !first || j.State != "ready" {
 			r.check(j.State == "scheduled" && j.Due, "leased %+v, which is not due", *j)
 		}
 		r.check(!j.Over, "leased %+v, whose time is over", *j)
@@ -477,6 +483,36 @@ func (r *run) leased(queue string, n int, sql string, args ...any) {
 	}
 	// Whatever else was due there may have moved.
 	r.resync(false)
+}
+
+// tendedFirst is whether a lease has made ready what was due before it took the first: where nobody ticks and the mark is
+// old. Then all go by their priority, and those that were ready are before those that came with them.
+func (r *run) tendedFirst(got []leased, ready []*job, queue string, n int) bool {
+	all := slices.Clone(ready)
+	for _, j := range append(r.in(queue, "scheduled"), r.in(queue, "leased")...) {
+		if j.Due && !j.Over && (j.State == "scheduled" || j.Lost+1 < maxLost[queue]) {
+			all = append(all, j)
+		}
+	}
+	entered := func(j *job) int {
+		if j.State != "ready" {
+			return math.MaxInt
+		}
+		return j.Entered
+	}
+	slices.SortStableFunc(all, func(a, b *job) int {
+		return cmp.Or(cmp.Compare(b.Priority, a.Priority), cmp.Compare(entered(a), entered(b)))
+	})
+	if len(got) != min(n, len(all)) {
+		return false
+	}
+	for i, l := range got {
+		j := r.model.jobs[l.ID]
+		if j == nil || j.Priority != all[i].Priority || entered(j) != entered(all[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // mixed are some leases with some tokens that are none.
