@@ -8,6 +8,7 @@ set local standard_conforming_strings = on;
 do $$
 declare
     v_public_creates boolean;
+    v_role           text;
 begin
     if '{{.schema}}' !~ '^[a-z_][a-z0-9_]{0,40}$' or '{{.api_schema}}' !~ '^[a-z_][a-z0-9_]{0,62}$' then
         raise exception 'schema and api_schema must be plain lower-case names, not "%" and "%"',
@@ -19,6 +20,16 @@ begin
     end if;
     if to_regnamespace('{{.api_schema}}') is null then
         create schema {{.api_schema}};
+        -- Not what ALTER DEFAULT PRIVILEGES gives others: grants.sql says who may use it.
+        for v_role in
+            select distinct r.rolname
+              from pg_namespace n
+             cross join lateral aclexplode(n.nspacl) a
+              join pg_roles r on r.oid = a.grantee
+             where n.nspname = '{{.api_schema}}' and a.grantee <> n.nspowner
+        loop
+            execute format('revoke all on schema {{.api_schema}} from %I cascade', v_role);
+        end loop;
     end if;
     if exists (
         select from pg_proc p

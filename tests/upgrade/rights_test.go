@@ -53,6 +53,12 @@ func TestDefaultPrivileges(t *testing.T) {
 		if left := list(t, c, rights); len(left) > 0 {
 			t.Errorf("default privileges %s: %d rights are left: %.300s", where, len(left), strings.Join(left, "; "))
 		}
+		// A schema that the migration makes for the API is nobody's to create in, either.
+		migrate(t, db, "second", "second_api", -1)
+		if left := list(t, c, `select a.grantee::regrole || ' ' || a.privilege_type from pg_namespace n, aclexplode(n.nspacl) a
+			where n.nspname = 'second_api' and a.grantee <> n.nspowner and a.grantee::regrole::text !~ '^oq_'`); len(left) > 0 {
+			t.Errorf("default privileges %s: on the API's schema %v", where, left)
+		}
 		use(t, c, "public", "q")
 		// What was granted by hand goes with the next install, and what was granted on by it.
 		exec(t, c, fmt.Sprintf(`grant execute on function oq_enqueue_many to %s with grant option;
