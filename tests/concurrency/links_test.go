@@ -516,3 +516,39 @@ func TestKeyOfABatchIsHeld(t *testing.T) {
 	}
 	audit(t, c)
 }
+
+// The parent is completed and purged while the child is being enqueued: it was completed all the same.
+func TestParentPurgedBesideAnOpenEnqueue(t *testing.T) {
+	t.Parallel()
+	for _, linked := range []bool{false, true} {
+		t.Run(fmt.Sprint(linked), func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			c, open := db.Conn(t), db.Conn(t)
+			if linked {
+				get[int64](t, c, child, get[int64](t, c, "select oq_enqueue('p', priority => -9)"))
+			}
+			parent := get[int64](t, c, "select oq_enqueue('p')")
+			failed := get[int64](t, c, "select oq_enqueue('p')")
+			jobs := lease(t, c, "p", 2)
+			exec(t, c, "select oq_nack($1, $2, 'no')", jobs[0].ID, jobs[0].Token)
+			exec(t, c, "update oq.scheduled set due_at = clock_timestamp()")
+			exec(t, open, "begin")
+			id := get[int64](t, open, child, parent)
+			other := get[int64](t, open, child, failed)
+			tick(t, c, 1)
+			ack(t, c, lease(t, c, "p", 1)[0])
+			exec(t, c, "select oq_nack($1, $2, 'no', retry => false)", jobs[1].ID, jobs[1].Token)
+			if n := get[int](t, c, "select oq_purge('p', 'completed')::int + oq_purge('p', 'dead')::int"); n != 2 {
+				t.Fatalf("%d jobs purged, want 2", n)
+			}
+			exec(t, open, "commit")
+			reaches(t, c, id, "ready")
+			reaches(t, c, other, "cancelled")
+			if n := get[int](t, c, "select oq_purge('p', 'completed')::int + (select count(*)::int from oq_get($1))", parent); n != 0 {
+				t.Error("the parent is there again")
+			}
+			audit(t, c)
+		})
+	}
+}
