@@ -704,3 +704,25 @@ func TestRotationAfterTheClockWentBack(t *testing.T) {
 	expect(t, drain(t, db, "q"), id)
 	audit(t, c)
 }
+
+// A job was committed in a queue after it was dropped, and somebody is just making the queue again: oq_rotate does the rest
+// of its work, and this one later.
+func TestRotationBesideAnOpenCreateQueue(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c, w := db.Conn(t), db.Conn(t)
+	exec(t, c, "select oq_create_queue('q')")
+	exec(t, w, "begin")
+	exec(t, w, "select oq_enqueue('q')")
+	exec(t, c, "select oq_drop_queue('q')")
+	exec(t, w, "commit")
+	exec(t, w, "begin")
+	exec(t, w, "select oq_create_queue('q', '{\"max_retries\": 7}')")
+	exec(t, c, "select oq_rotate()")
+	exec(t, w, "rollback")
+	exec(t, c, "select oq_rotate()")
+	if n := get[int](t, c, "select count(*)::int from oq_queues where queue_name = 'q'"); n != 1 {
+		t.Error("the queue with a job is not there")
+	}
+	audit(t, c)
+}
