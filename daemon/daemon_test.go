@@ -665,10 +665,13 @@ func TestStricterDefaultIsolation(t *testing.T) {
 	until(t, "ready", func() bool { return isReady(c) })
 }
 
-// A duty that fails inside oq_tick is a warning of the server: counted and logged, the others go on.
+// A duty that fails inside oq_tick is a warning of the server: counted and logged, the others go on. Also where the
+// role or the database asks for errors only.
 func TestFailingDutyIsCounted(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
+	exec(t, db, `do $$ begin
+		execute format('alter database %I set client_min_messages = error', current_database()); end $$`)
 	exec(t, db, `create or replace function oq_rotate(max_rows int default 5000) returns bigint language plpgsql
 		as $$ begin raise exception 'no room'; end $$`)
 	c, _ := started(t, config(db.URL))

@@ -93,8 +93,9 @@ func (d *database) connect(ctx context.Context) (*pgx.Conn, error) {
 		return nil, err
 	}
 	// Whatever a duty does can be done again: its commits need not wait for the disk. A tick needs READ COMMITTED,
-	// whatever the default of the role or the database is.
+	// whatever the default of the role or the database is; and a duty that fails says so in a warning.
 	_, err = conn.Exec(ctx, fmt.Sprintf(`set search_path = %s; set synchronous_commit = off;
+		set client_min_messages = 'warning';
 		set default_transaction_isolation = 'read committed';
 		set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'`,
 		pgx.Identifier{d.cfg.APISchema}.Sanitize()))
