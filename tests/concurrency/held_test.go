@@ -55,6 +55,27 @@ func TestHeldKeysKeepNoOtherScheduleWaiting(t *testing.T) {
 	audit(t, c)
 }
 
+// Somebody runs schedules in a transaction that stays open: more than a call takes are his.
+func TestOpenRunOfSchedulesKeepsNoOther(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c, holder := db.Conn(t), db.Conn(t)
+	exec(t, c, "select oq_schedule('s' || i, '@yearly', 'q') from generate_series(1, 60) i")
+	exec(t, c, "select oq_schedule('z', '@yearly', 'z')")
+	due(t, c, "s%")
+	due(t, c, "z")
+	exec(t, holder, "begin")
+	if n := get[int64](t, holder, runSchedules); n != 50 {
+		t.Fatalf("%d runs, want 50", n)
+	}
+	if n := get[int64](t, c, runSchedules); n != 11 {
+		t.Errorf("%d runs beside an open call, want 11", n)
+	}
+	exec(t, holder, "rollback")
+	until(t, c, "the others run", "select oq_run_schedules() >= 0 and (select count(*) from oq_jobs) = 61")
+	once(t, c, 61)
+}
+
 // A late commit that somebody holds again keeps no epoch from being resolved, and so no other late commit waiting.
 func TestHeldLateCommitKeepsNoEpochOpen(t *testing.T) {
 	t.Parallel()
