@@ -89,14 +89,18 @@ begin
         when (v_block + 16) * current_setting('block_size')::bigint < pg_relation_size('unique_key') then v_block + 16
         else 0 end);
     -- A job that was committed after its queue was dropped makes it a queue again.
-    update queue q
+    update queue d
        set dropped_at = null
-     where q.dropped_at is not null
-       and exists (
-        select from lanes() k
-         cross join lateral (
-            select from ready r where r.lane = k.lane and r.position >= k.low limit 1) r
-         where k.lane >> 16 = q.queue_id);
+     where d.ctid = any (array(
+        select q.ctid
+          from queue q
+         where q.dropped_at is not null
+           and exists (
+            select from lanes() k
+             cross join lateral (
+                select from ready r where r.lane = k.lane and r.position >= k.low limit 1) r
+             where k.lane >> 16 = q.queue_id)
+           for update skip locked));
 
     -- In a dump the register is younger than the rows. If it names a generation that is not empty, what ends would
     -- be older than its job: it goes back, and what was written there meanwhile is carried on like the rest.

@@ -26,14 +26,16 @@ begin
         select s.schedule_id from schedule s
          where s.due_at >= time_low(-10) and s.due_at <= v_now and coalesce(s.last_error !~ '^tried again', true)
          order by s.due_at
-         limit 50);
+         limit 50
+           for update skip locked);
     -- Those that wait in vain for a lock may not take the tick's time, nor keep the others from their runs: until they have
     -- it, or their minute is over, they come last, in no order.
     v_last := array(
         select s.schedule_id from schedule s
          where s.due_at >= time_low(-10) and s.due_at <= v_now and s.last_error ~ '^tried again'
          order by random()
-         limit 50);
+         limit 50
+           for update skip locked);
     foreach v_id in array v_first || v_last loop
         exit when v_done >= 50 or v_left >= 10;
         continue when v_left >= 5 and v_id = any (v_first);

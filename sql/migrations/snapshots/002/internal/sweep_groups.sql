@@ -91,7 +91,7 @@ begin
                 else s.taken_at end < v_now - (
             select coalesce(max(least(extract(epoch from r.per) / least(r.rate, 1), 3e9)), 0) * interval '1 second'
               from {{.schema}}.limit_rule r
-             where r.group_id >= 0 and r.rate is not null)
+             where r.rate is not null and r.queue_id >= 0)
          limit 500
     )
     delete from {{.schema}}.limit_slot d

@@ -96,7 +96,15 @@ begin
         if v_queue.linked then
             perform settle_parents(v_ids);
         end if;
-        delete from finished f where f.job_id = any (v_ids);
+        -- That it was completed may be asked by a child that is being enqueued just now: so the row stays, shown to nobody,
+        -- until its generation goes. Nothing is left of any other end, which is that of a parent that failed.
+        if state = 'completed' then
+            update finished f
+               set kept = false, attempt = (f.leased_at is not null)::int, worker_id = null, error = null, result = null
+             where f.job_id = any (v_ids);
+        else
+            delete from finished f where f.job_id = any (v_ids);
+        end if;
     end case;
     if v_queue.linked and v_ids is not null and state in ('ready', 'scheduled', 'waiting') then
         perform settle(v_ids);
