@@ -48,6 +48,7 @@ select throws_ok('select oq_watch(''shop.mine'', ''open'')', '42501', 'role tap_
 
 -- Who writes needs no right: jobs are made by the owner's, and the condition runs with it.
 set local session authorization tap_owner;
+alter default privileges in schema shop grant all on functions to tap_other;
 select is(oq_watch('shop.orders', 'closed', condition => 'shop.note(new.secret)') ~ '^oq_watch_\d+_insert$', true,
     'the owner watches');
 select is((select array_agg(distinct pg_get_userbyid(proowner)::text) from pg_proc where proname ~ '^oq_watch_\d+$'), '{tap_owner}',

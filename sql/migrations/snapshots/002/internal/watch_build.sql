@@ -21,6 +21,7 @@ declare
         'select true from (select (null::%1$s).*) as new, (select (null::%1$s).*) as old where ', v_table);
     v_virtual   text;
     v_event     text;
+    v_grantee   name;
     v_result    text;
 begin
     if not has_schema_privilege((plan ->> 'schema_id')::oid, 'create') then
@@ -76,6 +77,14 @@ begin
     execute format('comment on function %s() is %L', v_function,
         format('Makes jobs of changes of %s in queue %s. Made by oq_watch.', v_table, plan ->> 'queue'));
     execute format('revoke all on function %s() from public', v_function);
+    -- Also from those whom ALTER DEFAULT PRIVILEGES gave it: on a table of theirs it would run for its owner.
+    for v_grantee in
+        select r.rolname
+          from pg_proc p, aclexplode(p.proacl) a, pg_roles r
+         where p.oid = to_regprocedure(v_function || '()') and r.oid = a.grantee and a.grantee <> p.proowner
+    loop
+        execute format('revoke all on function %s() from %I cascade', v_function, v_grantee);
+    end loop;
     foreach v_event in array array['insert', 'update', 'delete'] loop
         if plan -> 'events' ? v_event then
             v_result := coalesce(v_result, v_name || '_' || v_event);
