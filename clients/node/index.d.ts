@@ -292,7 +292,7 @@ export interface WorkerOptions<P = unknown> {
   /** Without one nothing is logged. */
   logger?: Logger;
   /** Called for each job when it is over; keep it short: nobody waits for a promise. What it throws is logged. */
-  observe?: (event: Event<P>) => void | Promise<void>;
+  observe?: (event: Event<P>) => unknown;
 }
 
 /** Does the jobs of one queue. An option that makes no sense is an ArgumentError. */

@@ -140,7 +140,9 @@ func TestSweepsAreFlat(t *testing.T) {
 	}
 	s.do(t, "select count(oq_enqueue('q', group_key => 'k' || i)) from generate_series(1, 30) i")
 	s.do(t, "select oq_limit('q', '*', max_running => 2, rate => 5)")
-	sweeps := func() int { return touched(t, s, "select oq.sweep_groups(1000)") + touched(t, s, "select oq.sweep_links(1000)") }
+	sweeps := func() int {
+		return touched(t, s, "select oq.sweep_groups(1000)") + touched(t, s, "select oq.sweep_links(1000)")
+	}
 	sweeps()
 	before := sweeps()
 	holder.do(t, "begin isolation level repeatable read")

@@ -82,6 +82,7 @@ select is(gates(:g2), 'group_throttled, worker, verdict held', 'and only throttl
 select is(opens(:g2), '2100-01-01'::timestamptz, 'until when');
 
 -- Limits of the queue.
+select daemon_ticks(true) as x \gset
 select oq_create_queue('m'), oq_create_queue('n') \g /dev/null
 select oq_limit('m', max_running => 1) as x \gset
 select oq_enqueue('m') as m1 \gset
@@ -120,6 +121,7 @@ select oq_nack(job_id, lease_token, 'no', retry_after => '0') as x from oq_lease
 select oq_throttle('p', '2100-01-01', 'k') as x \gset
 select is(why(:p1), 'scheduled: its group is throttled', 'parked, not a retry, though it has failed once');
 
+select daemon_ticks(true) as x \gset
 -- A retry that waits for the rate of its group.
 select oq_limit('gl', 'k', rate => 1, per => '1 hour') as x from oq_create_queue('gl') \gset
 select oq_enqueue('gl', group_key => 'k') as gl \gset

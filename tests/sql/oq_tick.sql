@@ -141,7 +141,7 @@ alter table oq.waiting disable trigger waiting_line_up;
 select count(oq_enqueue('forgotten', group_key => 'g' || g)) from generate_series(1, 500) g \g /dev/null
 alter table oq.waiting enable always trigger waiting_line_up;
 select is((select law || ' ' || violations from oq_audit() where violations > 0), 'group_stuck 500', 'they are stuck');
-select is(oq.sweep_groups(1000), 500::bigint, 'they are found');
+select ok(oq.sweep_groups(1000) >= 500, 'they are found');
 select oq.sweep_groups(1000), oq.sweep_groups(1000), oq.sweep_groups(1000) \g /dev/null
 select is((select count(*) from oq.todo), 500::bigint, 'a todo each');
 select count(*) from oq_tick() \g /dev/null

@@ -301,9 +301,10 @@ delete from shop_tree1b;
 select is(made('tree'), '{UPDATE 1 1,DELETE 2}', 'and through itself');
 
 -- reject would fail all rows of a statement for one key.
-select throws_ok($$select oq_watch('store.purchases', 'w', options => '{"unique_columns": ["id"], "unique_mode": "reject"}')$$, 'OQ001',
+create table shop_keys (id int);
+select throws_ok($$select oq_watch('shop_keys', 'w', options => '{"unique_columns": ["id"], "unique_mode": "reject"}')$$, 'OQ001',
     'options.unique_mode must not be reject', 'reject');
-select throws_ok($$select oq_watch('store.purchases', 'w', options => '{"unique_columns": ["id"], "debounce_max": "7 s"}')$$, 'OQ001',
+select throws_ok($$select oq_watch('shop_keys', 'w', options => '{"unique_columns": ["id"], "debounce_max": "7 s"}')$$, 'OQ001',
     'options.debounce_max must not be 7 s', 'the value is named');
 
 -- Times without an offset mean what they do where the watch is made.

@@ -3,7 +3,7 @@
 -- leased or over, or an open transaction has it for longer than a tick would. The caller holds the key, so no
 -- other enqueue has it, and is in an epoch, so no mark passes the new timer.
 -- A short wait by trying again, not by a lock_timeout: to catch that would take a subtransaction.
--- Calls: oq_update. Locks: as oq_update; ttl rows. Index: job_N_pk, ready_pk, ready_returned_idx, scheduled_pk,
+-- Calls: oq_update. Locks: as oq_update; ttl rows (skip locked). Index: job_N_pk, ready_pk, ready_returned_idx, scheduled_pk,
 -- waiting_pk, leased_pk, dead_pk, finished_N_pk, ttl_job_idx.
 create or replace function {{.schema}}.replace_job(
     job_id bigint, said {{.schema}}.new_job, element jsonb, latest timestamptz)
@@ -71,7 +71,9 @@ begin
         update scheduled s set expires_at = said.expires_at where s.job_id = replace_job.job_id;
         update waiting w set expires_at = said.expires_at where w.job_id = replace_job.job_id;
         -- The old timer would be looked at again and again until the job is over.
-        delete from ttl t where t.job_id = replace_job.job_id;
+        delete from ttl t
+         where t.ctid = any (array(
+            select x.ctid from ttl x where x.job_id = replace_job.job_id for update skip locked));
         if said.expires_at is not null then
             insert into ttl (expires_at, job_id) values (greatest(said.expires_at, v_now), replace_job.job_id);
         end if;

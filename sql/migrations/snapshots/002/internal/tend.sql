@@ -1,7 +1,6 @@
 -- What a lease that finds too little does for itself: true where there may be more to lease now.
 -- While the daemon ticks, it is done for this queue only, so that a worker's long transaction hides
--- nothing of another's; without the daemon, for all, its own first or until it has something, so that nobody's due jobs
--- bar the way.
+-- nothing of another's; without the daemon, for all, its own first, so that nobody's due jobs bar the way.
 -- linked: what this transaction itself has put in line is let in as if it committed, so that it can lease it.
 -- Calls: time_low, promote_due, reap_expired, expire_due, do_links, do_todo, lanes, advance_alone, take_up_own.
 -- Index: scheduled_due_idx, leased_expires_idx.
@@ -14,49 +13,42 @@ declare
     v_now       timestamptz := clock_timestamp();
     v_alone     boolean := pg_sequence_last_value('{{.schema}}.beat'::regclass) - (date_part('epoch', v_now) * 1000)::bigint
         not between -2000 and 5000;
-    v_only      bigint := case when not v_alone then tend.queue_id end;
     v_scheduled timestamptz;
     v_leased    timestamptz;
     v_ttl       timestamptz;
     v_most      int := greatest(wanted, 1000);
     v_step      bigint;
-    v_more      boolean;
     v_count     bigint := 0;
 begin
-    -- Without a daemon what is due in other queues, and was due before, must not bar the way.
-    for v_round in 1..case when v_alone then 10 else 1 end loop
-        -- The first of each that is due, if any: an idle worker's poll ends with this one statement.
-        select (
-                select s.due_at from {{.schema}}.scheduled s
-                 where s.due_at >= {{.schema}}.time_low(-1) and s.due_at <= v_now
-                 order by s.due_at limit 1), (
-                select l.expires_at from {{.schema}}.leased l
-                 where l.expires_at >= {{.schema}}.time_low(-2) and l.expires_at <= v_now
-                 order by l.expires_at limit 1), (
-                select t.expires_at from {{.schema}}.ttl t
-                 where v_alone and t.expires_at >= {{.schema}}.time_low(-3) and t.expires_at <= v_now
-                 order by t.expires_at limit 1)
-          into v_scheduled, v_leased, v_ttl;
-        exit when coalesce(v_scheduled, v_leased, v_ttl) is null;
-        v_more := false;
-        if v_scheduled is not null then
-            v_step := {{.schema}}.promote_due(v_scheduled, null, v_most, v_only);
-            v_count := v_count + v_step;
-            v_more := v_step >= v_most;
+    -- The first of each that is due, if any: an idle worker's poll ends with this one statement.
+    select (
+            select s.due_at from {{.schema}}.scheduled s
+             where s.due_at >= {{.schema}}.time_low(-1) and s.due_at <= v_now
+             order by s.due_at limit 1), (
+            select l.expires_at from {{.schema}}.leased l
+             where l.expires_at >= {{.schema}}.time_low(-2) and l.expires_at <= v_now
+             order by l.expires_at limit 1), (
+            select t.expires_at from {{.schema}}.ttl t
+             where v_alone and t.expires_at >= {{.schema}}.time_low(-3) and t.expires_at <= v_now
+             order by t.expires_at limit 1)
+      into v_scheduled, v_leased, v_ttl;
+    -- Its own first: without a daemon the backlog of others must not bar the way.
+    if v_scheduled is not null then
+        v_count := {{.schema}}.promote_due(v_scheduled, null, v_most, tend.queue_id);
+        if v_alone and v_count < v_most then
+            v_count := v_count + {{.schema}}.promote_due(v_scheduled, null, v_most, null);
         end if;
-        if v_leased is not null then
-            v_step := {{.schema}}.reap_expired(v_leased, null, v_most, v_only);
-            v_count := v_count + v_step;
-            v_more := v_more or v_step >= v_most;
+    end if;
+    if v_leased is not null then
+        v_step := {{.schema}}.reap_expired(v_leased, null, v_most, tend.queue_id);
+        v_count := v_count + v_step;
+        if v_alone and v_step < v_most then
+            v_count := v_count + {{.schema}}.reap_expired(v_leased, null, v_most, null);
         end if;
-        if v_ttl is not null then
-            v_more := {{.schema}}.expire_due(v_ttl, null, 1000) >= 1000 or v_more;
-        end if;
-        exit when not v_more or v_alone and exists (
-            select from {{.schema}}.lanes(tend.queue_id << 16, (tend.queue_id << 16) + 65535) k
-             cross join lateral (
-                select from {{.schema}}.ready r where r.lane = k.lane and r.position >= k.low limit 1) r);
-    end loop;
+    end if;
+    if v_ttl is not null then
+        perform {{.schema}}.expire_due(v_ttl, null, 1000);
+    end if;
     if linked then
         -- Its own first. Each group takes two locks until the commit, and the lock table is everybody's.
         for v_round in 1..case when v_alone then 5 else 1 end loop
