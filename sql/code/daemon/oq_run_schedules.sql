@@ -11,9 +11,6 @@ as $$
 #variable_conflict use_column
 declare
     v_due  schedule;
-    v_first bigint[];
-    v_last bigint[];
-    v_id   bigint;
     v_now  timestamptz;
     v_made bigint;
     v_left int := 0;
@@ -22,31 +19,34 @@ begin
     perform verify_instance('oq_run_schedules');
     perform pg_advisory_xact_lock_shared(hashtext('{{.schema}}:schedule'), 0);
     v_now := clock_timestamp();
-    v_first := array(
-        select s.schedule_id from schedule s
+    for v_due in
+        select s.*
+          from schedule s
          where s.due_at >= time_low(-10) and s.due_at <= v_now and coalesce(s.last_error !~ '^tried again', true)
          order by s.due_at
          limit 50
-           for update skip locked);
-    -- Those that wait in vain for a lock may not take the tick's time, nor keep the others from their runs: until they have
-    -- it, or their minute is over, they come last, in no order.
-    v_last := array(
-        select s.schedule_id from schedule s
-         where s.due_at >= time_low(-10) and s.due_at <= v_now and s.last_error ~ '^tried again'
+           for update skip locked
+    loop
+        v_made := run_schedule(v_due, 50 - least(v_done, 49)::int);
+        -- Those that wait in vain for a lock may not take the tick's time.
+        v_left := v_left + (v_made < 0)::int;
+        v_done := v_done + greatest(v_made, 0);
+        exit when v_done >= 50 or v_left >= 5;
+    end loop;
+    -- Nor keep the others from their runs: until they have it, or their minute is over, they come last, in no order.
+    for v_due in
+        select s.*
+          from schedule s
+         where s.due_at >= time_low(-10) and s.due_at <= v_now and s.last_error ~ '^tried again' and s.last_error_at < v_now
+           and v_done < 50
          order by random()
          limit 50
-           for update skip locked);
-    foreach v_id in array v_first || v_last loop
-        exit when v_done >= 50 or v_left >= 10;
-        continue when v_left >= 5 and v_id = any (v_first);
-        select s.* into v_due
-          from schedule s
-         where s.schedule_id = v_id and s.due_at <= v_now
-           for update skip locked;
-        continue when not found;
+           for update skip locked
+    loop
         v_made := run_schedule(v_due, 50 - least(v_done, 49)::int);
         v_left := v_left + (v_made < 0)::int;
         v_done := v_done + greatest(v_made, 0);
+        exit when v_done >= 50 or v_left >= 10;
     end loop;
     perform raise_schedules();
     return v_done;
