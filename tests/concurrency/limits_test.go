@@ -653,7 +653,6 @@ func TestStartsAreWrittenDownInNobodysWay(t *testing.T) {
 		t.Fatalf("%d slots whose start is not written down by who looked", n)
 	}
 	exec(t, c, "set lock_timeout = '2s'")
-	exec(t, c, "select setval('oq.slot_sweep', 0)")
 	exec(t, c, "select oq.sweep_groups(1000)")
 	if got := list[int32](t, c, "select unnest(oq.rate_slots($1, 2, '1 ms', 2))", holder); len(got) != 1 {
 		t.Errorf("slots %v are free beside who looks, want the other one", got)
