@@ -44,9 +44,10 @@ begin
                  where not exists (
                     select from {{.schema}}.limit_rule r where r.queue_id = s.queue_id and r.group_id > 0))
             then false
-            -- One that is on the list already would only make the list longer than a tick's work.
-            else not exists (select from {{.schema}}.todo t where t.id = s.group_id and t.kind = 'group')
-                and not exists (select from {{.schema}}.group_gates(s.group_id, s.queue_id)) end
+            -- One that is on the list already would only make the list longer than a tick's work. (Not by exists, which may
+            -- become a hash of the whole list.)
+            else coalesce((select false from {{.schema}}.todo t where t.id = s.group_id and t.kind = 'group' limit 1),
+                not exists (select from {{.schema}}.group_gates(s.group_id, s.queue_id))) end
         returning 1
     )
     -- From the block of the last on where there are more, which is a later one: no block has a thousand rows.
