@@ -161,10 +161,14 @@ def _awaitable(handler: Handler[Any]) -> Handler[Any]:
         return handler
 
     async def handle(job: Job[Any]) -> Any:
-        value = handler(job)
-        return await value if inspect.isawaitable(value) else value
+        return await _call(handler, job)
 
     return handle
+
+
+async def _call(handler: Handler[Any], job: Job[Any]) -> Any:
+    value = handler(job)
+    return await value if inspect.isawaitable(value) else value
 
 
 async def _handle(handler: Handler[Any], job: Job[Any]) -> None:
@@ -173,14 +177,10 @@ async def _handle(handler: Handler[Any], job: Job[Any]) -> None:
     try:
         trace = trace_of(job.headers)
         if trace is None:
-            value = handler(job)
-            if inspect.isawaitable(value):
-                value = await value
+            value = await _call(handler, job)
         else:
             with use_trace(trace):
-                value = handler(job)
-                if inspect.isawaitable(value):
-                    value = await value
+                value = await _call(handler, job)
         if value is not None and not job._acked:
             job._result = encode(value)
     except BaseException as e:  # A cancellation; SystemExit as well, which is the job's failure.
