@@ -11,8 +11,7 @@ as $$
 #variable_conflict use_column
 declare
     v_now       timestamptz := clock_timestamp();
-    v_alone     boolean := pg_sequence_last_value('{{.schema}}.beat'::regclass) - (date_part('epoch', v_now) * 1000)::bigint
-        not between -2000 and 5000;
+    v_alone     boolean := not {{template "internal/ticking.sql" .schema}};
     v_scheduled timestamptz;
     v_leased    timestamptz;
     v_ttl       timestamptz;

@@ -7,12 +7,10 @@ returns bigint
 language plpgsql
 as $$
 declare
-    v_ms    bigint := (date_part('epoch', clock_timestamp()) * 1000)::bigint;
     v_epoch bigint := pg_sequence_last_value('{{.schema}}.epoch'::regclass);
     v_count bigint := 0;
 begin
-    -- A time in the future is that of a clock that was ahead.
-    if pg_sequence_last_value('{{.schema}}.beat'::regclass) between v_ms - 2000 and v_ms + 5000
+    if {{template "internal/ticking.sql" .schema}}
         or {{template "internal/one_snapshot.sql"}}
         or exists (
             select from {{.schema}}.epoch_open e

@@ -7,7 +7,7 @@ two statements and few expressions: each is set up anew in every transaction. */
             and current_setting('{{.schema}}.instance', true) = '1'
             and clock_timestamp() < now() + interval '1 second'
             and (m.raised_at > clock_timestamp() - interval '1 second'
-                or pg_sequence_last_value('beat'::regclass) > (date_part('epoch', clock_timestamp()) * 1000)::bigint - 2000),
+                or {{template "internal/ticking.sql" .schema}}),
         m.lane, m.low, m.raised_at > clock_timestamp() - interval '1 second'
       into v_queue_id, v_restricted, v_paused, v_kept, v_linked, v_limited, v_max_retries, v_seconds, v_plain,
         v_lane, v_low, v_fresh
@@ -36,9 +36,7 @@ two statements and few expressions: each is set up anew in every transaction. */
         return query
         select * from lease_limited($1, $2, v_seconds, $4, v_queue_id, v_kept, v_restricted, v_max_retries);
         return;
-    elsif v_fresh is not true
-        and pg_sequence_last_value('beat'::regclass) <= (date_part('epoch', clock_timestamp()) * 1000)::bigint - 2000
-    then
+    elsif v_fresh is not true and not {{template "internal/ticking.sql" .schema}} then
         -- Nobody ticks, nobody has leased for a second: what is due may be of a higher priority than what is ready.
         v_tended := tend(v_queue_id, $4, v_linked) is not null;
     end if;

@@ -37,7 +37,7 @@ begin
     end if;
     -- As in lease_body.sql: what is due may be of a higher priority than what is ready.
     v_now := clock_timestamp();
-    if pg_sequence_last_value('{{.schema}}.beat'::regclass) <= (date_part('epoch', v_now) * 1000)::bigint - 2000
+    if not {{template "internal/ticking.sql" .schema}}
         and not exists (
             select from {{.schema}}.lanes(lease_limited.queue_id << 16, (lease_limited.queue_id << 16) + 65535) k
              where k.raised_at > v_now - interval '1 second')
