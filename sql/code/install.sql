@@ -73,6 +73,7 @@
 {{template "internal/delete_jobs.sql" .}}
 {{template "internal/recent.sql" .}}
 {{template "internal/replace_job.sql" .}}
+{{template "internal/claim_key.sql" .}}
 {{template "internal/claim_keys.sql" .}}
 {{template "internal/reclaim_keys.sql" .}}
 {{template "internal/check_refs.sql" .}}

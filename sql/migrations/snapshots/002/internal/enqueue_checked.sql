@@ -1,7 +1,7 @@
 -- The whole of oq_enqueue: checks everything, creates what is missing. Parents and batches go on to
 -- enqueue_jobs.
 -- Calls: open_queue, enqueue_jobs, job_options, check_payload, check_depth, demand, enter, open_lane,
--- claim_keys, tell_queue, wake_sleepers.
+-- claim_key, claim_keys, tell_queue, wake_sleepers.
 -- Locks: epoch shared (memory), as claim_keys. Index: queue_name_idx, mark_lane_idx.
 create or replace function {{.schema}}.enqueue_checked(
     queue_name  text,
@@ -36,7 +36,7 @@ declare
     v_mode       text;
     v_for        interval;
     v_max        interval;
-    v_claim      record;
+    v_holder     bigint;
 begin
     select q.queue_id, q.max_payload_bytes, q.max_depth, q.restricted, q.dropped_at is not null, q.linked
       into v_queue_id, v_max_bytes, v_max_depth, v_restricted, v_dropped, v_linked
@@ -114,12 +114,19 @@ begin
 
     v_job_id := nextval('{{.schema}}.position');
     if unique_key is not null then
-        select c.job_id, c.inserted into v_claim
-          from {{.schema}}.claim_keys(array[row(1, v_job_id, v_queue_id, v_lane, v_run_at, max_retries, v_expires_at,
-                v_retry, v_tags, group_key, unique_key, v_mode, v_for, v_max, null, null, null)::{{.schema}}.new_job],
-            jsonb_build_array(jsonb_build_object('payload', payload, 'headers', headers)), v_now, true) c;
-        if not v_claim.inserted then
-            return v_claim.job_id;
+        v_mode := coalesce(v_mode, 'skip');
+        if v_mode <> 'debounce' and v_max is null then
+            v_holder := {{.schema}}.claim_key(v_queue_id, unique_key, v_job_id, v_now, v_now + v_for, v_mode = 'replace');
+        end if;
+        if v_holder is null or v_holder <> v_job_id and v_mode <> 'skip' then
+            select c.job_id into v_holder
+              from {{.schema}}.claim_keys(array[row(1, v_job_id, v_queue_id, v_lane, v_run_at, max_retries,
+                    v_expires_at, v_retry, v_tags, group_key, unique_key, v_mode, v_for, v_max, null, null,
+                    null)::{{.schema}}.new_job],
+                jsonb_build_array(jsonb_build_object('payload', payload, 'headers', headers)), v_now, true) c;
+        end if;
+        if v_holder <> v_job_id then
+            return v_holder;
         end if;
         if v_max_depth is not null then
             perform {{.schema}}.check_depth(v_queue_id, enqueue_checked.queue_name, v_max_depth, 1);
