@@ -42,6 +42,16 @@ select results_eq(format('select oq_ack_many(format(''[7:7]={%%s}'', (%L::bigint
 select is((select result from oq_result((:'ids'::bigint[])[6])), '5'::jsonb, 'and their result');
 select is((select completed from oq_stats('q')), 6::bigint, 'all are completed');
 
+-- The token of one call for jobs of two.
+select count(oq_enqueue('two', to_jsonb(i))) as x from generate_series(1, 3) i \gset
+select job_id as a, lease_token as ta from oq_lease('two') \gset
+select job_id as b, lease_token as tb from oq_lease('two') \gset
+select results_eq(format('select oq_ack_many(array[%s, %s], array[%s, %3$s])', :a, :b, :ta),
+    format('values (%s::bigint)', :a), 'only those of that call');
+select is_empty(format('select from oq_next(''no'', acked_job_ids => array[0, %s], acked_tokens => array[%s, %2$s])',
+    :b, :ta), 'nor by oq_next');
+select is(tap.state_of(:b), 'leased', 'the other is leased still');
+
 -- Two leases of one call share no job; ten thousand go.
 select count(*) as x from oq_enqueue_bulk('many', array_fill(jsonb '1', '{10000}')) \gset
 select array_agg(job_id) as ids, array_agg(lease_token) as tokens

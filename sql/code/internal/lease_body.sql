@@ -78,6 +78,8 @@ two statements and few expressions: each is set up anew in every transaction. */
                 end if;
             end if;
         else
+            v_until := v_now + v_seconds * interval '1 second';
+            v_priority := 32767 - (v_lane & 65535);
             {{range $gen := list 0 1 2}}{{if $gen}}elsif{{else}}if{{end}} v_gen = {{$gen}} then
             return query
 {{template "internal/lease_claim.sql" dict "gen" $gen}}

@@ -15,13 +15,13 @@ partitions saves opening all of them at each call. */ -}}
         ), taken as (
             insert into leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost, kept,
                 restricted, linked, worker_id, job_expires_at)
-            select c.job_id, greatest(v_token, c.token + 1), v_lane, v_now + v_seconds * interval '1 second',
+            select c.job_id, greatest(v_token, c.token + 1), v_lane, v_until,
                 v_now, c.attempt + 1, c.failed, c.lost, v_kept, v_restricted, v_linked, $2, c.expires_at
               from claimed c
         )
         select c.job_id, greatest(v_token, c.token + 1), $1, j.payload, j.headers,
-            (32767 - (v_lane & 65535))::int, c.attempt + 1, coalesce(j.max_retries, v_max_retries),
-            j.group_key, j.created_at, v_now + v_seconds * interval '1 second'
+            v_priority, c.attempt + 1, coalesce(j.max_retries, v_max_retries),
+            j.group_key, j.created_at, v_until
           from claimed c
          cross join lateral (
             select a.payload, a.headers, a.max_retries, a.group_key, a.created_at

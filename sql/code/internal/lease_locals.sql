@@ -14,6 +14,8 @@
     v_fresh       boolean;
     v_epoch       bigint;
     v_now         timestamptz;
+    v_until       timestamptz;
+    v_priority    int;
     v_token       bigint;
     v_gen         int;
     v_count       int;

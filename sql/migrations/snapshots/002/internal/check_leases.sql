@@ -1,8 +1,8 @@
--- The arrays of ids and tokens of a call for many leases.
+-- The arrays of ids and tokens of a call for many leases. Returns the token of all of them, where there is one.
 create or replace function {{.schema}}.check_leases(
     job_ids bigint[], lease_tokens bigint[], results jsonb[], ids_name text default 'job_ids',
     tokens_name text default 'lease_tokens')
-returns void
+returns bigint
 language plpgsql
 as $$
 begin
@@ -20,7 +20,8 @@ begin
         perform {{.schema}}.fail(case when array_ndims(job_ids) > 1 then ids_name
             when array_ndims(lease_tokens) > 1 then tokens_name else 'results' end, 'of several dimensions', 'plain arrays');
     end if;
+    return case when array_remove(lease_tokens, lease_tokens[1]) = '{}' then lease_tokens[1] end;
 end
 $$;
 comment on function {{.schema}}.check_leases(bigint[], bigint[], jsonb[], text, text) is
-    'Checks the arrays of a call for many leases.';
+    'Checks the arrays of a call for many leases; returns their one token.';

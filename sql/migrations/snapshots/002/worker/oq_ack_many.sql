@@ -14,10 +14,11 @@ as $$
 declare
     v_now   timestamptz := clock_timestamp();
     v_twice boolean := false;
+    v_lease bigint;
     v_ids   bigint[];
     v_linked bigint[];
 begin
-    perform check_leases(job_ids, lease_tokens, results);
+    v_lease := check_leases(job_ids, lease_tokens, results);
     if results is not null then
         perform fail('results[' || r.ord || ']', octet_length(r.result::text) || ' bytes long', 'at most 1048576 bytes')
            from unnest(results) with ordinality r(result, ord)

@@ -16,6 +16,7 @@ as $$
 #variable_conflict use_column
 declare
 {{template "internal/lease_locals.sql" .}}    v_acked       bigint[];
+    v_lease       bigint;
 
 begin
     if array_dims(acked_job_ids) = '[1:1]' and array_dims(acked_tokens) = '[1:1]' then
@@ -29,7 +30,7 @@ begin
             end if;
         end if;
     elsif acked_job_ids is not null or acked_tokens is not null then
-        perform check_leases(acked_job_ids, acked_tokens, null, 'acked_job_ids', 'acked_tokens');
+        v_lease := check_leases(acked_job_ids, acked_tokens, null, 'acked_job_ids', 'acked_tokens');
         v_now := clock_timestamp();
         -- The generation is read when the first is ended: a lease may have been waited for.
         with ended as (
