@@ -3,6 +3,7 @@ package openqueue
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -103,5 +104,31 @@ func TestNilAfterALostLease(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Fatal("it is not over")
+	}
+}
+
+// What a transaction's function makes of the server's refusal stays what it is: the handler's verdict, and its own errors.
+func TestTransactKeepsTheError(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	mine := errors.New("the ledger is closed")
+	if _, err := Enqueue(ctx, db.Pool, "q", 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	d, err := WorkOne(ctx, db.Pool, "q", "", func(ctx context.Context, j *Job) error {
+		return j.Transact(ctx, db.Pool, func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "do $$ begin raise 'no' using errcode = '42501', hint = 'ask'; end $$")
+			return Discard(fmt.Errorf("%w: %w", mine, err))
+		})
+	})
+	if err != nil || d.State != "dead" {
+		t.Fatalf("%+v %v", d, err)
+	}
+	if !errors.Is(d.Err, mine) || !errors.Is(d.Err, ErrNotPermitted) {
+		t.Errorf("the error is %v", d.Err)
+	}
+	if got := get[string](t, db.Pool, "select error from oq_dead"); got != "the ledger is closed: ERROR: no (SQLSTATE 42501): ask" {
+		t.Errorf("the job's error is %s", got)
 	}
 }

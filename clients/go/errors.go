@@ -37,21 +37,25 @@ var byState = map[string]error{
 	"40P01": ErrTryAgain,
 }
 
-// serverError is a refusal of the server that is also one of the errors above.
+// serverError is an error with a refusal of the server in its chain, which is also one of the errors above.
 type serverError struct {
+	err  error
 	pg   *pgconn.PgError
 	kind error
 }
 
 func (e *serverError) Error() string {
-	text := fmt.Sprintf("%s (SQLSTATE %s)", e.pg.Message, e.pg.Code)
+	text := e.err.Error()
+	if e.err == e.pg {
+		text = fmt.Sprintf("%s (SQLSTATE %s)", e.pg.Message, e.pg.Code)
+	}
 	if e.pg.Hint != "" {
 		text += ": " + e.pg.Hint
 	}
 	return text
 }
 
-func (e *serverError) Unwrap() []error { return []error{e.kind, e.pg} }
+func (e *serverError) Unwrap() []error { return []error{e.kind, e.err} }
 
 func wrap(err error) error {
 	var pg *pgconn.PgError
@@ -62,7 +66,7 @@ func wrap(err error) error {
 	if !known || errors.Is(err, kind) {
 		return err
 	}
-	return &serverError{pg, kind}
+	return &serverError{err, pg, kind}
 }
 
 // refused says whether the server answered; else the connection failed, and the call may be repeated.
