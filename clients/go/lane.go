@@ -629,7 +629,8 @@ func (l *lane) drain() {
 			if err := l.turn(l.w.jobs, false); err != nil {
 				l.w.Logger.Warn("the server did not take the last acks", "error", err)
 				if failures++; failures > 8 {
-					return // Their leases run out.
+					l.forgetAcks() // Handlers may still run.
+					continue
 				}
 				sleep(context.WithoutCancel(l.w.jobs), backoff(failures))
 			}
@@ -647,6 +648,17 @@ func (l *lane) drain() {
 			return
 		}
 		timer.Stop()
+	}
+}
+
+// forgetAcks leaves the leases of what is done and not acked to run out.
+func (l *lane) forgetAcks() {
+	l.mu.Lock()
+	acks := l.acks
+	l.acks, l.results = nil, false
+	l.mu.Unlock()
+	for _, j := range acks {
+		l.w.observe(j, "lost", nil, j.took)
 	}
 }
 
