@@ -86,3 +86,38 @@ func TestAckOfALostLease(t *testing.T) {
 		})
 	}
 }
+
+// A job that was cancelled and redriven may be held by both of its leases: a heartbeat says of each what holds of it.
+func TestHeartbeatOfTwoLeases(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	w := &Worker{Pool: db.Pool, Queue: "q", Lease: 30 * time.Second, Timeout: time.Minute, jobs: ctx,
+		Logger: slog.New(slog.DiscardHandler)}
+	w.listener, w.beats = newListener(w), w.session("heartbeats")
+	defer w.beats.close()
+	l := newLane(w, 10, 10)
+	defer l.s.close()
+	id, err := Enqueue(ctx, db.Pool, "q", 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.turn(ctx, true); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := Cancel(ctx, db.Pool, id, ""); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	if _, err := db.Pool.Exec(ctx, `select oq_redrive('q', '{"state": "cancelled"}')`); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.turn(ctx, true); err != nil || len(l.held) != 2 {
+		t.Fatal(len(l.held), err)
+	}
+	if err := w.beatMany(ctx, l.held); err != nil {
+		t.Fatal(err)
+	}
+	if before, now := l.held[0].hold.gone, l.held[1].hold.gone; before == nil || now != nil {
+		t.Errorf("the cancelled lease: %v, the one that holds: %v", before, now)
+	}
+}

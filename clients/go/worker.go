@@ -246,7 +246,7 @@ func (w *Worker) tellObserver(e Event) {
 	w.Observe(e)
 }
 
-const sqlHeartbeats = `select job_id, status from oq_heartbeat_many($1::bigint[], $2::bigint[], $3::int)`
+const sqlHeartbeats = `select status from oq_heartbeat_many($1::bigint[], $2::bigint[], $3::int)`
 
 // beat keeps the leases of all that is held, whether a handler has it or not: each once a third of its
 // lease is over. A lease that could not be extended in time counts as lost. How long leases of the queue last may
@@ -306,9 +306,8 @@ func (w *Worker) beatTime() time.Duration { return w.leaseLasts() / 3 }
 
 func (w *Worker) beatMany(ctx context.Context, jobs []*Job) error {
 	ids, tokens := make([]int64, len(jobs)), make([]int64, len(jobs))
-	byID := make(map[int64]*Job, len(jobs))
 	for i, j := range jobs {
-		ids[i], tokens[i], byID[j.ID] = j.ID, j.Token, j
+		ids[i], tokens[i] = j.ID, j.Token
 	}
 	ctx, cancel := context.WithTimeout(ctx, w.beatTime())
 	defer cancel()
@@ -318,12 +317,10 @@ func (w *Worker) beatMany(ctx context.Context, jobs []*Job) error {
 		if err != nil {
 			return err
 		}
-		var id int64
-		var status string
-		_, err = pgx.ForEachRow(rows, []any{&id, &status}, func() error {
-			_ = byID[id].told(status, sent)
-			return nil
-		})
+		statuses, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		for i, status := range statuses { // in the order of the arguments, where a job may be by two leases
+			_ = jobs[i].told(status, sent)
+		}
 		return err
 	})
 }
