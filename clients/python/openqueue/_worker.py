@@ -898,9 +898,11 @@ class BaseWorker(Generic[J]):
             if self._acks:
                 if running <= 0 or now - self._ack_at >= LINGER_ACK:
                     failures = 0 if await self._last_acks() else failures + 1
-                    if failures > 8:
-                        return  # Their leases run out.
                     await asyncio.sleep(backoff(failures) if failures else 0)
+                    if failures > 8:  # Their leases run out. Handlers may still run.
+                        acks, self._acks = self._acks, []
+                        for job in acks:
+                            self._done(job, "lost")
                     continue
                 wait = min(wait, LINGER_ACK)
             await self._pause(wait)

@@ -792,6 +792,38 @@ class Both:
             self.assertIsInstance(running.wait(), openqueue.Abandoned)
         self.assertEqual(self.state(job), "leased")
 
+    def test_drain_without_server(self: Any) -> None:
+        """A server that is gone while a worker drains takes no time from the handlers that run."""
+        begun: list[str] = []
+        over = threading.Event()
+        outcomes: dict[Any, str] = {}
+
+        async def handle(job: Any) -> None:
+            begun.append(job.payload)
+            while not over.is_set():
+                await asyncio.sleep(0.005)
+            while job.payload == "goes on" and "ends" not in outcomes:
+                await asyncio.sleep(0.005)
+
+        async def dead(*args: Any) -> Any:
+            raise ConnectionFailed("the server is gone")
+
+        self.enqueue("ends")
+        self.enqueue("goes on")
+        running = self.start(
+            self.either(handle),
+            concurrency=2,
+            observe=lambda o: outcomes.update({o.job.payload: o.state}),
+        )
+        self.until("both run", lambda: len(begun) == 2)
+        with mock.patch.object(_worker, "backoff", lambda failures: 0.01):
+            running.worker.stop()
+            self.until("it drains", lambda: running.worker._closed)
+            running.worker._lane.call = dead
+            over.set()
+            self.assertIsNone(running.wait())
+        self.assertEqual(outcomes, {"ends": "lost", "goes on": "lost"})
+
     def test_arguments(self: Any) -> None:
         for options in (
             {"concurrency": 0},
