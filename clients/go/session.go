@@ -79,6 +79,7 @@ func (s *session) connect(ctx context.Context) error {
 			return err
 		}
 	}
+	eachHost(ctx, cfg)
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return err
@@ -103,6 +104,21 @@ func (s *session) connect(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// eachHost gives each host of several a part of the context's time to connect: one that is mute, as a primary that is
+// gone, must not take it from the others.
+func eachHost(ctx context.Context, cfg *pgx.ConnConfig) {
+	hosts := time.Duration(1)
+	for _, f := range cfg.Fallbacks { // the first is there again where TLS is only preferred
+		if f.Host != cfg.Host || f.Port != cfg.Port {
+			hosts++
+		}
+	}
+	end, _ := ctx.Deadline()
+	if part := time.Until(end) / hosts; hosts > 1 && (cfg.ConnectTimeout == 0 || cfg.ConnectTimeout > part) {
+		cfg.ConnectTimeout = part
+	}
 }
 
 // drop closes the connection without waiting for a server that may be mute.
