@@ -634,6 +634,16 @@ func TestStuckTickIsUnready(t *testing.T) {
 	}
 }
 
+// A host that accepts and says nothing, as a primary that hangs, keeps the daemon from no other one of its URL.
+func TestMuteHost(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	mute := newLine(t, "")
+	url := strings.Replace(db.URL, "@", "@"+mute.listener.Addr().String()+",", 1)
+	c, _ := started(t, config(url))
+	until(t, "ready", func() bool { return isReady(c) })
+}
+
 // A session that leads to a standby, as for a moment after a failover, is given up for another.
 func TestReadOnlySessionIsGivenUp(t *testing.T) {
 	t.Parallel()

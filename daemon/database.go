@@ -77,9 +77,9 @@ func (d *database) unready() string {
 func (d *database) connect(ctx context.Context) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	pg, err := pgx.ParseConfig(d.url)
+	pg, err := parseURL(d.url)
 	if err != nil {
-		return nil, hideURL(err)
+		return nil, err
 	}
 	pg.RuntimeParams["application_name"] = "openqueued"
 	pg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
@@ -107,6 +107,25 @@ func (d *database) connect(ctx context.Context) (*pgx.Conn, error) {
 		return nil, err
 	}
 	return conn, nil
+}
+
+// parseURL gives each host of several a part of connectTimeout: one that is mute, as a primary that is gone, must not
+// take it from the others.
+func parseURL(url string) (*pgx.ConnConfig, error) {
+	pg, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, hideURL(err)
+	}
+	hosts := time.Duration(1)
+	for _, f := range pg.Fallbacks { // the first is there again where TLS is only preferred
+		if f.Host != pg.Host || f.Port != pg.Port {
+			hosts++
+		}
+	}
+	if part := connectTimeout / hosts; hosts > 1 && (pg.ConnectTimeout == 0 || pg.ConnectTimeout > part) {
+		pg.ConnectTimeout = part
+	}
+	return pg, nil
 }
 
 const (

@@ -46,9 +46,9 @@ func migrateAll(ctx context.Context, cfg Config, to int, out io.Writer) error {
 func Migrate(ctx context.Context, cfg Config, to int, out io.Writer) error {
 	connectCtx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	pg, err := pgx.ParseConfig(cfg.DatabaseURL)
+	pg, err := parseURL(cfg.DatabaseURL)
 	if err != nil {
-		return hideURL(err)
+		return err
 	}
 	// A migration down names what of others goes with it; all else is noise.
 	pg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
