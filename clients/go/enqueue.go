@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -146,13 +148,7 @@ func (h Headers) Get(key string) string { s, _ := h[key].(string); return s }
 func (h Headers) Set(key, value string) { h[key] = value }
 
 // Keys lists the headers' names.
-func (h Headers) Keys() []string {
-	keys := make([]string, 0, len(h))
-	for k := range h {
-		keys = append(keys, k)
-	}
-	return keys
-}
+func (h Headers) Keys() []string { return slices.Collect(maps.Keys(h)) }
 
 func put[T comparable](m map[string]any, key string, value T) {
 	var zero T
@@ -214,9 +210,7 @@ func (c Client) headers(ctx context.Context, own Headers) Headers {
 	} else {
 		injectTrace(ctx, h)
 	}
-	for k, v := range own {
-		h[k] = v
-	}
+	maps.Copy(h, own)
 	return h
 }
 
