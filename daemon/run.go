@@ -60,13 +60,11 @@ func (c *clock) run(ctx context.Context) error {
 	var wait sync.WaitGroup
 	if listener := c.listener; listener != nil {
 		server := &http.Server{Handler: c.handler(), ReadHeaderTimeout: 5 * time.Second}
-		wait.Add(1)
-		go func() {
-			defer wait.Done()
+		wait.Go(func() {
 			if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 				c.end(fmt.Errorf("http: %w", err))
 			}
-		}()
+		})
 		defer func() {
 			closeCtx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 			defer cancel()
@@ -79,13 +77,11 @@ func (c *clock) run(ctx context.Context) error {
 	var loops sync.WaitGroup
 	for _, d := range c.databases {
 		for _, l := range d.loops {
-			loops.Add(1)
-			go func() {
-				defer loops.Done()
+			loops.Go(func() {
 				if err := l.run(ctx); err != nil {
 					c.end(err)
 				}
-			}()
+			})
 		}
 	}
 	loops.Wait()
