@@ -2,12 +2,13 @@
 package pgserver
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -65,8 +66,8 @@ func pick(dirs []string, major int) (Install, error) {
 	if len(all) == 0 {
 		return Install{}, ErrNotFound
 	}
-	sort.SliceStable(all, func(i, j int) bool { return all[i].Major > all[j].Major })
-	return all[0], nil
+	// The first of the newest.
+	return slices.MaxFunc(all, func(a, b Install) int { return cmp.Compare(a.Major, b.Major) }), nil
 }
 
 // inspect asks the server itself, as the user that would run it: a server in root's own folders is

@@ -86,7 +86,7 @@ func reachable(dir string, cred *syscall.Credential) bool {
 }
 
 // elsewhere puts the data where the server's user can get at it and a link where it was wanted.
-func elsewhere(dir string, cred *syscall.Credential) (string, error) {
+func elsewhere(dir string) (string, error) {
 	if err := os.MkdirAll(sharedData, 0o755); err != nil {
 		return "", err
 	}

@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -125,7 +126,7 @@ func initialize(ctx context.Context, o Options, dir string, cred *syscall.Creden
 	}
 	if !reachable(dir, cred) {
 		var err error
-		if dir, err = elsewhere(dir, cred); err != nil {
+		if dir, err = elsewhere(dir); err != nil {
 			return "", err
 		}
 		fmt.Fprintf(o.Log, "the server runs as user id %d, who can't get into %s: its data is in %s\n",
@@ -159,14 +160,12 @@ func launch(ctx context.Context, o Options, dir string, port int, cred *syscall.
 		"port": strconv.Itoa(port), "listen_addresses": "127.0.0.1", "unix_socket_directories": "",
 		"logging_collector": "off",
 	}
-	for k, v := range o.Settings {
-		settings[k] = v
-	}
+	maps.Copy(settings, o.Settings)
 	var opts []string
 	for k, v := range settings {
 		opts = append(opts, fmt.Sprintf("-c %s='%s'", k, strings.ReplaceAll(v, "'", `'\''`)))
 	}
-	sort.Strings(opts)
+	slices.Sort(opts)
 	logFile := filepath.Join(dir, "server.log")
 	for end := time.Now().Add(time.Minute); ; {
 		if err := disownDeadPID(dir); err != nil {
