@@ -62,7 +62,7 @@ var calls = []struct {
 func (b *bench) calls(ctx context.Context) (rows []row, err error) {
 	for n, call := range calls {
 		jobs := min(call.jobs, max(b.size.backlog/20, 1000))
-		turn := func(who string, c contender, sql string) (*target, row, error) {
+		turn := func(who string, c contender) (*target, row, error) {
 			t, err := b.fresh(ctx, c, fmt.Sprint("c", n))
 			if err == nil {
 				_, err = t.conn.Exec(ctx, "set synchronous_commit = off")
@@ -72,11 +72,11 @@ func (b *bench) calls(ctx context.Context) (rows []row, err error) {
 			}
 			return t, row{id: "C", work: "one session: " + call.work, who: who, unit: "µs/job"}, err
 		}
-		mine, ourRow, err := turn("openqueue", ours, call.mine)
+		mine, ourRow, err := turn("openqueue", ours)
 		if err != nil {
 			return nil, err
 		}
-		base, theirRow, err := turn(call.against.name, call.against, call.theirs)
+		base, theirRow, err := turn(call.against.name, call.against)
 		if err != nil {
 			return nil, err
 		}

@@ -3,6 +3,7 @@ package concurrency
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -321,7 +322,7 @@ func TestCompactionWaitsForNobody(t *testing.T) {
 			t.Errorf("rewrite of %s beside an open lease: %q, want 55P03", table, code(err))
 		}
 	}
-	if settings := get[[]string](t, b, "select proconfig from pg_proc where proname = 'oq_compact'"); !contains(settings, "lock_timeout=20ms") {
+	if settings := get[[]string](t, b, "select proconfig from pg_proc where proname = 'oq_compact'"); !slices.Contains(settings, "lock_timeout=20ms") {
 		t.Errorf("oq_compact is set to %v", settings)
 	}
 	exec(t, a, "commit")
@@ -457,15 +458,6 @@ func TestCompactionOfWaitingInTheTickThatFillsIt(t *testing.T) {
 	}
 	expect(t, drain(t, db, "q"), first, second, other)
 	audit(t, c)
-}
-
-func contains(all []string, one string) bool {
-	for _, s := range all {
-		if s == one {
-			return true
-		}
-	}
-	return false
 }
 
 // What a dump shows that was taken in the middle of a compaction: a job that stands nowhere.

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -228,9 +227,7 @@ type stage struct {
 	ids      []int64 // all that were enqueued
 	first    int64   // of the latest enqueue
 	leased   []string
-
-	mu      sync.Mutex
-	clients map[string]*client
+	clients  map[string]*client
 }
 
 func play(t *testing.T, w *world, language string, run []string, s scenario) {

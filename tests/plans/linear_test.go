@@ -1,7 +1,6 @@
 package plans
 
 import (
-	"fmt"
 	"testing"
 
 	"github.com/openqueue/openqueue/tests/testdb"
@@ -60,7 +59,7 @@ func TestBatchesAreLinear(t *testing.T) {
 				return rows / float64(n)
 			}
 			one, all := handled(few), handled(many)
-			t.Log(fmt.Sprintf("%.1f rows a job by %d, %.1f by %d", one, few, all, many))
+			t.Logf("%.1f rows a job by %d, %.1f by %d", one, few, all, many)
 			if all > one*1.5 {
 				t.Errorf("%.1f rows a job by %d, %.1f by %d", one, few, all, many)
 			}

@@ -84,13 +84,10 @@ type model struct {
 }
 
 func (m *model) clone() *model {
-	c := &model{jobs: map[int64]*job{}, paused: map[string]bool{}, keys: maps.Clone(m.keys)}
+	c := &model{jobs: map[int64]*job{}, paused: maps.Clone(m.paused), keys: maps.Clone(m.keys)}
 	for id, j := range m.jobs {
 		copied := *j
 		c.jobs[id] = &copied
-	}
-	for q, p := range m.paused {
-		c.paused[q] = p
 	}
 	return c
 }

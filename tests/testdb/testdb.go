@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
@@ -125,9 +126,7 @@ func launch(ctx context.Context, dir string, settings map[string]string) (*pgser
 		"shared_buffers": "128MB", "max_connections": "200", "max_prepared_transactions": "10",
 		"wal_level": "logical",
 	}
-	for k, v := range settings {
-		all[k] = v
-	}
+	maps.Copy(all, settings)
 	return pgserver.Start(ctx, pgserver.Options{Install: in, DataDir: dir, Settings: all})
 }
 
@@ -372,9 +371,7 @@ func (s *Server) Standby(t testing.TB) *Server {
 		t.Fatal(err)
 	}
 	s.Restart(t)
-	for k, v := range s.settings {
-		standby.settings[k] = v
-	}
+	maps.Copy(standby.settings, s.settings)
 	standby.settings["primary_conninfo"] = fmt.Sprintf("host=127.0.0.1 port=%d user=postgres", s.Port())
 	standby.Restart(t)
 	return standby
