@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import error_from_result
 
 from ._errors import locked, refused, sqlstate, translated
@@ -51,7 +52,8 @@ def connector(db: Any, timeout: float) -> Connect:
         return connect_by_function
     else:
         raise TypeError(f"no conninfo, pool, connection or function that connects: {db!r}")
-    kwargs.setdefault("connect_timeout", max(2, int(timeout)))
+    if "connect_timeout" not in conninfo_to_dict(conninfo):
+        kwargs.setdefault("connect_timeout", max(2, int(timeout)))
 
     async def connect_by_conninfo() -> psycopg.AsyncConnection[Any]:
         conn: psycopg.AsyncConnection[Any]

@@ -207,6 +207,16 @@ class Connectors(unittest.IsolatedAsyncioTestCase):
 
         self.assertEqual(await self.connects(connect), "mine")
 
+    async def test_the_time_to_connect(self) -> None:
+        """What the conninfo says of it holds, and not how long a call may take."""
+        mute = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(mute.close)
+        port = mute.getsockname()[1]
+        began = time.monotonic()
+        with self.assertRaises(psycopg.OperationalError):
+            await connector(f"postgresql://x@127.0.0.1:{port}/x?connect_timeout=2", 60)()
+        self.assertLess(time.monotonic() - began, 30)
+
     async def test_nothing_to_connect_by(self) -> None:
         with self.assertRaises(TypeError):
             connector(5, 5)
