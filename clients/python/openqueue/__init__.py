@@ -204,6 +204,7 @@ class Job(BaseJob[P]):
     def progress(self, value: Any) -> None:
         """Shows value in oq_jobs, is a heartbeat, and raises Stopped where the lease is gone.
 
+        It waits for nobody: where a transaction is about to end the job, or ack() has, value is left out.
         Raises psycopg.Error where the server does not answer: the lease may still be good.
         """
         worker = self._worker

@@ -69,7 +69,11 @@ _RELEASE = (
     " from unnest($1::bigint[], $2::bigint[], $3::interval[]) with ordinality u(id, token, delay, n)"
 )
 _BEATS = "select job_id, status from oq_heartbeat_many($1::bigint[], $2::bigint[], $3::int)"
-_PROGRESS = "select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb)"
+# Its lock_timeout is the connection's, but behind a pooler there is none.
+_PROGRESS = (
+    "select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb)"
+    " from set_config('lock_timeout', '200', true)"
+)
 _LISTEN = "select oq_listen($1::text)"
 _UNLISTEN = "select oq_unlisten($1::text)"
 
@@ -808,12 +812,16 @@ class BaseWorker(Generic[J]):
 
     async def _progress(self, job: J, value: Any) -> None:
         """Shows value in oq_jobs; tells the handler to end where the job is not its any more."""
+        text = encode(value)
+        if job._acked:  # It would wait for the handler's own transaction.
+            return
         sent = time.monotonic()
-        rows = await self._beats.call(
-            _PROGRESS,
-            [job.id, job.token, self.lease_seconds, encode(value)],
-            self._beat_timeout(),
-        )
+        try:
+            rows = await self._beats.call(
+                _PROGRESS, [job.id, job.token, self.lease_seconds, text], self._beat_timeout()
+            )
+        except psycopg.errors.LockNotAvailable:  # An open transaction is about to end the job.
+            return
         status = rows[0][0]
         if status == b"ok":
             job._since, job._lease = sent, self._lasts

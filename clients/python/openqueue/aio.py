@@ -115,7 +115,7 @@ class Job(BaseJob[P]):
 
     async def progress(self, value: Any) -> None:
         """Shows value in oq_jobs, and is a heartbeat: where the lease is gone, the handler is
-        cancelled. Raises psycopg.Error where the server does not answer."""
+        cancelled. See openqueue.Job.progress()."""
         if self._worker is not None:
             await self._worker._progress(self, value)
 

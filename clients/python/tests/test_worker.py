@@ -738,6 +738,40 @@ class Both:
         )
         self.assertEqual(outcomes[0].job.why, "cancelled")
 
+    def test_progress_waits_for_nobody(self: Any) -> None:
+        """Neither for the handler's own transaction, which has acked, nor for another one that is about to cancel."""
+        threads = isinstance(self, support.Threads)
+
+        def handle(job: Any) -> Any:
+            if job.payload == "own":
+                with psycopg.connect(URL) as conn:
+                    job.ack(conn)
+                    job.progress(1)
+            else:
+                with psycopg.connect(URL) as conn:
+                    openqueue.cancel(conn, job.id)
+                    job.progress(1)
+                    conn.rollback()
+
+        async def handle_async(job: Any) -> Any:
+            async with await psycopg.AsyncConnection.connect(URL) as conn:
+                if job.payload == "own":
+                    await job.ack(conn)
+                    await job.progress(1)
+                else:
+                    await aio.cancel(conn, job.id)
+                    await job.progress(1)
+                    await conn.rollback()
+
+        for pooler in (False, True):
+            for what in ("own", "another's"):
+                with self.subTest(what=what, pooler=pooler):
+                    job = self.enqueue(what)
+                    running = self.start(handle if threads else handle_async, pooler=pooler)
+                    self.until("its end", lambda: self.state(job) in ("completed", "scheduled"))
+                    self.assertEqual(self.ask("select error from oq_get(%s)", job), None)
+                    self.assertIsNone(running.end())
+
     def test_throttle(self: Any) -> None:
         until = datetime.now(timezone.utc) + timedelta(hours=1)
 
