@@ -127,7 +127,7 @@ func (j *Job) Progress(ctx context.Context, v any) error {
 	err = w.apart(ctx, w.beats, w.beatTime(), func(ctx context.Context, conn *pgx.Conn) error {
 		var status string
 		sent := time.Now()
-		err := conn.QueryRow(ctx, sqlProgress, j.ID, j.Token, nullable(w.leaseSeconds()), body).Scan(&status)
+		err := conn.QueryRow(ctx, sqlProgress+" from "+sqlNoWait, j.ID, j.Token, nullable(w.leaseSeconds()), body).Scan(&status)
 		if err == nil {
 			gone = j.told(status, sent)
 		}

@@ -555,6 +555,15 @@ func TestOpenTransactionOfAnAck(t *testing.T) {
 // A transaction that is open and has cancelled a job holds no heartbeat of the others up.
 func TestOpenTransactionOfACancel(t *testing.T) {
 	t.Parallel()
+	for _, pooler := range []bool{false, true} {
+		t.Run(fmt.Sprint("pooler ", pooler), func(t *testing.T) {
+			t.Parallel()
+			openTransactionOfACancel(t, pooler)
+		})
+	}
+}
+
+func openTransactionOfACancel(t *testing.T, pooler bool) {
 	ctx := context.Background()
 	db := testdb.New(t)
 	ids, err := EnqueueBulk(ctx, db.Pool, "q", []string{"cancelled", "other", "third"}, nil)
@@ -563,7 +572,7 @@ func TestOpenTransactionOfACancel(t *testing.T) {
 	}
 	begun := make(chan struct{}, 3)
 	ended := make(chan error, 1)
-	start(t, &Worker{Pool: db.Pool, Queue: "q", Lease: 3 * time.Second, Concurrency: 3,
+	start(t, &Worker{Pool: db.Pool, Queue: "q", Pooler: pooler, Lease: 3 * time.Second, Concurrency: 3,
 		Handler: Handle(func(ctx context.Context, _ *Job, what string) error {
 			begun <- struct{}{}
 			if what == "cancelled" {

@@ -21,8 +21,7 @@ type session struct {
 	cfg     *pgxpool.Config
 	timeout time.Duration
 	pooler  bool
-	name    string        // what its errors speak of
-	locks   time.Duration // how long it waits for a lock; 0: as long as its calls last
+	name    string // what its errors speak of
 
 	turn  chan struct{} // taken by a call: one at a time
 	conn  *pgx.Conn
@@ -97,8 +96,8 @@ func (s *session) connect(ctx context.Context) error {
 	// Above it a lease that is lost is 40001 and no answer, for all that is asked for in the same call.
 	// A call that was given up, which waits for a lock, must not lease for nobody when it gets it. And a lock_timeout
 	// of the role's, meant for other calls, must not take an ack away that has to wait for a moment.
-	sql := fmt.Sprintf(`set default_transaction_isolation = 'read committed'; set statement_timeout = %d;
-		set lock_timeout = %d`, min(max(s.timeout.Milliseconds(), 1), math.MaxInt32), s.locks.Milliseconds())
+	sql := fmt.Sprintf(`set default_transaction_isolation = 'read committed'; set lock_timeout = 0;
+		set statement_timeout = %d`, min(max(s.timeout.Milliseconds(), 1), math.MaxInt32))
 	if _, err := conn.Exec(ctx, sql); err != nil {
 		s.drop()
 		return err

@@ -141,7 +141,6 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.jobs, w.stopJobs = context.WithCancelCause(always)
 	defer w.stopJobs(ErrDraining)
 	w.beats = w.session("heartbeats")
-	w.beats.locks = 200 * time.Millisecond
 	w.throttles = w.session("throttle")
 	w.reports = w.session("reports")
 	w.learned = make(chan struct{}, 1)
@@ -246,7 +245,13 @@ func (w *Worker) tellObserver(e Event) {
 	w.Observe(e)
 }
 
-const sqlHeartbeats = `select status from oq_heartbeat_many($1::bigint[], $2::bigint[], $3::int)`
+// A row that another transaction holds is waited for so long and no longer, by a setting of the statement's own: behind a
+// pooler a session has none.
+const (
+	sqlNoWait     = `set_config('lock_timeout', '200', true) soon`
+	sqlHeartbeats = `select status from ` + sqlNoWait + ` cross join lateral oq_heartbeat_many($1::bigint[], $2::bigint[],
+		case when soon is not null then $3::int end)`
+)
 
 // beat keeps the leases of all that is held, whether a handler has it or not: each once a third of its
 // lease is over. A lease that could not be extended in time counts as lost. How long leases of the queue last may
