@@ -51,7 +51,6 @@ export class Session {
   #name;
   #timeout;
   #prepares;
-  #settings; // more of them, as text
   #client;
   #turn = Promise.resolve();
   #closed = false;
@@ -63,12 +62,11 @@ export class Session {
   onWake = () => {};
   onLost = () => {};
 
-  constructor(connect, name, timeout, prepares, settings = '; set lock_timeout = 0') {
+  constructor(connect, name, timeout, prepares) {
     this.#connect = connect;
     this.#name = name;
     this.#timeout = timeout;
     this.#prepares = prepares;
-    this.#settings = settings;
   }
 
   get open() {
@@ -132,7 +130,7 @@ export class Session {
       // given up, which waits for a lock, must not lease for nobody when it gets it. Until then it waits, whatever
       // lock_timeout the role has.
       if (this.#prepares) {
-        await client.query(`set default_transaction_isolation = 'read committed'; set statement_timeout = ${this.#timeout}${this.#settings}`);
+        await client.query(`set default_transaction_isolation = 'read committed'; set statement_timeout = ${this.#timeout}; set lock_timeout = 0`);
       }
     } catch (error) {
       // Also where the server refused: it was the session that it refused, and not the call.

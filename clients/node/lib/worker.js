@@ -27,10 +27,12 @@ const NACK = `select u.n, oq_nack(u.id, u.token, u.error, u.retry, u.after)
     with ordinality u(id, token, error, retry, after, n)`;
 const RELEASE = `select u.n, oq_release(u.id, u.token, u.delay)
   from unnest($1::bigint[], $2::bigint[], $3::interval[]) with ordinality u(id, token, delay, n)`;
-const BEATS = 'select job_id, status from oq_heartbeat_many($1::bigint[], $2::bigint[], $3::int)';
-// Its lock_timeout is the connection's, but behind a pooler there is none.
-const PROGRESS = `select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb)
-  from set_config('lock_timeout', '200', true)`;
+// A row that another transaction holds is waited for so long and no longer, by a setting of the statement's own: behind
+// a pooler a session has none.
+const NO_WAIT = `set_config('lock_timeout', '200', true) soon`;
+const BEATS = `select status from ${NO_WAIT} cross join lateral oq_heartbeat_many($1::bigint[], $2::bigint[],
+  case when soon is not null then $3::int end)`;
+const PROGRESS = `select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb) from ${NO_WAIT}`;
 const LISTEN = 'select oq_listen($1::text)';
 const UNLISTEN = 'select oq_unlisten($1::text)';
 
@@ -184,7 +186,7 @@ export class Worker {
 
   async #work() {
     this.#lane = new Session(this.#db, 'leasing', this.timeoutMs, !this.pooler);
-    this.#beats = new Session(this.#db, 'heartbeats', this.timeoutMs, !this.pooler, '; set lock_timeout = 200');
+    this.#beats = new Session(this.#db, 'heartbeats', this.timeoutMs, !this.pooler);
     this.#reporting = new Session(this.#db, 'reports', this.timeoutMs, !this.pooler);
     this.#ear = new Session(this.#db, 'listening', this.timeoutMs, !this.pooler);
     this.#ear.onWake = () => this.#nudge();
@@ -631,7 +633,7 @@ export class Worker {
     const sent = now();
     const rows = await this.#beats.call(BEATS, [ids(jobs), tokens(jobs), this.leaseSeconds], this.#beatTimeout);
     // The rows come in the order of the arguments.
-    jobs.forEach((job, i) => this.#told(job, rows[i]?.[1], sent));
+    jobs.forEach((job, i) => this.#told(job, rows[i]?.[0], sent));
   }
 
   #told(job, status, sent) {

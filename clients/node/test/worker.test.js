@@ -181,8 +181,8 @@ test('a call that was given up leases nothing for nobody when it gets its lock',
   await until('all done', async () => (await counts(queue)) === '6 0');
 });
 
-test('the open transaction of a cancel holds no heartbeat of the others up', async (t) => {
-  const queue = 'cancelling';
+for (const pooler of [false, true]) test(`the open transaction of a cancel holds no heartbeat of the others up, pooler ${pooler}`, async (t) => {
+  const queue = `cancelling.${pooler}`;
   const tx = await pool.connect();
   t.after(() => tx.release(true));
   const [first, ...others] = await oq.enqueueBulk(pool, queue, [1, 2, 3]);
@@ -190,7 +190,7 @@ test('the open transaction of a cancel holds no heartbeat of the others up', asy
   const told = deferred();
   let begun = 0;
   start(t, new oq.Worker({
-    db: pool, queue, concurrency: 3, leaseSeconds: 3,
+    db: pool, queue, pooler, concurrency: 3, leaseSeconds: 3,
     handler: (job) => {
       begun++;
       if (job.id === first) job.signal.addEventListener('abort', () => told.resolve(job.why));

@@ -68,12 +68,14 @@ _RELEASE = (
     "select u.n, oq_release(u.id, u.token, u.delay)"
     " from unnest($1::bigint[], $2::bigint[], $3::interval[]) with ordinality u(id, token, delay, n)"
 )
-_BEATS = "select job_id, status from oq_heartbeat_many($1::bigint[], $2::bigint[], $3::int)"
-# Its lock_timeout is the connection's, but behind a pooler there is none.
-_PROGRESS = (
-    "select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb)"
-    " from set_config('lock_timeout', '200', true)"
+# A row that another transaction holds is waited for so long and no longer, by a setting of the statement's
+# own: behind a pooler a session has none.
+_NO_WAIT = "set_config('lock_timeout', '200', true) soon"
+_BEATS = (
+    f"select status from {_NO_WAIT} cross join lateral oq_heartbeat_many($1::bigint[], $2::bigint[],"
+    " case when soon is not null then $3::int end)"
 )
+_PROGRESS = f"select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb) from {_NO_WAIT}"
 _LISTEN = "select oq_listen($1::text)"
 _UNLISTEN = "select oq_unlisten($1::text)"
 
@@ -338,9 +340,7 @@ class BaseWorker(Generic[J]):
             "lock_timeout": "0",
         }
         self._lane = Session(self._connect, "leasing", prepares, settings=settings)
-        self._beats = Session(
-            self._connect, "heartbeats", prepares, settings={**settings, "lock_timeout": "200"}
-        )
+        self._beats = Session(self._connect, "heartbeats", prepares, settings=settings)
         self._out = Session(self._connect, "reports", prepares, settings=settings)
         self._ear = Session(
             self._connect, "listening", prepares, self._nudge, self._change.set, settings
@@ -797,7 +797,7 @@ class BaseWorker(Generic[J]):
             _BEATS, [ids, tokens, self.lease_seconds], self._beat_timeout()
         )
         # The rows come in the order of the arguments.
-        for job, (_, status) in zip(jobs, rows):
+        for job, (status,) in zip(jobs, rows):
             if status == b"ok":
                 job._since, job._lease = sent, self._lasts
             elif not job._over and not job._acked:

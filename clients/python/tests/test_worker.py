@@ -564,7 +564,12 @@ class Both:
         self.assertIsNone(running.end())
 
     def test_the_open_transaction_of_a_cancel(self: Any) -> None:
-        """It holds no heartbeat of the other jobs up."""
+        """It holds no heartbeat of the other jobs up, behind a pooler neither."""
+        for pooler in (False, True):
+            with self.subTest(pooler=pooler):
+                self.open_transaction_of_a_cancel(pooler)
+
+    def open_transaction_of_a_cancel(self: Any, pooler: bool) -> None:
         begun: list[int] = []
         over = threading.Event()
         self.addCleanup(over.set)
@@ -582,7 +587,9 @@ class Both:
 
         outcomes: list[Any] = []
         cancelled, *others = [self.enqueue(n) for n in range(3)]
-        running = self.start(handle, concurrency=3, lease_seconds=3, observe=outcomes.append)
+        running = self.start(
+            handle, pooler=pooler, concurrency=3, lease_seconds=3, observe=outcomes.append
+        )
         self.until("all run", lambda: len(begun) == 3)
         with psycopg.connect(URL) as conn:
             self.assertTrue(openqueue.cancel(conn, cancelled))
