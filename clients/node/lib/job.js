@@ -1,6 +1,6 @@
 // A leased job, in the hands of its handler.
 import { ackStrictly, encode, isClient, run, savepoint, throttle } from './calls.js';
-import { Stopped, translated, TryAgainError } from './errors.js';
+import { ArgumentError, Stopped, translated, TryAgainError } from './errors.js';
 
 export class Job {
   #row;
@@ -140,6 +140,8 @@ export class Job {
 
 /** A middleware: aborts the job's signal, with why = timeout, after so many milliseconds. */
 export function timeout(ms) {
+  // Beyond it a timer would fire at once.
+  if (!(ms > 0 && ms < 2 ** 31)) throw new ArgumentError(`timeout ${String(ms)} is no number of milliseconds below 2 ** 31`);
   return (next) => async (job) => {
     const timer = setTimeout(() => job._stop('timeout'), ms);
     try {

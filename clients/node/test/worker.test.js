@@ -672,6 +672,9 @@ test('what a worker refuses', async () => {
   ]) {
     assert.throws(() => new oq.Worker(options), (error) => failed(error, 'OQ001', oq.ArgumentError));
   }
+  for (const ms of [Infinity, 2 ** 31, 0, NaN, undefined]) {
+    assert.throws(() => oq.timeout(ms), (error) => failed(error, 'OQ001', oq.ArgumentError));
+  }
   const bad = new oq.Worker({ db: pool, queue: 'no queue', handler }); // The server's word.
   await assert.rejects(bad.run(), (error) => failed(error, 'OQ001', oq.ArgumentError));
   await assert.rejects(bad.run(), /runs once/);
