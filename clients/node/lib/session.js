@@ -34,7 +34,7 @@ export function connector(db, timeout) {
     given = db.connectionParameters;
     Client = db.constructor;
   }
-  const config = { ...given, connectionTimeoutMillis: timeout };
+  const config = { ...given, connectionTimeoutMillis: given.connectionTimeoutMillis || timeout };
   if (given.password !== undefined) config.password = given.password; // It is hidden from enumeration.
   return () => new Client(config);
 }

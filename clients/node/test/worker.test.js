@@ -625,6 +625,16 @@ test('a worker that holds nothing stops while it connects to a server that says 
   await until('the sockets are closed', () => sockets.size === 0);
 });
 
+test('the time to connect is what the pool or config says', async (t) => {
+  const silent = net.createServer((socket) => socket.resume().on('error', () => {}));
+  await new Promise((resolve) => silent.listen(0, '127.0.0.1', resolve));
+  t.after(() => silent.close());
+  const warned = deferred();
+  const db = { host: '127.0.0.1', port: silent.address().port, user: 'x', database: 'x', connectionTimeoutMillis: 100 };
+  start(t, new oq.Worker({ db, queue: 'brief', handler: () => {}, logger: { warn: warned.resolve } }));
+  assert.match(await Promise.race([warned.promise, sleep(10_000, 'nothing', { ref: false })]), /timeout/);
+});
+
 test('a prepared statement’s name stands for one text; who shares connections is told of pooler', async (t) => {
   const queue = 'names';
   const texts = new Map();
