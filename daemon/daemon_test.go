@@ -29,10 +29,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv("OQ_TEST_DAEMON") != "" {
+	if command := os.Getenv("OQ_TEST_DAEMON"); command != "" {
 		// Also where the tests run under nohup, which would have it ignore hangups.
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
-		os.Exit(Main([]string{"openqueued", "run"}))
+		os.Exit(Main([]string{"openqueued", command}))
 	}
 	testdb.Main(m)
 }
@@ -93,7 +93,7 @@ func TestEndsInOrder(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
 			cmd := osexec.CommandContext(ctx, self)
-			cmd.Env = append(os.Environ(), "OQ_TEST_DAEMON=1", "OQ_HTTP_ADDR=", "OQ_DATABASE_URL="+db.URL)
+			cmd.Env = append(os.Environ(), "OQ_TEST_DAEMON=run", "OQ_HTTP_ADDR=", "OQ_DATABASE_URL="+db.URL)
 			log, err := cmd.StderrPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -631,6 +631,37 @@ func TestStuckTickIsUnready(t *testing.T) {
 	c.loops[0].beat.Store(time.Now().Add(-time.Minute).UnixNano())
 	if why := c.unready(); !regexp.MustCompile(`tick last ran 1m\d+s ago`).MatchString(why) {
 		t.Errorf("after a minute: %q", why)
+	}
+}
+
+// A container may have the address of a proxy in its environment, which leads everywhere but to the daemon.
+func TestHealthGoesByNoProxy(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range addrs {
+		ip := addr.(*net.IPNet).IP
+		if ip.IsLoopback() || ip.IsLinkLocalUnicast() { // To the loopback Go goes by no proxy anyway.
+			continue
+		}
+		listener, err := net.Listen("tcp", net.JoinHostPort(ip.String(), "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		go http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ready\n") }))
+		cmd := osexec.Command(self)
+		cmd.Env = append(os.Environ(), "OQ_TEST_DAEMON=health", "OQ_HTTP_ADDR="+listener.Addr().String(),
+			"HTTP_PROXY=http://127.0.0.1:9", "NO_PROXY=")
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != "ready\n" {
+			t.Errorf("%s: %v: %s", ip, err, out)
+		}
 	}
 }
 

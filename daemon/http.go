@@ -64,7 +64,8 @@ func health(ctx context.Context, cfg Config, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	direct := http.Client{Transport: &http.Transport{}} // by no proxy of the environment's
+	resp, err := direct.Do(req)
 	if err != nil {
 		return err
 	}
