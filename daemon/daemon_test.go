@@ -622,13 +622,19 @@ func TestStuckTickIsUnready(t *testing.T) {
 	if why := c.unready(); !strings.Contains(why, "tick has not run yet") {
 		t.Errorf("before the first tick: %q", why)
 	}
+	beat := func(l *loop, at time.Time) { l.beat.Store(&at) }
 	for _, l := range c.loops {
-		l.beat.Store(time.Now().UnixNano())
+		beat(l, time.Now())
 	}
 	if why := c.unready(); why != "" {
 		t.Errorf("after a tick: %q", why)
 	}
-	c.loops[0].beat.Store(time.Now().Add(-time.Minute).UnixNano())
+	// The machine's clock was put back.
+	beat(c.loops[0], time.Now().Add(time.Hour))
+	if why := c.unready(); why != "" {
+		t.Errorf("after a tick in an hour: %q", why)
+	}
+	beat(c.loops[0], time.Now().Add(-time.Minute))
 	if why := c.unready(); !regexp.MustCompile(`tick last ran 1m\d+s ago`).MatchString(why) {
 		t.Errorf("after a minute: %q", why)
 	}

@@ -64,10 +64,9 @@ func (d *database) unready() string {
 		if l.duty.name == "stats" {
 			limit += 2 * d.cfg.StatsEvery
 		}
-		switch age := l.age(); {
-		case age < 0:
+		if beat := l.beat.Load(); beat == nil {
 			stuck = append(stuck, l.duty.name+" has not run yet")
-		case age > limit:
+		} else if age := time.Since(*beat); age > limit {
 			stuck = append(stuck, fmt.Sprintf("%s last ran %s ago", l.duty.name, age.Round(time.Second)))
 		}
 	}

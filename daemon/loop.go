@@ -37,8 +37,8 @@ type loop struct {
 	failed  func(duty string)
 	limit   time.Duration // of one run of the duty
 	stay    bool
-	beat    atomic.Int64           // when the duty last succeeded, Unix nanoseconds
-	unfit   atomic.Pointer[string] // why the schema does not fit, while it does not
+	beat    atomic.Pointer[time.Time] // when the duty last succeeded, by a clock that nobody sets
+	unfit   atomic.Pointer[string]    // why the schema does not fit, while it does not
 }
 
 func (l *loop) run(ctx context.Context) error {
@@ -86,7 +86,8 @@ func (l *loop) serve(ctx context.Context, conn *pgx.Conn) (worked bool, err erro
 		next, err := l.once(ctx, conn)
 		if err == nil {
 			l.unfit.Store(nil)
-			l.beat.Store(time.Now().UnixNano())
+			now := time.Now()
+			l.beat.Store(&now)
 			worked, pause = true, backoffMin
 			if !sleep(ctx, next) {
 				return worked, nil
@@ -113,14 +114,6 @@ func (l *loop) once(ctx context.Context, conn *pgx.Conn) (time.Duration, error) 
 	ctx, cancel := context.WithTimeout(ctx, l.limit)
 	defer cancel()
 	return l.duty.run(ctx, conn)
-}
-
-func (l *loop) age() time.Duration {
-	beat := l.beat.Load()
-	if beat == 0 {
-		return -1
-	}
-	return time.Since(time.Unix(0, beat))
 }
 
 // readOnly is a standby's answer, or of what was the primary: another connection may lead to the one that is.

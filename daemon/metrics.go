@@ -64,7 +64,12 @@ func (m *metrics) watch(l *loop) {
 	m.register.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "openqueue_loop_last_success_timestamp_seconds", Help: "When a loop last succeeded; 0: never.",
 		ConstLabels: prometheus.Labels{"loop": l.duty.name},
-	}, func() float64 { return float64(l.beat.Load()) / 1e9 }))
+	}, func() float64 {
+		if beat := l.beat.Load(); beat != nil {
+			return float64(beat.UnixNano()) / 1e9
+		}
+		return 0
+	}))
 }
 
 func (m *metrics) ready(is func() bool) {
