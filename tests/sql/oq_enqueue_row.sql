@@ -26,6 +26,28 @@ select results_eq('select table_name, trigger_name, events, owner, failed, probl
     'values (''public.orders'', ''jobs'', ''{insert,update,delete}''::text[], current_user, 0::bigint, null::text)', 'oq_watches lists it');
 drop trigger jobs on orders;
 
+-- One payload, whatever the writer's settings.
+create table shop_values (at timestamptz, i interval, b bytea, f float8, d daterange);
+create trigger jobs after insert on shop_values for each row execute function oq_enqueue_row('values');
+prepare one_value as insert into shop_values values ('2026-01-01 00:00+09', 'P1DT2S', '\x01', 1.0::float8 / 3, '[2026-01-02,2026-02-01)');
+set timezone = 'UTC';
+execute one_value;
+set timezone = 'Asia/Tokyo';
+set intervalstyle = 'iso_8601';
+set bytea_output = 'escape';
+set extra_float_digits = 0;
+set datestyle = 'German';
+execute one_value;
+reset timezone;
+reset intervalstyle;
+reset bytea_output;
+reset extra_float_digits;
+reset datestyle;
+select is((select array_agg(distinct payload -> 'new') from oq_jobs where queue_name = 'values'),
+    array['{"at": "2025-12-31T15:00:00+00:00", "i": "1 day 00:00:02", "b": "\\x01", "f": 0.3333333333333333,
+        "d": "[2026-01-02,2026-02-01)"}'::jsonb], 'one payload, whatever the writer has set');
+drop table shop_values;
+
 -- Triggers that are made wrongly.
 create trigger jobs after insert on orders for each statement execute function oq_enqueue_row('rows');
 select throws_ok('insert into orders values (1)', 'OQ001', 'the trigger must not be one for each statement', 'for each statement');

@@ -6,6 +6,12 @@ create or replace function {{.api_schema}}.oq_enqueue_row()
 returns trigger
 language plpgsql
 {{template "internal/pinned.sql" .}}
+-- A value is the same in each payload, whoever writes: as in a watch.
+set timezone = 'UTC'
+set datestyle = 'ISO, MDY'
+set intervalstyle = postgres
+set bytea_output = hex
+set extra_float_digits = 1
 as $$
 #variable_conflict use_column
 declare
