@@ -101,6 +101,16 @@ func TestFunctionsArePinned(t *testing.T) {
 		select p.proname::text from `+ours+` and n.nspname = 'public' group by p.proname having count(*) > 1`)
 }
 
+// In a Turkish database upper('insert') is no INSERT: names that are ours are compared as ASCII has them.
+func TestCaseIsNotTheLocales(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	none(t, db, "lower or upper by the database's locale", `
+		select p.oid::regprocedure::text from `+ours+`
+		and (select count(*) from regexp_matches(p.prosrc, '\y(lower|upper|initcap)\(', 'g'))
+			<> (select count(*) from regexp_matches(p.prosrc, ' collate "C"\)', 'g'))`)
+}
+
 func TestComments(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)

@@ -17,7 +17,7 @@ begin
             null;
         end;
     elsif length(timezone) <= 64 and exists (
-        select from pg_timezone_names n where lower(n.name) = lower(timezone))
+        select from pg_timezone_names n where lower(n.name collate "C") = lower(timezone collate "C"))
     then
         return;
     end if;

@@ -14,7 +14,7 @@ declare
     c_days   constant text[] := '{sun,mon,tue,wed,thu,fri,sat}'::text[];
     c_hints  constant text[] := array[
         '0 to 59', '0 to 59', '0 to 23', '1 to 31', '1 to 12 or jan to dec', '0 to 7 or sun to sat'];
-    v_text   text := lower(btrim(regexp_replace(cron, '[[:space:]]+', ' ', 'g')));
+    v_text   text := lower(btrim(regexp_replace(cron, '[[:space:]]+', ' ', 'g')) collate "C");
     v_fields text[];
     v_result text[] := '{}'::text[];
     v_bits   text;

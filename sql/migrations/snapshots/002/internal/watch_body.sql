@@ -113,7 +113,7 @@ begin
             else format('to_jsonb(%s)%s', v_old, v_without) end;
 
         v_loops := v_loops || format($loop$%s tg_op = %L then
-$loop$, case when v_loops = '' then '        if' else '        elsif' end, upper(v_event));
+$loop$, case when v_loops = '' then '        if' else '        elsif' end, upper(v_event collate "C"));
         if v_event = 'update' and not v_by_row and (plan ->> 'partitioned')::boolean then
             v_loops := v_loops || $loop$            if (select count(*) from new_rows) <> (select count(*) from old_rows) then
                 raise exception 'a row left its partition and did not arrive in another';

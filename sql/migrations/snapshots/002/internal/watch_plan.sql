@@ -94,7 +94,7 @@ begin
     perform check_queue_name(watch_plan.queue_name);
     v_events := array(
         select distinct e.event
-          from regexp_split_to_table(lower(btrim(coalesce(events, ''), E' \t\n,')), E'(\\s*,\\s*|\\s+or\\s+|\\s+)') e(event));
+          from regexp_split_to_table(lower(btrim(coalesce(events, ''), E' \t\n,') collate "C"), E'(\\s*,\\s*|\\s+or\\s+|\\s+)') e(event));
     if not v_events <@ array['insert', 'update', 'delete'] or cardinality(v_events) = 0 then
         perform fail('events', quote_nullable(events), 'one or more of insert, update, delete');
     end if;
