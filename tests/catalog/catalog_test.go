@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/jackc/pgx/v5"
 
@@ -424,6 +425,10 @@ func TestFiles(t *testing.T) {
 		for i, line := range strings.Split(text, "\n") {
 			if len([]rune(line)) > 140 {
 				t.Errorf("%s:%d: %d columns", rel, i+1, len([]rune(line)))
+			}
+			// A server with EUC_JP takes no UTF-8, and LATIN1 would show other characters.
+			if strings.ContainsFunc(line, func(r rune) bool { return r > unicode.MaxASCII }) {
+				t.Errorf("%s:%d: a character that is not ASCII", rel, i+1)
 			}
 		}
 	}

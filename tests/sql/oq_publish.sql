@@ -119,7 +119,7 @@ select throws_ok('select oq_unsubscribe(''s.#'', ''closed'')', '42501', '%tap_pu
 reset session authorization;
 select oq_create_queue('closed', '{"max_depth": 1}');
 set local session authorization tap_pub;
-select throws_ok('select oq_publish(''s.a'')', 'OQ006', 'queue ''…'' is full', 'the error does not name what it may not see');
+select throws_ok('select oq_publish(''s.a'')', 'OQ006', 'queue ''...'' is full', 'the error does not name what it may not see');
 reset session authorization;
 select oq_create_queue('closed', '{"max_depth": null}');
 select oq_revoke('closed', 'tap_sub', '{produce}');

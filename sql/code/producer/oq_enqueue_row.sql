@@ -24,7 +24,7 @@ declare
     v_plain     boolean;
 begin
     if tg_level <> 'ROW' then
-        perform fail('the trigger', 'one for each statement', 'create trigger … for each row');
+        perform fail('the trigger', 'one for each statement', 'create trigger ... for each row');
     elsif tg_nargs <> 1 then
         perform fail('the trigger''s arguments', tg_nargs::text, 'one: execute function oq_enqueue_row(''queue'')');
     end if;
@@ -72,7 +72,7 @@ end
 $$;
 comment on function {{.api_schema}}.oq_enqueue_row() is
 'A row trigger that makes a job of each changed row.
-create trigger … after insert or update or delete on … for each row execute function
+create trigger ... after insert or update or delete on ... for each row execute function
 oq_enqueue_row(''queue''): the payload is that of oq_watch, {"op", "schema", "table", "new", "old"}. The
 table''s owner must be able to produce in the queue, who writes needs no right. As with oq_watch the
 change goes through where no job can be made, with a warning and a note in oq_watches. Values of types

@@ -1,6 +1,6 @@
 -- Every job from the table in which it stands. Ready has no index of all job ids: a fresh job
 -- stands at (the lane of its priority, its id), one that came back in the partial index of those.
--- Written as two branches, so that "where job_id = …" is index probes alone. What the queue says is
+-- Written as two branches, so that "where job_id = ..." is index probes alone. What the queue says is
 -- looked up once a queue (memoized), with the right to see it.
 -- Calls: may. Index: job_N_pk, ready_pk, ready_returned_idx, scheduled_pk, waiting_pk, leased_pk,
 -- dead_pk, finished_N_pk, attempt_N_pk, queue_id_idx.

@@ -1,5 +1,5 @@
 -- Is the payload over the limit? Its size is that of its text, which is written out: a number of sixteen
--- binary bytes may be 131072 digits long. (0.2 µs for a usual payload.)
+-- binary bytes may be 131072 digits long. (0.2 us for a usual payload.)
 create or replace function {{.schema}}.check_payload(payload jsonb, max_bytes int, name text default 'payload')
 returns void
 language plpgsql

@@ -14,7 +14,7 @@ begin
                 coalesce('queue ' || quote_literal(queue_name), 'the queue of that job')
             using errcode = '42501', hint = format(
                 'An operator can run: select oq_grant(%s, %L, %L);',
-                coalesce(quote_literal(queue_name), '…'), quote_ident(v_caller), array[privilege]);
+                coalesce(quote_literal(queue_name), '...'), quote_ident(v_caller), array[privilege]);
     end if;
     return true;
 end

@@ -5,7 +5,7 @@ language plpgsql
 as $$
 begin
     raise exception '% must not be %', argument,
-        case when value is null then 'null' when value = '' then '''''' when length(value) > 200 then left(value, 200) || '…'
+        case when value is null then 'null' when value = '' then '''''' when length(value) > 200 then left(value, 200) || '...'
             else value end
         using errcode = 'OQ001', hint = fail.hint;
 end

@@ -14,7 +14,7 @@ begin
     if slot_start.token >= 0 then
         return slot_start.taken_at;
     end if;
-    -- One statement, lest the job move behind the look. A token is a clock, rounded down to 4 µs.
+    -- One statement, lest the job move behind the look. A token is a clock, rounded down to 4 us.
     select p.place, p.token > -1 - slot_start.token as began, coalesce(p.leased_at, timestamptz 'epoch'
             + (1767225600000000 + (p.token >> 4 << 2) + 4) * interval '1 microsecond') as began_at, p.finished_at
       into v_place

@@ -59,7 +59,7 @@ begin
         perform check_payload(payload, v_queue.max_payload_bytes);
         if v_queue.max_depth is not null then
             perform check_depth(v_queue.queue_id, case when not v_queue.restricted or may(v_queue.queue_id, 'observe')
-                then v_queue.queue_name else '…' end, v_queue.max_depth, 1);
+                then v_queue.queue_name else '...' end, v_queue.max_depth, 1);
         end if;
         v_lanes := v_lanes || ((v_queue.queue_id << 16) + 32767);
     end loop;
