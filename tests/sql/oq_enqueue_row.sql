@@ -48,6 +48,16 @@ select is((select array_agg(distinct payload -> 'new') from oq_jobs where queue_
         "d": "[2026-01-02,2026-02-01)"}'::jsonb], 'one payload, whatever the writer has set');
 drop table shop_values;
 
+-- json may hold what jsonb can't.
+create table texts (id int, t json);
+create trigger jobs after insert or update on texts for each row execute function oq_enqueue_row('texts');
+insert into texts values (1, '{"a": "\u0000"}'), (2, '[1e200000]'), (3, '{"a": "x"}');
+update texts set t = '{}' where id = 1;
+select is(array(select payload #>> '{new,id}' from oq_jobs where queue_name = 'texts'), '{3}', 'the rows whose values can be in a payload');
+select is(array(select id from texts order by id), '{1,2,3}', 'all of them are there');
+select results_eq('select failed, left(last_error, 5) from oq_watches where queue_name = ''texts''', $$values (3::bigint, '22P05')$$, 'noted');
+drop table texts;
+
 -- Triggers that are made wrongly.
 create trigger jobs after insert on orders for each statement execute function oq_enqueue_row('rows');
 select throws_ok('insert into orders values (1)', 'OQ001', 'the trigger must not be one for each statement', 'for each statement');

@@ -47,9 +47,16 @@ begin
         v_plain := not exists (
             select from pg_attribute a
              where a.attrelid = tg_relid and a.attnum > 0 and (a.atttypid >= 16384 or a.attgenerated = 'v'));
-        v_payload := jsonb_build_object('op', tg_op, 'schema', tg_table_schema, 'table', tg_table_name,
-            'new', case when tg_op = 'DELETE' then null when v_plain then to_jsonb(new) else row_json(new, tg_relid) end,
-            'old', case when tg_op = 'INSERT' then null when v_plain then to_jsonb(old) else row_json(old, tg_relid) end);
+        -- A json value may hold what jsonb can't: \u0000, or a number without end. No row is written in here, so
+        -- the subtransaction takes no id.
+        begin
+            v_payload := jsonb_build_object('op', tg_op, 'schema', tg_table_schema, 'table', tg_table_name,
+                'new', case when tg_op = 'DELETE' then null when v_plain then to_jsonb(new) else row_json(new, tg_relid) end,
+                'old', case when tg_op = 'INSERT' then null when v_plain then to_jsonb(old) else row_json(old, tg_relid) end);
+        exception when others then
+            v_code := sqlstate;
+            v_error := sqlerrm;
+        end;
         if octet_length(v_payload::text) > v_max_bytes then
             v_code := 'OQ001';
             v_error := format('the payload is longer than %s bytes (option max_payload_bytes of the queue)', v_max_bytes);
