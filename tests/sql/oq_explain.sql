@@ -181,6 +181,10 @@ reset role;
 select ok(exists (select from oq_explain(:z)), 'but to who may');
 select oq_enqueue('q', options => jsonb_build_object('depends_on', array[:z])) as child \gset
 select is((select detail from oq_explain(:child) where step = 'parent'), format('waits for jobs %s (ready)', :z), 'a parent');
+select oq_enqueue('many', options => jsonb_build_object('depends_on', array(
+    select oq_enqueue('many') from generate_series(1, 12)))) as many \gset
+select ok((select detail like 'waits for jobs %' and detail like '%) and more' and length(detail) - length(replace(detail, '(', '')) = 10
+    from oq_explain(:many) where step = 'parent'), 'ten of twelve parents, and that there are more');
 set role explainer;
 select is((select detail from oq_explain(:child) where step = 'parent'), format('waits for jobs %s (hidden)', :z),
     'which is one also where it may not be seen');

@@ -128,9 +128,11 @@ begin
             union all
             -- What the caller may not see holds it all the same.
             select 'parent', 'waits for jobs '
-                    || string_agg(format('%s (%s)', p.job_id, coalesce(p.state, 'hidden')), ', ' order by p.job_id), null
+                    || string_agg(format('%s (%s)', p.job_id, coalesce(p.state, 'hidden')), ', ' order by p.job_id)
+                        filter (where p.nth <= 10)
+                    || case when count(*) > 10 then ' and more' else '' end, null
               from (
-                select d.parent_id as job_id, p.state
+                select d.parent_id as job_id, p.state, row_number() over () as nth
                   from job j
                  cross join lateral unnest(j.depends_on) d(parent_id)
                   left join lateral (
@@ -140,7 +142,7 @@ begin
                             select from dependency e
                              where e.parent_id = d.parent_id and e.child_id = v_job.job_id)
                         else p.state not in ('completed', 'cancelled', 'expired', 'dead') end
-                 limit 10) p
+                 limit 11) p
              where v_job.state = 'waiting'
             having count(*) > 0
             union all
