@@ -56,6 +56,14 @@ select oq_limit('r', rate => 0.5, per => '1 hour') \g /dev/null
 select ok((select until > now() + interval '1 hour' from oq.queue_gate((select queue_id
     from oq.queue where queue_name = 'r' limit 1))), 'one in two hours');
 
+-- What began before there was a rate of the queue is not in it; what began under another is.
+select oq_create_queue('rb'), oq_enqueue_bulk('rb', '{1,2,3,4,5}') \g /dev/null
+select oq_lease('rb') \g /dev/null
+select oq_limit('rb', rate => 2, per => '1 hour') \g /dev/null
+select is((select count(*) from oq_lease('rb', max_jobs => 5)), 2::bigint, 'two after the one before');
+select oq_limit('rb', rate => 3, per => '1 hour') \g /dev/null
+select is((select count(*) from oq_lease('rb', max_jobs => 5)), 1::bigint, 'and one more of three');
+
 -- Never more than the rate in any time of its length, whatever it is; what is left of a fraction is cut off.
 select oq_create_queue(n), oq_limit(n, rate => r, per => '1 s')
   from unnest('{0.5,1,1.5,2.5,999.5,1000,1001,1500,2999.5,3000,1000000}'::numeric[]) r
