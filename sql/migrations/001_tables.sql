@@ -106,12 +106,13 @@ $$;
 
 -- Queues. Rows are only added by a first use, so that two producers that create the same queues in
 -- opposite order never wait for each other; the newest version, then the oldest row, counts.
+-- Texts in indexes are compared by their bytes: a new version of the C library or of ICU leaves those indexes valid.
 
 create table {{.schema}}.queue (
     row_id              bigint generated always as identity constraint queue_pk primary key,
     version             int         not null default 0,
     queue_id            bigint      not null,
-    queue_name          text        not null,
+    queue_name          text collate "C" not null,
     paused              boolean     not null default false,
     restricted          boolean     not null default false,
     lease_seconds       int         not null default 30,
@@ -148,7 +149,7 @@ comment on column {{.schema}}.queue.dropped_at is 'Hidden since then, until a jo
 create table {{.schema}}.queue_grant (
     queue_id    bigint  not null,
     role_id     regrole not null,
-    privilege   text    not null,
+    privilege   text collate "C" not null,
     constraint queue_grant_pk primary key (queue_id, role_id, privilege),
     constraint queue_grant_privilege_check check (privilege in ('produce', 'consume', 'observe'))
 );
@@ -475,7 +476,7 @@ create table {{.schema}}.schedule (
     owner_id      oid         not null,
     behind        int         not null default 0,
     paused        boolean     not null default false,
-    schedule_name text        not null,
+    schedule_name text collate "C" not null,
     owner_name    name        not null,
     queue_name    text        not null,
     timezone      text        not null,
@@ -545,9 +546,9 @@ create table {{.schema}}.subscription (
     queue_id        bigint      not null,
     owner           regrole     not null,
     created_at      timestamptz not null default clock_timestamp(),
-    pattern         text        not null,
-    head            text        not null,
-    tail            text        not null,
+    pattern         text collate "C" not null,
+    head            text collate "C" not null,
+    tail            text collate "C" not null,
     regex           text,
     constraint subscription_key unique (pattern, queue_id, owner)
 );

@@ -103,13 +103,17 @@ func TestFunctionsArePinned(t *testing.T) {
 }
 
 // In a Turkish database upper('insert') is no INSERT: names that are ours are compared as ASCII has them.
-func TestCaseIsNotTheLocales(t *testing.T) {
+func TestNamesAreNotTheLocales(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
 	none(t, db, "lower or upper by the database's locale", `
 		select p.oid::regprocedure::text from `+ours+`
 		and (select count(*) from regexp_matches(p.prosrc, '\y(lower|upper|initcap)\(', 'g'))
 			<> (select count(*) from regexp_matches(p.prosrc, ' collate "C"\)', 'g'))`)
+	none(t, db, "an index that a new version of the C library may break", `
+		select distinct a.attrelid::regclass::text
+		  from pg_attribute a join pg_index i on i.indexrelid = a.attrelid join pg_class c on c.oid = i.indrelid
+		 where c.relnamespace = 'oq'::regnamespace and a.attcollation not in (0, 'pg_catalog."C"'::regcollation)`)
 }
 
 func TestComments(t *testing.T) {
