@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -146,7 +147,7 @@ func transient(err error) bool {
 	case "40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03":
 		return true
 	}
-	return refused.Code[:2] == "08" || refused.Code[:2] == "53"
+	return strings.HasPrefix(refused.Code, "08") || strings.HasPrefix(refused.Code, "53")
 }
 
 // sleep is false when the context ended first.

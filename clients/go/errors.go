@@ -77,7 +77,7 @@ func refused(err error) bool {
 	if !errors.As(err, &pg) {
 		return false
 	}
-	switch pg.Code[:2] {
+	switch pg.Code[:min(2, len(pg.Code))] {
 	case "57", "08", "53", "40":
 		return false
 	}
