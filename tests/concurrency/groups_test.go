@@ -214,6 +214,53 @@ func TestFinishAndEnqueueAtOnce(t *testing.T) {
 	}
 }
 
+// What an open transaction has put in line behind others is found when it commits, though whoever saw those end, or let the
+// last of them in, could not see it.
+func TestOpenEnqueueBehindOthers(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int{1, 3} {
+		for _, together := range []bool{true, false} {
+			t.Run(fmt.Sprint(limit, " ", together), func(t *testing.T) {
+				t.Parallel()
+				db := testdb.New(t)
+				a, w := db.Conn(t), db.Conn(t)
+				exec(t, w, `select oq_create_queue('q', '{"notify": "daemon"}')`)
+				if limit > 1 {
+					exec(t, w, "select oq_limit('q', 'g', max_running => $1)", limit)
+				}
+				var before []int64
+				for range limit + 1 {
+					before = append(before, inGroup(t, w, "q", "g"))
+				}
+				jobs := next(t, w, "q", before[:limit]...)
+				exec(t, a, "begin")
+				late := inGroup(t, a, "q", "g")
+				name := fmt.Sprintf("'behind others %d %t'", limit, together)
+				exec(t, a, "prepare transaction "+name)
+				t.Cleanup(func() { _, _ = w.Exec(context.Background(), "rollback prepared "+name) })
+				ids, tokens := split(jobs)
+				if together {
+					same(t, "acked", list[int64](t, w, "select oq_ack_many($1, $2)", ids, tokens), ids)
+				} else {
+					for _, j := range jobs {
+						ack(t, w, j)
+					}
+				}
+				last := next(t, w, "q", before[limit:]...)[0]
+				if limit == 1 {
+					ack(t, w, last)
+				}
+				tick(t, w, 1)
+				exec(t, a, "commit prepared "+name)
+				audit(t, w)
+				time.Sleep(600 * time.Millisecond) // it is looked for twice a second
+				next(t, w, "q", late)
+				audit(t, w)
+			})
+		}
+	}
+}
+
 // Who is refused the lock of a group leaves a note, and goes on.
 func TestRefusedGroupLock(t *testing.T) {
 	t.Parallel()

@@ -66,6 +66,9 @@ begin
     if not exists (
         select from {{.schema}}.waiting w where w.group_id = v_group and w.position >= v_low)
     then
+        -- As in admit.
+        insert into {{.schema}}.todo (kind, id, queue_id, due_at)
+        select 'group', v_group, v_queue, v_now + interval '500 ms' where admit_limited.top < 9223372036854775807;
         return 0;
     end if;
     if v_due is null then
@@ -150,6 +153,8 @@ begin
     -- The tick goes on where there may be more of them than one call lets in.
     if v_heads > coalesce(cardinality(v_taken), 0) or v_heads = v_most then
         v_due := v_now;
+    elsif v_due is null and admit_limited.top < 9223372036854775807 and cardinality(v_busy) + v_heads < v_limit.max_running then
+        v_due := v_now + interval '500 ms';
     end if;
     if v_due is not null and not exists (
         select from {{.schema}}.todo t where t.id = v_group and t.kind = 'group' and t.due_at > v_now and t.due_at <= v_due)

@@ -26,6 +26,7 @@ declare
     v_top     bigint;
     v_limited bigint[];
     v_late    bigint[];
+    v_empty   bigint[];
     v_woken   bigint[];
     v_count   int;
     v_one     int;
@@ -133,14 +134,24 @@ begin
         select t.group_id, 0, t.job_id, greatest(t.low, least(t.position + 1, t.top)), v_now from taken t
     )
     select (select array_agg(a.group_id) from asked a where a.limited), array_agg(distinct t.queue_id), count(*),
-        (select array_agg(h.group_id) from heads h where h.job_id not in (select t.job_id from taken t))
-      into v_limited, v_woken, v_count, v_late
+        (select array_agg(h.group_id) from heads h where h.job_id not in (select t.job_id from taken t)),
+        (select array_agg(a.group_id) from asked a
+          where not a.limited and not a.lined and a.group_id not in (select h.group_id from heads h))
+      into v_limited, v_woken, v_count, v_late, v_empty
       from taken t;
     if v_late is not null then
         insert into {{.schema}}.todo (kind, id, queue_id, due_at)
         select 'group', u.group_id, u.queue_id, v_now
           from unnest(v_groups, v_queues) u(group_id, queue_id)
          where u.group_id = any (v_late);
+    end if;
+    -- Who has the lock of a line in which nobody is seen may have seen somebody there, and so left the look to whoever sees
+    -- that one end, which may have been this call. A prepared transaction has it for hours, so not at each tick.
+    if v_empty is not null then
+        insert into {{.schema}}.todo (kind, id, queue_id, due_at)
+        select 'group', u.group_id, u.queue_id, v_now + interval '500 ms'
+          from unnest(v_groups, v_queues) u(group_id, queue_id)
+         where u.group_id = any (v_empty);
     end if;
     if v_limited is not null then
         for i in 1..cardinality(v_groups) loop
