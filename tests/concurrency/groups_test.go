@@ -261,6 +261,43 @@ func TestOpenEnqueueBehindOthers(t *testing.T) {
 	}
 }
 
+// A job that died gives its slot up. Where the transaction that takes it is open, a redrive for later does not bring the
+// job back into it.
+func TestRedriveWhileTheSlotIsTaken(t *testing.T) {
+	t.Parallel()
+	for _, end := range []string{"commit", "rollback"} {
+		t.Run(end, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			a, w := db.Conn(t), db.Conn(t)
+			dead := inGroup(t, w, "q", "g")
+			j := next(t, w, "q", dead)[0]
+			exec(t, w, "select oq_nack($1, $2, retry => false)", j.ID, j.Token)
+			exec(t, a, "begin")
+			other := inGroup(t, a, "q", "g")
+			held := next(t, a, "q", other)[0]
+			exec(t, w, `select oq_redrive('q', patch => jsonb_build_object('run_at', clock_timestamp() + interval '50 ms'))`)
+			for range 5 {
+				time.Sleep(50 * time.Millisecond)
+				tick(t, w, 1)
+				next(t, w, "q")
+			}
+			exec(t, a, end)
+			if end == "commit" {
+				time.Sleep(150 * time.Millisecond)
+				tick(t, w, 1)
+				next(t, w, "q")
+				audit(t, w)
+				ack(t, w, held)
+			}
+			time.Sleep(150 * time.Millisecond)
+			tick(t, w, 1)
+			next(t, w, "q", dead)
+			audit(t, w)
+		})
+	}
+}
+
 // Who is refused the lock of a group leaves a note, and goes on.
 func TestRefusedGroupLock(t *testing.T) {
 	t.Parallel()

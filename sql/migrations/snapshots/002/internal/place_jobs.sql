@@ -6,7 +6,7 @@
 -- came_from: leased, scheduled, ready, waiting, elsewhere.
 -- position is not read; lanes are open, the caller has entered the epoch and has taken them out of where they stood.
 -- Calls: limit_of, group_slots, line_head, rate_slots, use_slots, slot_due, wake_sleepers.
--- Index: job_N_pk, group_slot_idx, ready_returned_idx.
+-- Locks: group_slot rows (skip locked). Index: job_N_pk, group_slot_idx, ready_returned_idx.
 create or replace function {{.schema}}.place_jobs(jobs {{.schema}}.ready[], came_from text default 'elsewhere')
 returns void
 language plpgsql
@@ -25,10 +25,8 @@ declare
 begin
     with named as materialized (
         select u.ord, u.lane, u.job_id, u.token, u.attempt, u.failed, u.lost, u.expires_at, j.group_id, j.max_running,
-            greatest(j.run_at, j.until) as due_at, j.slots,
-            j.group_id is null or came_from in ('leased', 'ready') or came_from = 'scheduled' and j.max_running = 1 and (
-                select bool_and(s.job_id = u.job_id) filter (where s.busy or s.job_id = u.job_id)
-                  from {{.schema}}.group_slots(j.group_id, 1) s) is true as had_slot
+            greatest(j.run_at, j.until, case when c.in_doubt then v_now + interval '100 ms' end) as due_at, j.slots,
+            j.group_id is null or came_from in ('leased', 'ready') or c.mine is true as had_slot
           from unnest(place_jobs.jobs) with ordinality
             u(lane, position, job_id, token, attempt, failed, lost, expires_at, ord)
           left join lateral (
@@ -42,6 +40,22 @@ begin
                 select l.max_running, l.until, l.slots
                   from (select 1 where g.group_id is not null offset 0) x
                  cross join lateral {{.schema}}.limit_of(u.lane >> 16, g.group_id) l) l on true) j on true
+          left join lateral (
+            -- One that is dead gives its slot up to whoever has the group's lock. If that one's transaction is open, and the job
+            -- came back meanwhile, its slot is just being replaced: whose it is shows later.
+            select s.mine, s.mine and (
+                select case when x.xmax <> 0 then not exists (
+                        select from {{.schema}}.group_slot y where y.ctid = x.slot_row for update skip locked) end
+                  from (
+                    select x.ctid as slot_row, x.xmax from {{.schema}}.group_slot x
+                     where x.group_id = j.group_id and x.slot = s.slot
+                     order by x.version desc
+                     limit 1) x) as in_doubt
+              from (
+                select bool_and(s.job_id = u.job_id) filter (where s.busy or s.job_id = u.job_id) as mine,
+                    max(s.slot) filter (where s.job_id = u.job_id) as slot
+                  from (select 1 where came_from = 'scheduled' and j.max_running = 1 offset 0) x
+                 cross join lateral {{.schema}}.group_slots(j.group_id, 1) s) s) c on true
     ), asked as materialized (
         -- The limit may have been lowered since, so that fewer run than have a slot; those of the call stand nowhere.
         select n.*, n.had_slot and (
