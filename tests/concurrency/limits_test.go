@@ -430,6 +430,24 @@ func TestRateIsExact(t *testing.T) {
 	audit(t, c)
 }
 
+// A job that had been let in, and that a lower limit sent back in line, holds nobody up when it is put off by hand.
+func TestPutOffAfterALowerLimit(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := db.Conn(t)
+	exec(t, c, "select oq_create_queue('q')")
+	exec(t, c, "select oq_limit('q', 'g', max_running => 2)")
+	first, second, third := inGroup(t, c, "q", "g"), inGroup(t, c, "q", "g"), inGroup(t, c, "q", "g")
+	exec(t, c, "select oq_limit('q', 'g')")
+	if got := get[string](t, c, "select state from oq_get($1)", second); got != "waiting" {
+		t.Fatalf("the second is %s", got)
+	}
+	exec(t, c, "select oq_update($1, jsonb_build_object('run_at', clock_timestamp() + interval '1 hour'))", second)
+	ack(t, c, next(t, c, "q", first)[0])
+	next(t, c, "q", third)
+	audit(t, c)
+}
+
 // A group widened to three, and all others by '*' to two: as many run, never more, and in the end all have.
 func TestWidenedGroups(t *testing.T) {
 	t.Parallel()

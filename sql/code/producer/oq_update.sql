@@ -83,8 +83,8 @@ begin
         update waiting w set lane = v_lane where w.job_id = oq_update.job_id;
         return true;
     end if;
-    -- Put off by hand it gives its group's turn on, even one that waits for a retry.
-    if v_queue.linked and v_due > v_now and (v_place.place = 'ready' or v_due > v_place.due_at) then
+    -- Put off by hand it gives its group's turn on, even one that waits for a retry, or that a lower limit sent back in line.
+    if v_queue.linked and v_due > v_now and (v_place.place <> 'scheduled' or v_due > v_place.due_at) then
         perform leave_slots(array[oq_update.job_id]);
     end if;
     if v_place.place = 'ready' then
