@@ -298,6 +298,31 @@ func TestRedriveWhileTheSlotIsTaken(t *testing.T) {
 	}
 }
 
+// Jobs that are redriven one after the other hold up nobody of their groups before their time, in however many groups.
+func TestPacedRedriveOfManyGroups(t *testing.T) {
+	t.Parallel()
+	const groups = 300
+	db := testdb.New(t)
+	c := db.Conn(t)
+	enqueue := func() {
+		exec(t, c, "select oq_enqueue('q', group_key => 'g' || i) from generate_series(1, $1) i", groups)
+		tick(t, c, 4)
+	}
+	enqueue()
+	for _, j := range lease(t, c, "q", groups) {
+		exec(t, c, "select oq_nack($1, $2, retry => false)", j.ID, j.Token)
+	}
+	if ids := list[int64](t, c, "select oq_redrive('q', per_second => 0.01)"); len(ids) != groups {
+		t.Fatalf("%d jobs are redriven", len(ids))
+	}
+	enqueue()
+	// But the first is due at once, before the new job of its group.
+	if n := len(lease(t, c, "q", groups)); n != groups {
+		t.Errorf("%d groups go on, of %d", n, groups)
+	}
+	audit(t, c)
+}
+
 // Who is refused the lock of a group leaves a note, and goes on.
 func TestRefusedGroupLock(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,6 @@
 -- Jobs of groups that are put off by hand give their slot up, so that others of their group go on. They are
 -- counted in it still, or the caller's try for the lock was refused and they keep it: nobody takes it
--- at the same time.
+-- at the same time. A thousand groups: one whose lock is not tried stands still until its job is due.
 -- Calls: group_slots. Locks: groups (try, ascending). Index: job_N_pk, group_slot_idx.
 create or replace function {{.schema}}.leave_slots(job_ids bigint[])
 returns void
@@ -19,7 +19,7 @@ begin
             select from {{.schema}}.group_slot x
              where x.group_id = hashtextextended(j.group_key, j.queue_id) & 9223372036854775807 and x.job_id = i.job_id)
          order by 2
-         limit 100) g
+         limit 1000) g
      cross join lateral (
         select s.slot, s.low from {{.schema}}.group_slots(g.group_id, 1) s where s.job_id = g.job_id) s
      where pg_try_advisory_xact_lock(hashtext('{{.schema}}:group'), (g.group_id & 2147483647)::int);
