@@ -298,6 +298,59 @@ func TestRedriveWhileTheSlotIsTaken(t *testing.T) {
 	}
 }
 
+// A redrive whose snapshot is older than who took the dead job's slot does not take it from him.
+func TestRedriveInAnOlderSnapshot(t *testing.T) {
+	t.Parallel()
+	for _, level := range levels {
+		t.Run(level, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			a, w := db.Conn(t), db.Conn(t)
+			j := next(t, w, "q", inGroup(t, w, "q", "g"))[0]
+			exec(t, w, "select oq_nack($1, $2, retry => false)", j.ID, j.Token)
+			exec(t, a, "begin isolation level "+level)
+			exec(t, a, "select 1 from oq_queues")
+			second, third := inGroup(t, w, "q", "g"), inGroup(t, w, "q", "g")
+			held := next(t, w, "q", second)[0]
+			_, err := try[int64](a, "select oq_redrive('q')")
+			if level == "read committed" && err != nil || level != "read committed" && err != nil && code(err) != "40001" {
+				t.Fatal(err)
+			}
+			exec(t, a, "commit")
+			tick(t, w, 2)
+			next(t, w, "q")
+			audit(t, w)
+			ack(t, w, held)
+			tick(t, w, 1)
+			next(t, w, "q", third)
+		})
+	}
+}
+
+// A job that is put off by hand gives its group's turn on, though a producer of the group is just committing.
+func TestPutOffBesideAProducer(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, w := db.Conn(t), db.Conn(t)
+	first := inGroup(t, w, "q", "g")
+	exec(t, a, "begin")
+	second := inGroup(t, a, "q", "g")
+	exec(t, a, "set constraints all immediate") // as its commit does, which takes a moment
+	done := make(chan error)
+	go func() {
+		time.Sleep(30 * time.Millisecond)
+		_, err := a.Exec(context.Background(), "commit")
+		done <- err
+	}()
+	exec(t, w, "select oq_update($1, jsonb_build_object('run_at', clock_timestamp() + interval '1 hour'))", first)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	tick(t, w, 1)
+	next(t, w, "q", second)
+	audit(t, w)
+}
+
 // Jobs that are redriven one after the other hold up nobody of their groups before their time, in however many groups.
 func TestPacedRedriveOfManyGroups(t *testing.T) {
 	t.Parallel()
