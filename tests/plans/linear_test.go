@@ -66,3 +66,33 @@ func TestBatchesAreLinear(t *testing.T) {
 		})
 	}
 }
+
+// The parents of a job are looked at one by one, whatever else there is.
+func TestExplainOfAChild(t *testing.T) {
+	db := testdb.New(t)
+	s := open(t, db)
+	s.do(t, `select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'q', 'ref', 'p' || i))
+		|| jsonb_build_object('queue_name', 'q', 'depends_on_refs', jsonb_agg('p' || i), 'payload', 1) from generate_series(1, 30) i))`)
+	child := get[int64](t, s, "select job_id from oq_jobs where payload = '1'")
+	explain := func() int {
+		buffers := 0
+		for range 2 {
+			s.do(t, "set auto_explain.log_min_duration = 0")
+			s.plans = nil
+			if held := get[string](t, s, "select detail from oq_explain($1) where step = 'parent'", child); held == "" {
+				t.Fatal("no parent holds it")
+			}
+			s.do(t, "set auto_explain.log_min_duration = -1")
+			top := s.plans[len(s.plans)-1].Plan
+			buffers = top.Hit + top.Read
+		}
+		return buffers
+	}
+	before := explain()
+	s.do(t, "select count(*) from oq_enqueue_bulk('q', array_fill('{}'::jsonb, array[20000]))")
+	after := explain()
+	t.Logf("%d buffers, %d with 20000 other jobs", before, after)
+	if after > 2*before {
+		t.Errorf("%d buffers, %d with 20000 other jobs", before, after)
+	}
+}

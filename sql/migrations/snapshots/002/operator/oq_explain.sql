@@ -135,8 +135,10 @@ begin
                 select d.parent_id as job_id, p.state, row_number() over () as nth
                   from job j
                  cross join lateral unnest(j.depends_on) d(parent_id)
-                  left join lateral (
-                    select p.state from {{.api_schema}}.oq_jobs p where p.job_id = d.parent_id) p on true
+                 -- As a value of each: as a join it would be with all that the view has.
+                 cross join lateral (
+                    select (select p.state from {{.api_schema}}.oq_jobs p where p.job_id = d.parent_id) as state
+                    offset 0) p
                  where j.job_id = v_job.job_id
                    and case when p.state is null then exists (
                             select from dependency e
