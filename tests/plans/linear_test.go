@@ -1,6 +1,8 @@
 package plans
 
 import (
+	"fmt"
+	"regexp"
 	"testing"
 
 	"github.com/openqueue/openqueue/tests/testdb"
@@ -62,6 +64,65 @@ func TestBatchesAreLinear(t *testing.T) {
 			t.Logf("%.1f rows a job by %d, %.1f by %d", one, few, all, many)
 			if all > one*1.5 {
 				t.Errorf("%.1f rows a job by %d, %.1f by %d", one, few, all, many)
+			}
+		})
+	}
+}
+
+// list is a filter that goes through an array of job ids for each row; a subquery would be hashed.
+var list = regexp.MustCompile(`_id (=|<>) (ANY|ALL) \(+\$`)
+
+// compared is how many rows were held against an array.
+func (n node) compared() float64 {
+	total := 0.0
+	if list.MatchString(n.Filter + n.JoinFilter) {
+		total = (n.Rows + n.Filtered + n.Joined) * n.Loops
+	}
+	for _, below := range n.Nested {
+		total += below.compared()
+	}
+	return total
+}
+
+// What an operator does to many jobs that others depend on, or that have keys, grows with the jobs as well.
+func TestRepairOfManyIsLinear(t *testing.T) {
+	db := testdb.New(t)
+	s := open(t, db)
+	calls := []struct{ name, fill, sql string }{
+		{"purge of parents", `select count(*) from oq_enqueue_many((
+			select jsonb_agg(jsonb_build_object('queue_name', 'parents', 'ref', 'p' || i)) || jsonb_agg(jsonb_build_object(
+				'queue_name', 'children', 'depends_on_refs', jsonb_build_array('p' || i)))
+			  from generate_series(1, $1::int) i))`, "select oq_purge('parents', 'ready', max_jobs => $1)"},
+		{"redrive of keys", `select count(oq_nack(l.job_id, l.lease_token, 'no', false))
+			from (select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'keys', 'unique_key',
+				'k' || $1 || ' ' || i)) from generate_series(1, $1::int) i))) e, oq_lease('keys', max_jobs => $1) l`,
+			"select count(*) from oq_redrive('keys', max_jobs => $1)"},
+	}
+	for _, call := range calls {
+		t.Run(call.name, func(t *testing.T) {
+			handled := func(n int) (rows, compared float64) {
+				s.do(t, call.fill, n)
+				s.do(t, "analyze") // oq_purge plans each time, by what is known of the tables
+				s.do(t, "set auto_explain.log_min_duration = 0")
+				s.plans = nil
+				if done := get[int64](t, s, call.sql, n); done != int64(n) {
+					t.Fatalf("%d done, want %d", done, n)
+				}
+				s.do(t, "set auto_explain.log_min_duration = -1")
+				for _, p := range s.plans {
+					rows += p.Plan.rows()
+					compared += p.Plan.compared()
+				}
+				return rows / float64(n), compared / float64(n)
+			}
+			one, listed := handled(20)
+			all, more := handled(1000)
+			t.Logf("%.1f rows a job by 20, %.1f by 1000; %.1f and %.1f held against lists", one, all, listed, more)
+			if all > one*1.5 {
+				t.Errorf("%.1f rows a job by 20, %.1f by 1000", one, all)
+			}
+			if more > 0 {
+				t.Errorf("%.1f rows a job are held against a list of 1000", more)
 			}
 		})
 	}

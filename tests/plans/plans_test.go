@@ -41,6 +41,9 @@ type node struct {
 	Joined   float64 `json:"Rows Removed by Join Filter"`
 	Filtered float64 `json:"Rows Removed by Filter"`
 
+	Filter     string `json:"Filter"`
+	JoinFilter string `json:"Join Filter"`
+
 	Nested []node `json:"Plans"`
 }
 

@@ -2,6 +2,7 @@
 -- it those who depend on these, and who waits for nobody any more is freed. Set-based and bounded; what
 -- somebody else has under his hands, or is too much, is left to a todo. A snapshot of an older time can't tell
 -- who depends on these: a todo for all. Edges of an enqueue that is not committed yet come with a todo of their own.
+-- Lists are asked as subqueries, which are hashed: as arrays they would be gone through for each edge.
 -- Calls: job_ends, free_children. Locks: edges and waiting rows (skip locked).
 -- Index: dependency_pk, dependency_child_idx, waiting_pk, job_N_pk, batch_failure_idx.
 create or replace function {{.schema}}.settle_parents(job_ids bigint[], delay interval default '20 ms')
@@ -30,8 +31,8 @@ begin
     v_ids := array(
         select distinct u.job_id
           from unnest(job_ids) u(job_id)
-         where exists (select from {{.schema}}.dependency d where d.parent_id = u.job_id)
-            or exists (select from {{.schema}}.dependency d where d.child_id = u.job_id));
+         where (select true from {{.schema}}.dependency d where d.parent_id = u.job_id limit 1)
+            or (select true from {{.schema}}.dependency d where d.child_id = u.job_id limit 1));
     for v_round in 1..100 loop
         exit when cardinality(v_ids) = 0;
         select coalesce(array_agg(e.job_id) filter (where e.ended = 'completed'), '{}'),
@@ -64,14 +65,15 @@ begin
                 insert into {{.schema}}.batch_failure (batch_id)
                 select distinct -u.child_id
                   from unnest(v_parents, v_children) u(parent_id, child_id)
-                 where u.child_id < 0 and u.parent_id = any (v_failed)
+                 where u.child_id < 0 and case when u.parent_id in (select unnest(v_failed)) then true end
                    and not exists (select from {{.schema}}.batch_failure f where f.batch_id = -u.child_id);
                 v_cancel := array(
                     select distinct u.child_id
                       from unnest(v_parents, v_children) u(parent_id, child_id)
                      cross join lateral (
                         select j.on_parent_failure from {{.schema}}.job j where j.job_id = u.child_id limit 1) j
-                     where u.child_id > 0 and u.parent_id = any (v_failed) and j.on_parent_failure = 'cancel');
+                     where u.child_id > 0 and case when u.parent_id in (select unnest(v_failed)) then true end
+                       and j.on_parent_failure = 'cancel');
             end if;
             if cardinality(v_cancel) > 0 then
                 with gone as (
@@ -91,9 +93,12 @@ begin
                              where q.queue_id = g.lane >> 16
                              order by q.version desc, q.row_id
                              limit 1), (
-                            select 'parent ' || min(u.parent_id) || ' has failed'
-                              from unnest(v_parents, v_children) u(parent_id, child_id)
-                             where u.child_id = g.job_id and u.parent_id = any (v_failed))
+                            select 'parent ' || d.parent_id || ' has failed'
+                              from {{.schema}}.dependency d
+                             where d.child_id = g.job_id
+                               and case when d.parent_id in (select unnest(v_failed)) then true end
+                             order by d.child_id, d.parent_id
+                             limit 1)
                       from gone g
                 )
                 select coalesce(array_agg(g.job_id), '{}') into v_gone from gone g;
@@ -106,13 +111,13 @@ begin
             delete from {{.schema}}.dependency d
              using unnest(v_parents, v_children) u(parent_id, child_id)
              where d.parent_id = u.parent_id and d.child_id = u.child_id
-               and not (u.parent_id = any (v_failed) and u.child_id = any (v_kept));
+               and (u.child_id not in (select unnest(v_kept)) or u.parent_id not in (select unnest(v_failed)));
 
             select array_agg(c.child_id), array_agg(c.parent_id) into v_children, v_highest
               from (
                 select u.child_id, max(u.parent_id) as parent_id
                   from unnest(v_parents, v_children) u(parent_id, child_id)
-                 where u.child_id <> all (v_gone) and u.child_id <> all (v_kept)
+                 where u.child_id not in (select unnest(v_gone)) and u.child_id not in (select unnest(v_kept))
                  group by u.child_id) c;
             v_count := v_count + {{.schema}}.free_children(v_children, v_highest, delay);
         end if;

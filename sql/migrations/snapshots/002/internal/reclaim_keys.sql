@@ -44,7 +44,7 @@ begin
             select from unique_key k
              where k.queue_id = u.queue_id and k.key_hash = u.key_hash
                for update skip locked) k
-         where u.job_id <> all (v_kept)
+         where u.job_id not in (select unnest(v_kept))
          order by u.ord);
     -- What the locks have fixed, in a new snapshot.
     with taken as (
@@ -53,7 +53,7 @@ begin
                taken_at = case when k.job_id = u.job_id then k.taken_at else v_now end,
                until = case when k.job_id = u.job_id then k.until end
           from unnest(v_ids, v_queues, v_hashes) u(job_id, queue_id, key_hash)
-         where k.queue_id = u.queue_id and k.key_hash = u.key_hash and u.job_id = any (v_locked)
+         where k.queue_id = u.queue_id and k.key_hash = u.key_hash and case when u.job_id in (select unnest(v_locked)) then true end
            and (k.job_id = u.job_id
              or coalesce(k.until <= v_now, true)
                 and {{template "internal/over.sql" dict "schema" .schema "id" "k.job_id"}} is not false)
@@ -63,7 +63,7 @@ begin
     update job j
        set unique_key = null
      where j.job_id = any (reclaim_keys.job_ids) and j.unique_key is not null
-       and j.job_id <> all (v_kept || v_taken);
+       and j.job_id not in (select unnest(v_kept || v_taken));
 end
 $$;
 comment on function {{.schema}}.reclaim_keys(bigint[]) is 'Jobs come back with their unique keys, where these are free.';
