@@ -31,16 +31,17 @@ begin
       from (
         select u.child_id, b.parent_id as below,
             case when a.held or b.parent_id is not null then 'held'
-                when exists (select from {{.schema}}.dependency d where d.child_id = u.child_id) then 'in doubt'
+                when (select true from {{.schema}}.dependency d where d.child_id = u.child_id limit 1) then 'in doubt'
                 else 'free' end as state
           from unnest(free_children.child_ids, free_children.parent_ids) u(child_id, parent_id)
          cross join lateral (
-            select exists (
-                    select from {{.schema}}.dependency d
-                     where d.parent_id = v_edge and d.child_id = u.child_id and d.xmax = 0)
-                or exists (
-                    select from {{.schema}}.dependency d
-                     where d.child_id = u.child_id and d.parent_id > u.parent_id and d.xmax = 0) as held) a
+            select coalesce((
+                    select true from {{.schema}}.dependency d
+                     where d.parent_id = v_edge and d.child_id = u.child_id and d.xmax = 0
+                     limit 1), (
+                    select true from {{.schema}}.dependency d
+                     where d.child_id = u.child_id and d.parent_id > u.parent_id and d.xmax = 0
+                     limit 1), false) as held) a
           left join lateral (
             select d.parent_id
               from {{.schema}}.dependency d

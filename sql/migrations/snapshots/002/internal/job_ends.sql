@@ -2,6 +2,7 @@
 -- lost where no place is found, deleted with the place still to go or a fault; null where nothing is left of it.
 -- A snapshot taken just before a compaction sees a table empty: what looks lost is looked at again, under the
 -- locks that the first look has taken.
+-- Not by exists, which becomes a hash of a whole table where that was small when the session first asked.
 -- Index: job_N_pk, finished_N_pk, dead_pk, leased_pk, scheduled_pk, waiting_pk, ready_pk, ready_returned_idx.
 create or replace function {{.schema}}.job_ends(job_ids bigint[])
 returns table (job_id bigint, queue_id bigint, ended text)
@@ -25,15 +26,16 @@ begin
             select u.job_id, coalesce(f.queue_id, j.queue_id),
                 case when f.outcome = 'completed' then 'completed'
                     when f.outcome is not null
-                        or exists (select from {{.schema}}.dead d where d.job_id = u.job_id) then 'failed'
-                    when exists (select from {{.schema}}.leased l where l.job_id = u.job_id)
-                        or exists (select from {{.schema}}.scheduled s where s.job_id = u.job_id)
-                        or exists (select from {{.schema}}.waiting w where w.job_id = u.job_id)
-                        or exists (
-                            select from {{.schema}}.ready r
-                             where r.lane = (j.queue_id << 16) + 32767 - j.priority and r.position = u.job_id)
-                        or exists (
-                            select from {{.schema}}.ready r where r.job_id = u.job_id and r.position <> r.job_id)
+                        or (select true from {{.schema}}.dead d where d.job_id = u.job_id limit 1) then 'failed'
+                    when (select true from {{.schema}}.leased l where l.job_id = u.job_id limit 1)
+                        or (select true from {{.schema}}.scheduled s where s.job_id = u.job_id limit 1)
+                        or (select true from {{.schema}}.waiting w where w.job_id = u.job_id limit 1)
+                        or (select true from {{.schema}}.ready r
+                             where r.lane = (j.queue_id << 16) + 32767 - j.priority and r.position = u.job_id
+                             limit 1)
+                        or (select true from {{.schema}}.ready r
+                             where r.job_id = u.job_id and r.position <> r.job_id
+                             limit 1)
                     then 'open'
                     when j.queue_id is not null then 'lost' end
               from unnest(v_ids) u(job_id)
