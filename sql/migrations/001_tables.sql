@@ -684,7 +684,10 @@ create table {{.schema}}.todo (
     kind        text        not null,
     constraint todo_kind_check check (kind in ('group', 'parent', 'child'))
 );
-create index todo_due_idx on {{.schema}}.todo (due_at);
+create index todo_group_idx on {{.schema}}.todo (due_at) where kind = 'group';
+create index todo_group_queue_idx on {{.schema}}.todo (queue_id, due_at) where kind = 'group';
+create index todo_link_idx on {{.schema}}.todo (due_at) where kind <> 'group';
+create index todo_link_queue_idx on {{.schema}}.todo (queue_id, due_at) where kind <> 'group';
 create index todo_id_idx on {{.schema}}.todo (id);
 comment on table {{.schema}}.todo is
     'What could not be looked at in time: the tick, or a lease, does it.';

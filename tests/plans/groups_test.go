@@ -201,3 +201,36 @@ func TestDeadTodosAreNotWalked(t *testing.T) {
 		t.Errorf("a tick touched %d buffers, %d after 30000 todos died; an empty lease %d and %d", t1, t2, l1, l2)
 	}
 }
+
+// What is left to do for thousands of groups of one queue is not gone through by who asks for another queue, nor by who
+// looks for dependents.
+func TestTodosOfOthersAreNotWalked(t *testing.T) {
+	db := testdb.New(t)
+	s, loader := open(t, db), open(t, db)
+	loader.do(t, "select oq_enqueue('other', group_key => 'g')")
+	loader.do(t, "select oq_enqueue('child', options => jsonb_build_object('depends_on', array[oq_enqueue('parent')]))")
+	loader.do(t, "select oq_tick()")
+	loader.do(t, "select oq_lease('other')")
+	asks := []string{"select oq_lease('other')", "select oq_lease('child')", "select oq.do_links(1000, null, true)"}
+	ask := func() (buffers [3]int) {
+		for range 3 {
+			for i, sql := range asks {
+				buffers[i] = touched(t, s, sql)
+			}
+		}
+		return buffers
+	}
+	before := ask()
+	loader.do(t, `select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'q', 'group_key', 'g' || i))
+		from generate_series(1, 6000) i))`)
+	if left := get[int](t, s, "select count(*)::int from oq.todo where kind = 'group'"); left < 5000 {
+		t.Fatalf("%d groups are left to do", left)
+	}
+	after := ask()
+	for i, sql := range asks {
+		t.Logf("%s: %d buffers, %d beside 5,900 todos of another queue", sql, before[i], after[i])
+		if after[i] > before[i]+20 {
+			t.Errorf("%s: %d buffers, %d beside 5,900 todos of another queue", sql, before[i], after[i])
+		}
+	}
+}

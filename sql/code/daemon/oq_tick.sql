@@ -41,7 +41,8 @@ begin
     -- Where looks at todo begin until the next second: at the first, or five seconds ago, since what is written now may be
     -- committed later. What takes longer is found then.
     if v_ms / 1000 > v_beat / 1000 then
-        select t.due_at into v_low from todo t order by t.due_at limit 1;
+        v_low := least((select t.due_at from todo t where t.kind = 'group' order by t.due_at limit 1), (
+            select t.due_at from todo t where t.kind <> 'group' order by t.due_at limit 1));
         perform setval('todo_low', greatest((date_part('epoch', least(v_low, v_now)) * 1000)::bigint - 5000, 0));
     end if;
 
@@ -129,10 +130,15 @@ begin
                  cross join lateral (
                     select from ready x where x.lane = k.lane and x.position >= k.low limit 1) x))) into v_next
           from (
-            select t.due_at from todo t
-             where t.due_at >= v_low
-             order by t.due_at
-             limit 1) x;
+            (select t.due_at from todo t
+              where t.kind = 'group' and t.due_at >= v_low
+              order by t.due_at
+              limit 1)
+            union all
+            (select t.due_at from todo t
+              where t.kind <> 'group' and t.due_at >= v_low
+              order by t.due_at
+              limit 1)) x;
         done := least(done, ceil(date_part('epoch', v_next - clock_timestamp()) * 1000)::bigint);
         -- What somebody has under his hands is tried again soon, or a little later.
         done := greatest(done, case when v_next < v_now - interval '1 second' then 200

@@ -3,7 +3,7 @@
 -- whoever ends it later sees its edges. If its lease is older than its first dependent, the lease is told to look.
 -- duty: the transaction is short, so that it may lock a lease for its length, or where else the parent stands.
 -- Calls: job_ends, settle_parents, free_children. Locks: todo and place rows (skip locked), then as these.
--- Index: todo_due_idx, leased_pk, and as job_ends.
+-- Index: todo_link_idx, todo_link_queue_idx, leased_pk, and as job_ends.
 create or replace function {{.schema}}.do_links(max_rows int, only_queue bigint, duty boolean)
 returns bigint
 language plpgsql
@@ -28,13 +28,24 @@ begin
         array_agg(distinct x.id) filter (where x.kind = 'child')
       into v_count, v_todos, v_parents, v_children
       from (
-        select t.todo_id, t.id, t.kind
-          from {{.schema}}.todo t
-         where t.kind in ('parent', 'child') and t.due_at >= v_from and t.due_at <= v_now
-           and (do_links.only_queue is null or t.queue_id in (do_links.only_queue, 0))
-         order by t.due_at
-         limit do_links.max_rows
-           for update skip locked) x;
+        select a.* from (
+            select t.todo_id, t.id, t.kind
+              from {{.schema}}.todo t
+             where do_links.only_queue is null and t.kind <> 'group' and t.due_at >= v_from and t.due_at <= v_now
+             order by t.due_at
+             limit do_links.max_rows
+               for update skip locked) a
+        union all
+        select a.*
+          from unnest(array[0, do_links.only_queue]) q(queue_id)
+         cross join lateral (
+            select t.todo_id, t.id, t.kind
+              from {{.schema}}.todo t
+             where do_links.only_queue is not null and t.queue_id = q.queue_id and t.kind <> 'group'
+               and t.due_at >= v_from and t.due_at <= v_now
+             order by t.due_at
+             limit do_links.max_rows
+               for update skip locked) a) x;
     if v_todos is null then
         return 0;
     end if;

@@ -3,7 +3,8 @@
 -- may hold. Rows that came to stand below the low of their group, committed late, go to the end of the line.
 -- duty: for the tick, whose transaction is short. A group that somebody keeps for long then has one todo left, later:
 -- each enqueue into it leaves one, and the oldest are looked at first.
--- Calls: enter, admit. Locks: todo rows (skip locked), groups (try). Index: todo_due_idx, waiting_group_idx.
+-- Calls: enter, admit. Locks: todo rows (skip locked), groups (try). Index: todo_group_idx,
+-- todo_group_queue_idx, waiting_group_idx.
 create or replace function {{.schema}}.do_todo(max_rows int, only_queue bigint, most int, duty boolean default false)
 returns bigint
 language plpgsql
@@ -29,13 +30,22 @@ begin
         select t.id, min(t.queue_id) as queue_id, min(t.position) as position, min(t.due_at) as due_at,
             array_agg(t.todo_id) as todo_ids
           from (
-            select t.todo_id, t.id, t.queue_id, t.position, t.due_at
-              from {{.schema}}.todo t
-             where t.kind = 'group' and t.due_at >= v_from and t.due_at <= v_now
-               and (do_todo.only_queue is null or t.queue_id = do_todo.only_queue)
-             order by t.due_at
-             limit do_todo.max_rows
-               for update skip locked) t
+            -- Of one queue by an index of its own: what others have left may be a hundred thousand.
+            select a.* from (
+                select t.todo_id, t.id, t.queue_id, t.position, t.due_at
+                  from {{.schema}}.todo t
+                 where do_todo.only_queue is null and t.kind = 'group' and t.due_at >= v_from and t.due_at <= v_now
+                 order by t.due_at
+                 limit do_todo.max_rows
+                   for update skip locked) a
+            union all
+            select a.* from (
+                select t.todo_id, t.id, t.queue_id, t.position, t.due_at
+                  from {{.schema}}.todo t
+                 where t.queue_id = do_todo.only_queue and t.kind = 'group' and t.due_at >= v_from and t.due_at <= v_now
+                 order by t.due_at
+                 limit do_todo.max_rows
+                   for update skip locked) a) t
          group by t.id
          order by min(t.due_at), t.id
     loop
