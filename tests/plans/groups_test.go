@@ -234,3 +234,26 @@ func TestTodosOfOthersAreNotWalked(t *testing.T) {
 		}
 	}
 }
+
+// A tick looks at lanes that have a backlog and no worker together, not one by one.
+func TestIdleLanesTogether(t *testing.T) {
+	db := testdb.New(t)
+	s := open(t, db)
+	statements := func(queues int) int {
+		s.do(t, "select count(oq_enqueue('q' || i)) from generate_series(1, $1::int) i", queues)
+		s.do(t, "select oq_tick()")
+		s.do(t, "update oq.mark set raised_at = raised_at - interval '1 hour' where lane >= 0")
+		s.do(t, "select oq_tick()")
+		s.do(t, "update oq.mark set raised_at = raised_at - interval '1 hour' where lane >= 0")
+		s.do(t, "set auto_explain.log_min_duration = 0")
+		s.plans = nil
+		s.do(t, "select oq.advance(false)")
+		s.do(t, "set auto_explain.log_min_duration = -1")
+		return len(s.plans)
+	}
+	few, many := statements(10), statements(300)
+	t.Logf("%d statements for 10 lanes, %d for 300", few, many)
+	if many > few+20 {
+		t.Errorf("%d statements for 10 lanes, %d for 300", few, many)
+	}
+}

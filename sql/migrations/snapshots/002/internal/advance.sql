@@ -37,7 +37,6 @@ declare
     v_last_due  timestamptz;
     v_stuck     bigint;
     v_free      bigint;
-    v_locked    boolean;
     v_back      bigint;
 begin
     -- Resolved epochs are dead rows while a snapshot is held: none is walked twice. What is committed
@@ -109,14 +108,14 @@ begin
         first as materialized (
             select k.lane, k.low,
                 -- A time in the future is that of a clock that was ahead.
-                k.raised_at not between v_now - interval '1 second' and v_now + interval '5 seconds' as is_old,
+                k.raised_at not between v_now - interval '1 second' and v_now + interval '5 seconds' as is_old, r.locked,
                 least(coalesce(r.position, v_last + 1), v_last + 1,
                 case when advance.capped then (
                     select coalesce(min(e.lo) + 1, 0) from {{.schema}}.epoch_open e where e.epoch >= v_low) end)
                 as new_low
               from k
               left join lateral (
-                select r.position from {{.schema}}.ready r
+                select r.position, r.xmax <> xid '0' as locked from {{.schema}}.ready r
                  where r.lane = k.lane and r.position >= k.low
                  order by r.position
                  limit 1) r on true
@@ -140,7 +139,7 @@ begin
         select f.lane, f.low, n.lane is not null as moved
           from first f
           left join raised n using (lane)
-         where n.lane is not null or f.is_old and f.new_low = f.low
+         where n.lane is not null or f.is_old and f.new_low = f.low and f.locked
     loop
         if v_rows.moved then
             v_count := v_count + 1;
@@ -151,12 +150,12 @@ begin
         -- what is locked and remembers it.
         v_stuck := null;
         v_free := null;
-        select r.position, r.xmax <> xid '0' into v_stuck, v_locked
+        select r.position into v_stuck
           from {{.schema}}.ready r
          where r.lane = v_rows.lane and r.position >= v_rows.low
          order by r.position
          limit 1;
-        continue when v_stuck is null or not v_locked;
+        continue when v_stuck is null;
         select r.position into v_free
           from {{.schema}}.ready r
          where r.lane = v_rows.lane and r.position >= v_rows.low
