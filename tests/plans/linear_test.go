@@ -157,3 +157,30 @@ func TestExplainOfAChild(t *testing.T) {
 		t.Errorf("%d buffers, %d with 20000 other jobs", before, after)
 	}
 }
+
+// A session that dropped queues while the tables were empty looks jobs up by the index when they have grown.
+func TestDropAfterEmpty(t *testing.T) {
+	db := testdb.New(t)
+	s, loader := open(t, db), open(t, db)
+	fill := func(n int) {
+		loader.do(t, "select count(*) from oq_enqueue_bulk('q', array_fill('{}'::jsonb, array[$1::int]))", n)
+	}
+	for range 8 {
+		fill(10)
+		s.do(t, "select oq_drop_queue('q', force => true)")
+	}
+	loader.do(t, "select count(*) from oq_enqueue_bulk('other', array_fill('{}'::jsonb, array[20000]))")
+	fill(500)
+	s.do(t, "set auto_explain.log_min_duration = 0")
+	s.plans = nil
+	s.do(t, "select oq_drop_queue('q', force => true)")
+	s.do(t, "set auto_explain.log_min_duration = -1")
+	compared := 0.0
+	for _, p := range s.plans {
+		compared += p.Plan.compared()
+	}
+	t.Logf("%.0f rows were held against a list of 500 jobs", compared)
+	if compared > 5000 {
+		t.Errorf("%.0f rows were held against a list of 500 jobs", compared)
+	}
+}

@@ -12,6 +12,7 @@ returns boolean
 language plpgsql
 security definer
 set search_path = pg_catalog, {{.schema}}, pg_temp
+set plan_cache_mode = force_custom_plan
 set jit = off
 set lock_timeout = '2s'
 as $$
