@@ -157,7 +157,8 @@ begin
         v_due := v_now + interval '500 ms';
     end if;
     if v_due is not null and not exists (
-        select from {{.schema}}.todo t where t.id = v_group and t.kind = 'group' and t.due_at > v_now and t.due_at <= v_due)
+        select from {{.schema}}.todo t
+         where t.id = v_group and case when t.kind = 'group' then true end and t.due_at > v_now and t.due_at <= v_due)
     then
         insert into {{.schema}}.todo (kind, id, queue_id, due_at) values ('group', v_group, v_queue, v_due);
     end if;

@@ -45,8 +45,11 @@ begin
                     select from {{.schema}}.limit_rule r where r.queue_id = s.queue_id and r.group_id > 0))
             then false
             -- One that is on the list already would only make the list longer than a tick's work. (Not by exists, which may
-            -- become a hash of the whole list.)
-            else coalesce((select false from {{.schema}}.todo t where t.id = s.group_id and t.kind = 'group' limit 1),
+            -- become a hash of the whole list. The kind by case, lest the list be read by an index of the kind.)
+            else coalesce((
+                    select false from {{.schema}}.todo t
+                     where t.id = s.group_id and case when t.kind = 'group' then true end
+                     limit 1),
                 not exists (select from {{.schema}}.group_gates(s.group_id, s.queue_id))) end
         returning 1
     )

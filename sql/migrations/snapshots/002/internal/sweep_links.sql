@@ -1,7 +1,8 @@
 -- The safety net: goes round the edges and the waiting children, a bounded number at a time, and leaves a todo for
 -- parents that are over and children that nothing holds: after an ack of a lease that was older than the first
 -- dependent, or a table restored by hand. Takes away what is left of batches that are gone.
--- By blocks, as sweep_groups: an index would be walked from its dead entries on, each second.
+-- By blocks, as sweep_groups: an index would be walked from its dead entries on, each second. The kind of a todo by case, lest
+-- all of the kind be read.
 -- Calls: job_ends. Index: dependency_child_idx, todo_id_idx, batch_pk; dependency and waiting by ctid.
 create or replace function {{.schema}}.sweep_links(max_rows int)
 returns bigint
@@ -37,7 +38,7 @@ begin
       from {{.schema}}.job_ends(v_ids) e
      where e.ended is distinct from 'open'
        and not exists (
-        select from {{.schema}}.todo t where t.id = e.job_id and t.kind = 'parent');
+        select from {{.schema}}.todo t where t.id = e.job_id and case when t.kind = 'parent' then true end);
     get diagnostics v_count = row_count;
 
     v_block := pg_sequence_last_value('{{.schema}}.child_sweep'::regclass);
@@ -61,7 +62,8 @@ begin
         union all
         (select -b.batch_id from {{.schema}}.batch b order by b.batch_id limit max_rows)) u
      where not exists (select from {{.schema}}.dependency d where d.child_id = u.child_id)
-       and not exists (select from {{.schema}}.todo t where t.id = u.child_id and t.kind = 'child');
+       and not exists (
+        select from {{.schema}}.todo t where t.id = u.child_id and case when t.kind = 'child' then true end);
     get diagnostics v_step = row_count;
     return v_count + v_step;
 end
