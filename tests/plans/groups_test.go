@@ -241,6 +241,38 @@ func TestTodosOfOthersAreNotWalked(t *testing.T) {
 	}
 }
 
+// A tick that raises the marks of many lanes handles a number of rows that grows with the lanes and not with their square.
+func TestMovingLanesAreLinear(t *testing.T) {
+	db := testdb.New(t)
+	s := open(t, db)
+	for _, set := range []string{"enable_seqscan = off", "enable_bitmapscan = off", "enable_hashjoin = off", "enable_mergejoin = off",
+		"plan_cache_mode = force_generic_plan"} {
+		s.do(t, "set "+set) // as in a tick
+	}
+	handled := func(lanes int) float64 {
+		s.do(t, "select count(oq_enqueue('q' || i)) from generate_series(1, $1::int) i", lanes)
+		s.do(t, "select count(oq_ack(l.job_id, l.lease_token)) from generate_series(1, $1::int) i, oq_lease('q' || i, max_jobs => 10) l", lanes)
+		s.do(t, "select oq_tick()")
+		s.do(t, "select setval('oq.position', last_value + 1000) from oq.position")
+		s.do(t, "set auto_explain.log_min_duration = 0")
+		s.plans = nil
+		if moved := get[int64](t, s, "select oq.advance(false)"); moved < int64(lanes) {
+			t.Fatalf("%d marks were raised, want %d", moved, lanes)
+		}
+		s.do(t, "set auto_explain.log_min_duration = -1")
+		rows := 0.0
+		for _, p := range s.plans {
+			rows += p.Plan.rows()
+		}
+		return rows / float64(lanes)
+	}
+	few, many := handled(20), handled(400)
+	t.Logf("%.1f rows a lane for 20 lanes, %.1f for 400", few, many)
+	if many > few*1.5 {
+		t.Errorf("%.1f rows a lane for 20 lanes, %.1f for 400", few, many)
+	}
+}
+
 // A tick looks at lanes that have a backlog and no worker together, not one by one.
 func TestIdleLanesTogether(t *testing.T) {
 	db := testdb.New(t)

@@ -129,17 +129,21 @@ begin
             delete from {{.schema}}.mark m
              where m.ctid = any (array(
                 select x.ctid
-                  from raised n
-                  join first f on f.lane = n.lane
+                  from first f
                  cross join lateral (
                     select x.ctid from {{.schema}}.mark x
                      where x.lane = f.lane and x.low = f.low
-                       for update skip locked) x))
+                       for update skip locked) x
+                 -- By case, lest it become a join, of all lanes with all that have moved.
+                 where case when f.lane in (select n.lane from raised n) then true end))
         )
-        select f.lane, f.low, n.lane is not null as moved
-          from first f
-          left join raised n using (lane)
-         where n.lane is not null or f.is_old and f.new_low = f.low and f.locked
+        select f.lane, f.low, f.moved
+          from (
+            select f.lane, f.low, f.is_old and f.new_low = f.low and f.locked as held,
+                f.lane in (select n.lane from raised n) as moved
+              from first f
+            offset 0) f
+         where f.moved or f.held
     loop
         if v_rows.moved then
             v_count := v_count + 1;
