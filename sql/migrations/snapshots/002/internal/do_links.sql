@@ -126,7 +126,7 @@ begin
             end if;
             update {{.schema}}.todo t
                set due_at = v_now + interval '200 ms'
-             where t.todo_id = any (v_todos) and t.kind = 'parent' and t.id = any (v_moving);
+             where t.todo_id = any (v_todos) and case when t.kind = 'parent' then true end and t.id = any (v_moving);
         end if;
     end if;
     if v_children is not null then
