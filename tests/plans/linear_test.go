@@ -184,3 +184,32 @@ func TestDropAfterEmpty(t *testing.T) {
 		t.Errorf("%.0f rows were held against a list of 500 jobs", compared)
 	}
 }
+
+// The dead jobs of one queue can be found by its index, however many others have.
+func TestDeadOfAQueue(t *testing.T) {
+	db := testdb.New(t)
+	s := open(t, db)
+	bury := func(queue string, n int) {
+		s.do(t, "select count(*) from oq_enqueue_bulk($1, array_fill('{}'::jsonb, array[$2::int]))", queue, n)
+		s.do(t, "select count(oq_nack(job_id, lease_token, 'no', false)) from oq_lease($1, max_jobs => $2)", queue, n)
+	}
+	bury("q", 20)
+	bury("other", 8000)
+	for _, set := range []string{"seqscan", "hashjoin", "mergejoin", "bitmapscan"} {
+		s.do(t, "set enable_"+set+" = off") // so few are read whole by others
+	}
+	s.do(t, "set auto_explain.log_min_duration = 0")
+	s.plans = nil
+	if n := get[int](t, s, "select count(*)::int from oq_dead where queue_name = 'q'"); n != 20 {
+		t.Fatalf("%d dead jobs, want 20", n)
+	}
+	s.do(t, "set auto_explain.log_min_duration = -1")
+	rows := 0.0
+	for _, p := range s.plans {
+		rows += p.Plan.rows()
+	}
+	t.Logf("%.0f rows for 20 dead jobs beside 8000", rows)
+	if rows > 1000 {
+		t.Errorf("%.0f rows for 20 dead jobs beside 8000", rows)
+	}
+}

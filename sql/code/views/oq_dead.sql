@@ -1,4 +1,4 @@
--- Calls: may. Index: dead_queue_idx, job_N_pk, queue_id_idx.
+-- Calls: queue_now, may. Index: dead_queue_idx, job_N_pk, queue_id_idx.
 create or replace view {{.api_schema}}.oq_dead with (security_barrier) as
 select d.job_id,
     q.queue_name,
@@ -16,15 +16,9 @@ select d.job_id,
     j.headers
   from {{.schema}}.dead d
   join {{.schema}}.job j on j.job_id = d.job_id
- cross join lateral (
-    select x.queue_name, x.max_retries
-      from (
-        select q.queue_id, q.queue_name, q.max_retries, q.restricted
-          from {{.schema}}.queue q
-         where q.queue_id = d.queue_id
-         order by q.version desc, q.row_id
-         limit 1) x
-     where not x.restricted or {{.schema}}.may(x.queue_id, 'observe')) q;
+  -- Queues by a join: then those of one queue are found by its index.
+  join {{.schema}}.queue_now q on q.queue_id = d.queue_id
+ where not q.restricted or {{.schema}}.may(q.queue_id, 'observe');
 comment on view {{.api_schema}}.oq_dead is
 'Jobs that died: no retries left, no retry wanted, or leases lost.
 reason: retries_exhausted, no_retry (nacked with retry => false) or lost_lease. They stay until oq_redrive,
