@@ -1,7 +1,6 @@
 package plans
 
 import (
-	"fmt"
 	"regexp"
 	"testing"
 
