@@ -379,12 +379,14 @@ create table {{.schema}}.mark (
     low         bigint      not null,
     mark_id     bigint      generated always as identity,
     raised_at   timestamptz not null default clock_timestamp(),
+    seen_at     timestamptz not null default clock_timestamp(),
     constraint mark_pk primary key (mark_id)
 );
 create index mark_lane_idx on {{.schema}}.mark (lane, low desc);
 comment on table {{.schema}}.mark is 'Low marks, insert-only: the highest of a lane counts.';
 comment on column {{.schema}}.mark.lane is
     'As in ready; -1 scheduled.due_at, -2 leased.expires_at, -3 ttl.expires_at, -10 schedule.due_at (microseconds).';
+comment on column {{.schema}}.mark.seen_at is 'When a job of the lane was last seen: a lane that has none for long is left alone.';
 insert into {{.schema}}.mark (lane, low) values (-1, 0), (-2, 0), (-3, 0), (-10, 0);
 
 create table {{.schema}}.epoch_open (

@@ -253,7 +253,7 @@ func TestMovingLanesAreLinear(t *testing.T) {
 		s.do(t, "select count(oq_enqueue('q' || i)) from generate_series(1, $1::int) i", lanes)
 		s.do(t, "select count(oq_ack(l.job_id, l.lease_token)) from generate_series(1, $1::int) i, oq_lease('q' || i, max_jobs => 10) l", lanes)
 		s.do(t, "select oq_tick()")
-		s.do(t, "select setval('oq.position', last_value + 1000) from oq.position")
+		s.do(t, "select setval('oq.position', last_value + 100000) from oq.position")
 		s.do(t, "set auto_explain.log_min_duration = 0")
 		s.plans = nil
 		if moved := get[int64](t, s, "select oq.advance(false)"); moved < int64(lanes) {
@@ -270,6 +270,35 @@ func TestMovingLanesAreLinear(t *testing.T) {
 	t.Logf("%.1f rows a lane for 20 lanes, %.1f for 400", few, many)
 	if many > few*1.5 {
 		t.Errorf("%.1f rows a lane for 20 lanes, %.1f for 400", few, many)
+	}
+}
+
+// A tick writes nothing for lanes that have had no job for a while, whatever goes on elsewhere; the next lease finds them so.
+func TestUnusedLanesAreLeftAlone(t *testing.T) {
+	db := testdb.New(t)
+	s := open(t, db)
+	s.do(t, "select count(oq_enqueue('q' || i)) from generate_series(1, 300) i")
+	s.do(t, "select count(oq_ack(l.job_id, l.lease_token)) from generate_series(1, 300) i, oq_lease('q' || i) l")
+	s.do(t, "select oq_tick()")
+	elsewhere := func() (raised int64) {
+		s.do(t, "select setval('oq.position', last_value + 100000) from oq.position")
+		last := get[int64](t, s, "select max(mark_id) from oq.mark")
+		s.do(t, "select oq_advance()")
+		return get[int64](t, s, "select max(mark_id) - $1 from oq.mark", last)
+	}
+	if raised := elsewhere(); raised < 300 {
+		t.Fatalf("%d marks were raised of lanes just used, want 300", raised)
+	}
+	s.do(t, "update oq.mark set seen_at = seen_at - interval '11 seconds', raised_at = raised_at - interval '11 seconds' where lane > 0")
+	if raised := elsewhere(); raised > 4 { // those of time
+		t.Errorf("%d marks were raised, of 300 unused lanes", raised)
+	}
+	s.do(t, "select oq_enqueue('q1')")
+	s.do(t, "select oq_tick()")
+	s.do(t, "select oq_lease('q1')")
+	s.do(t, "select oq_tick()")
+	if raised := elsewhere(); raised < 1 || raised > 5 {
+		t.Errorf("%d marks were raised where one lane was used, of 300", raised)
 	}
 }
 

@@ -7,7 +7,7 @@ as $$
 begin
     -- A look at SERIALIZABLE would make two first uses fail each other.
     if current_setting('transaction_isolation') = 'serializable'
-        or not exists (select from {{.schema}}.mark m where m.lane = open_lane.lane)
+        or (select m.lane from {{.schema}}.mark m where m.lane = open_lane.lane order by m.lane, m.low desc limit 1) is null
     then
         insert into {{.schema}}.mark (lane, low) values (open_lane.lane, 0);
     end if;

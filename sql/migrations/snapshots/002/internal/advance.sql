@@ -25,6 +25,11 @@ declare
     v_left      boolean;
     v_more      boolean;
     v_lane      bigint;
+    -- The lanes with a mark above the lowest open epoch, as they are from here on: nobody else raises one as far.
+    v_least     bigint;
+    v_lanes     bigint[];
+    v_lows      bigint[];
+    v_mark      bigint;
     v_los       bigint[];
     v_high      bigint;
     v_width     bigint;
@@ -102,13 +107,19 @@ begin
         greatest((select m.low from {{.schema}}.mark m where m.lane = -2 order by m.lane, m.low desc limit 1) - v_back, 0),
         greatest((select m.low from {{.schema}}.mark m where m.lane = -3 order by m.lane, m.low desc limit 1) - v_back, 0);
 
-    -- Raise. A mark that would hardly move stays: a hundred dead rows cost a lease next to nothing.
+    -- Raise. A mark that would hardly move stays: a hundred dead rows cost a lease next to nothing. What was drawn since is
+    -- spread over the lanes that are empty and in use; an empty one that had no job for ten seconds has no dead rows either,
+    -- and the lease that finds its next job raises it.
+    v_least := (
+        select min(e.lo) from {{.schema}}.epoch_open e where e.epoch >= v_low and e.epoch < v_current);
     for v_rows in
         with k as materialized (select * from {{.schema}}.lanes()),
-        first as materialized (
-            select k.lane, k.low,
+        looked as materialized (
+            select k.lane, k.low, k.seen_at, r.position is null as is_empty,
                 -- A time in the future is that of a clock that was ahead.
                 k.raised_at not between v_now - interval '1 second' and v_now + interval '5 seconds' as is_old, r.locked,
+                r.position is not null
+                    or k.seen_at between v_now - interval '10 seconds' and v_now + interval '5 seconds' as in_use,
                 least(coalesce(r.position, v_last + 1), v_last + 1,
                 case when advance.capped then (
                     select coalesce(min(e.lo) + 1, 0) from {{.schema}}.epoch_open e where e.epoch >= v_low) end)
@@ -119,11 +130,14 @@ begin
                  where r.lane = k.lane and r.position >= k.low
                  order by r.position
                  limit 1) r on true
+        ), first as materialized (
+            select l.*, case when l.is_empty then count(*) filter (where l.is_empty and l.in_use) over () else 1 end as spread
+              from looked l
         ), raised as (
-            insert into {{.schema}}.mark (lane, low)
-            select f.lane, f.new_low from first f
-             where f.new_low >= f.low + 100
-                or f.new_low > f.low and f.is_old
+            insert into {{.schema}}.mark (lane, low, seen_at)
+            select f.lane, f.new_low, case when f.is_empty then f.seen_at else v_now end from first f
+             where f.in_use
+               and (f.new_low >= f.low + 100 * f.spread or f.new_low > f.low and f.is_old)
             returning lane
         ), dropped as (
             delete from {{.schema}}.mark m
@@ -137,19 +151,23 @@ begin
                  -- By case, lest it become a join, of all lanes with all that have moved.
                  where case when f.lane in (select n.lane from raised n) then true end))
         )
-        select f.lane, f.low, f.moved
+        select f.lane, f.low, f.new_low, f.moved, f.held
           from (
-            select f.lane, f.low, f.is_old and f.new_low = f.low and f.locked as held,
+            select f.lane, f.low, f.new_low, f.is_old and f.new_low = f.low and f.locked as held,
                 f.lane in (select n.lane from raised n) as moved
               from first f
             offset 0) f
-         where f.moved or f.held
+         where f.moved or f.held or f.low > v_least
     loop
         if v_rows.moved then
             v_count := v_count + 1;
-            continue;
+            v_rows.low := v_rows.new_low;
         end if;
-        continue when advance.capped;
+        if v_rows.low > v_least then
+            v_lanes := v_lanes || v_rows.lane::bigint;
+            v_lows := v_lows || v_rows.low::bigint;
+        end if;
+        continue when v_rows.moved or not v_rows.held or advance.capped;
         -- The first row has been there for a second. If an open lease holds it, the mark passes over
         -- what is locked and remembers it.
         v_stuck := null;
@@ -181,7 +199,14 @@ begin
         select v_rows.lane, case when count(*) = 10000 then max(h.position) + 1
             else least(coalesce(v_free, v_last + 1), v_last + 1) end
           from held h
-        having count(*) > 0;
+        having count(*) > 0
+        returning low into v_mark;
+        if found and v_rows.low > v_least then
+            v_lows[cardinality(v_lows)] := v_mark;
+        elsif found and v_mark > v_least then
+            v_lanes := v_lanes || v_rows.lane::bigint;
+            v_lows := v_lows || v_mark;
+        end if;
         v_count := v_count + 1;
     end loop;
     perform {{.schema}}.raise_time(capped);
@@ -284,7 +309,7 @@ begin
             exit when v_high >= coalesce(pg_sequence_last_value('{{.schema}}.position'::regclass), 0)
                 or clock_timestamp() > v_since + interval '20 milliseconds'
                 or exists (
-                    select from {{.schema}}.lanes() k
+                    select from unnest(v_lanes, v_lows) k(lane, low)
                      cross join lateral (
                         select from {{.schema}}.ready r
                          where r.lane = k.lane and r.position > v_epoch.lo and r.position < k.low and r.position <= v_high
@@ -298,7 +323,7 @@ begin
             delete from {{.schema}}.ready r
              where r.ctid = any (array(
                 select x.ctid
-                  from {{.schema}}.lanes() k
+                  from unnest(v_lanes, v_lows) k(lane, low)
                  cross join lateral (
                     select r.ctid from {{.schema}}.ready r
                      where r.lane = k.lane and r.position > v_epoch.lo and r.position < k.low
@@ -321,7 +346,7 @@ begin
         if v_step < 10000 then
             insert into {{.schema}}.passed (lane, position)
             select k.lane, r.position
-              from {{.schema}}.lanes() k
+              from unnest(v_lanes, v_lows) k(lane, low)
              cross join lateral (
                 select r.position from {{.schema}}.ready r
                  where r.lane = k.lane and r.position > v_epoch.lo and r.position < k.low
