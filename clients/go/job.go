@@ -46,13 +46,17 @@ type Job struct {
 type hold struct {
 	since  time.Time // of the lease, or the last heartbeat, by our clock
 	lasts  time.Duration
-	over   bool // finished, or nobody's any more
+	over   bool // finished and the server told, or nobody's any more
 	cancel context.CancelCauseFunc
 	gone   error // ErrLeaseLost or ErrCancelled, when the server said so
 }
 
 // late says whether the lease is over by the worker's clock. Under the lane's lock.
 func (j *Job) late() bool { return time.Since(j.hold.since) > j.hold.lasts }
+
+// hopeless says whether an ack need not be tried any more: it is accepted after the lease's end too, while nobody has the
+// job. Under the lane's lock.
+func (j *Job) hopeless() bool { return time.Since(j.hold.since) > j.hold.lasts+time.Minute }
 
 // Handler does a job. What it returns is what happens: nil acks it; an error fails the attempt, unless
 // it is a Snooze, Discard or RetryAfter; a panic is an error. Its context ends, with a cause, when

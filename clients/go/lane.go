@@ -15,17 +15,22 @@ import (
 )
 
 const (
-	sqlNext = `select ` + leaseColumns + `
-		from oq_next($1::text, $2::text, $3::int, $4::int, $5::bigint[], $6::bigint[])`
+	sqlNext = `select ` + leaseColumns + ` from ` + sqlNoWait + ` cross join lateral
+		oq_next($1::text, $2::text, $3::int, $4::int, $5::bigint[], case when soon is not null then $6::bigint[] end)`
 	// Nothing but a lease: should its commit be lost in a crash, the jobs are only done again.
 	sqlLease = `select ` + leaseColumns + `
 		from set_config('synchronous_commit', 'off', true) c, oq_lease($1::text, $2::text, $3::int, $4::int)`
-	sqlAckMany = `select oq_ack_many($1::bigint[], $2::bigint[])`
-	sqlResults = `select oq_ack_many($1::bigint[], $2::bigint[], $3::jsonb[])`
+	sqlAckMany = `select id from ` + sqlNoWait + ` cross join lateral
+		oq_ack_many($1::bigint[], case when soon is not null then $2::bigint[] end) id`
+	sqlResults = `select id from ` + sqlNoWait + ` cross join lateral
+		oq_ack_many($1::bigint[], case when soon is not null then $2::bigint[] end, $3::jsonb[]) id`
 
 	// A call waits so long for more jobs to end, while some still run and no handler would gain.
 	lingerIdle = time.Millisecond
 	lingerAck  = 5 * time.Millisecond
+
+	// Once no handler runs any more, the calls of the end have so long, or Worker.Timeout if that is less: all together.
+	endTime = 10 * time.Second
 )
 
 // lane is one connection that acks and leases, and the handlers that it feeds. Jobs are handed out in
@@ -39,12 +44,17 @@ type lane struct {
 	signal  chan struct{} // something to do, or woken
 	workers sync.WaitGroup
 
+	handlers sync.WaitGroup  // those that run
+	calls    sync.WaitGroup  // beside the fetching goroutine
+	last     context.Context // of all calls: it ends when what is left to tell the server is given up
+	giveUp   context.CancelFunc
+
 	mu      sync.Mutex
 	more    *sync.Cond // jobs, or the end
 	queue   []*Job     // leased; those before head were begun
 	head    int
 	running int
-	held    []*Job // for heartbeats: what is not over
+	held    []*Job // for heartbeats: what is not over, that is, also what is done and not acked
 	acks    []*Job
 	results bool      // one of acks has one
 	ackAt   time.Time // the first of acks
@@ -67,6 +77,7 @@ func newLane(w *Worker, slots, batch int) *lane {
 	l := &lane{w: w, s: w.session("fetcher"), slots: slots, batch: batch, most: max(slots, batch),
 		signal: make(chan struct{}, 1)}
 	l.more = sync.NewCond(&l.mu)
+	l.last, l.giveUp = context.WithCancel(context.WithoutCancel(w.jobs))
 	return l
 }
 
@@ -126,6 +137,7 @@ func (l *lane) pollTime() time.Duration {
 // before.
 func (l *lane) run(ctx context.Context) error {
 	defer l.s.close()
+	defer l.giveUp()
 	for range l.slots {
 		l.workers.Go(l.work)
 	}
@@ -187,15 +199,15 @@ func (l *lane) turn(ctx context.Context, fetch bool) error {
 		err = l.s.open(ctx)
 	}
 	if err == nil {
-		got, lasts, lost, err = l.exchange(context.WithoutCancel(ctx), acks, results, want)
+		got, lasts, lost, err = l.exchange(l.last, acks, results, want)
 	}
 	if err != nil {
 		l.mu.Lock()
 		l.busy = false
 		l.mu.Unlock()
-		if len(acks) > 0 && judged(err) || len(acks) > 1 && locked(err) {
+		if len(acks) > 0 && (judged(err) || locked(err)) {
 			// One of them is at fault, most likely by its result, or held by another transaction: each for itself.
-			l.ackSingly(acks)
+			l.calls.Go(func() { l.ackSingly(acks) })
 			return nil
 		}
 		l.keep(acks)
@@ -208,6 +220,9 @@ func (l *lane) turn(ctx context.Context, fetch bool) error {
 	now := time.Now()
 	l.mu.Lock()
 	l.busy = false
+	for _, j := range acks {
+		j.hold.over = true
+	}
 	if fetch {
 		l.lastLook = now
 		l.admit(got, l.sent, now)
@@ -245,8 +260,7 @@ func (l *lane) keep(acks []*Job) {
 	var lost []*Job
 	l.mu.Lock()
 	for _, j := range acks {
-		// An ack is accepted after the lease's end too, while nobody has the job.
-		if time.Since(j.hold.since) > j.hold.lasts+time.Minute {
+		if j.hopeless() {
 			lost = append(lost, j)
 			continue
 		}
@@ -254,8 +268,16 @@ func (l *lane) keep(acks []*Job) {
 	}
 	l.mu.Unlock()
 	for _, j := range lost {
-		l.w.observe(j, "lost", nil, j.took)
+		l.settled(j, "lost")
 	}
+}
+
+// settled is the end of an ack that is not one of the many that a turn acks.
+func (l *lane) settled(j *Job, state string) {
+	l.mu.Lock()
+	j.hold.over = true
+	l.mu.Unlock()
+	l.w.observe(j, state, nil, j.took)
 }
 
 func (l *lane) pushAck(j *Job, now time.Time) {
@@ -419,6 +441,7 @@ func (l *lane) work() {
 		j.hold.cancel = cancel
 		l.running++
 		begun = j
+		l.handlers.Add(1)
 		l.mu.Unlock()
 		end := l.do(ctx, j)
 		l.mu.Lock()
@@ -433,7 +456,7 @@ var errExit = errors.New("the handler called runtime.Goexit")
 func (l *lane) finish(j *Job, ack bool) {
 	j.hold.cancel(nil)
 	l.running--
-	j.hold.over = true
+	j.hold.over = !ack
 	if ack {
 		l.pushAck(j, time.Now())
 	}
@@ -454,7 +477,10 @@ func (l *lane) look() {
 // do runs the handler and reports what it returned, but for an ack, which it leaves to the lane.
 func (l *lane) do(ctx context.Context, j *Job) (ack bool) {
 	began := time.Now()
-	err := j.call(ctx, l.w.handler)
+	err := func() error {
+		defer l.handlers.Done() // though it may end the goroutine
+		return j.call(ctx, l.w.handler)
+	}()
 	j.took = time.Since(began)
 	l.mu.Lock()
 	gone, inTx := j.hold.gone, j.inTx
@@ -482,9 +508,8 @@ func (l *lane) do(ctx context.Context, j *Job) (ack bool) {
 
 // report tells the server of a failed attempt, again and again while the lease lasts.
 func (l *lane) report(j *Job, report, err error) {
-	always := context.WithoutCancel(l.w.jobs)
 	for try := 0; ; try++ {
-		ctx, cancel := context.WithTimeout(always, l.w.Timeout)
+		ctx, cancel := context.WithTimeout(l.last, l.w.Timeout)
 		state, failed := j.fail(ctx, l.w.Pool, report)
 		if errors.Is(failed, puddle.ErrClosedPool) {
 			l.w.giveUp(fmt.Errorf("Worker.Pool was closed before the worker had ended: %w", failed))
@@ -504,32 +529,50 @@ func (l *lane) report(j *Job, report, err error) {
 		l.mu.Lock()
 		over := j.late()
 		l.mu.Unlock()
-		if judged(failed) || over {
+		if judged(failed) || over || l.last.Err() != nil {
 			l.w.Logger.Error("a failed attempt could not be reported", "job_id", j.ID, "error", failed, "failure", err)
 			l.w.observe(j, "lost", err, j.took)
 			return
 		}
-		sleep(always, backoff(try))
+		sleep(l.last, backoff(try))
 	}
 }
 
-// ackSingly acks one by one what was refused together. Whose ack is refused alone has failed by it.
+// ackSingly acks one by one what was not acked together, beside the fetching goroutine. Whose ack is refused alone has
+// failed by it. What another transaction holds is tried again and again: heartbeats can't extend its lease, so that it may
+// be reaped a moment after that has ended.
 func (l *lane) ackSingly(acks []*Job) {
-	for _, j := range acks {
-		_, _, lost, err := l.exchange(context.WithoutCancel(l.w.jobs), []*Job{j}, j.result != nil, 0)
-		switch {
-		case err == nil:
-			l.w.observe(j, ackState(j, lost), nil, j.took)
-		case judged(err):
-			l.report(j, err, err)
-		default:
-			l.keep([]*Job{j})
+	for try := 0; ; try++ {
+		var left []*Job
+		for _, j := range acks {
+			var acked bool
+			err := l.w.reports.do(l.last, func(ctx context.Context, conn *pgx.Conn) error {
+				return conn.QueryRow(ctx, sqlAck+" from "+sqlNoWait, j.ID, j.Token, j.result).Scan(&acked)
+			})
+			l.mu.Lock()
+			hopeless := j.hopeless() || l.last.Err() != nil
+			l.mu.Unlock()
+			switch {
+			case acked:
+				l.settled(j, "acked")
+			case judged(err):
+				l.report(j, err, err)
+				l.lose(j, err)
+			case err == nil || hopeless:
+				l.settled(j, "lost")
+			default:
+				left = append(left, j)
+			}
 		}
+		if acks = left; len(acks) == 0 {
+			return
+		}
+		sleep(l.last, backoff(min(try, 3)))
 	}
 }
 
-// due appends what needs a heartbeat: not over, not being acked, and a third of its lease gone. Where all of it is, the
-// job is lost.
+// due appends what needs a heartbeat: not over, not acked in a transaction, and a third of its lease gone. Where all of it
+// is, the job is lost.
 func (l *lane) due(to []*Job, now time.Time) []*Job {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -601,38 +644,59 @@ func (l *lane) drain() {
 	l.more.Broadcast()
 	l.mu.Unlock()
 
-	ended := make(chan struct{})
+	returned, ended := make(chan struct{}), make(chan struct{})
+	enough := func() {
+		l.giveUp()
+		l.poke()
+	}
+	// The time for the last calls begins when no handler runs. One that does not even return has stopGrace to.
 	go func() {
+		l.handlers.Wait()
+		close(returned)
+		time.AfterFunc(min(l.w.Timeout, endTime), enough)
 		l.workers.Wait()
 		close(ended)
 		l.poke()
 	}()
-	l.release(unstarted)
+	defer context.AfterFunc(l.w.jobs, func() {
+		time.AfterFunc(stopGrace, func() {
+			select {
+			case <-returned:
+			default:
+				enough()
+			}
+		})
+	})()
+	l.calls.Go(func() { l.release(unstarted) })
+	defer l.calls.Wait()
 
-	var over <-chan time.Time
-	stopped := l.w.jobs.Done()
 	for failures := 0; ; {
-		select {
-		case <-ended:
-			stopped, over = nil, nil
-		default:
-		}
 		l.mu.Lock()
 		acks, running := len(l.acks), l.running
 		_, ack, wait := l.plan(time.Now())
 		l.mu.Unlock()
+		if l.last.Err() != nil {
+			select {
+			case <-returned:
+				<-ended
+			default:
+				l.w.abandoned.Add(int64(running))
+			}
+			l.forgetAcks()
+			return
+		}
 		if acks == 0 && running == 0 {
 			<-ended
 			return
 		}
 		if ack {
-			if err := l.turn(l.w.jobs, false); err != nil {
+			if err := l.turn(l.last, false); err != nil {
 				l.w.Logger.Warn("the server did not take the last acks", "error", err)
 				if failures++; failures > 8 {
 					l.forgetAcks() // Handlers may still run.
 					continue
 				}
-				sleep(context.WithoutCancel(l.w.jobs), backoff(failures))
+				sleep(l.last, backoff(failures))
 			}
 			continue
 		}
@@ -640,12 +704,6 @@ func (l *lane) drain() {
 		select {
 		case <-l.signal:
 		case <-timer.C:
-		case <-stopped:
-			stopped, over = nil, time.After(stopGrace)
-		case <-over:
-			l.w.abandoned.Add(int64(running))
-			timer.Stop()
-			return
 		}
 		timer.Stop()
 	}
@@ -658,7 +716,7 @@ func (l *lane) forgetAcks() {
 	l.acks, l.results = nil, false
 	l.mu.Unlock()
 	for _, j := range acks {
-		l.w.observe(j, "lost", nil, j.took)
+		l.settled(j, "lost")
 	}
 }
 
@@ -666,11 +724,10 @@ const releaseMany = 500
 
 // release gives jobs back that no handler has seen, ids ascending, many in one round trip.
 func (l *lane) release(jobs []*Job) {
-	always := context.WithoutCancel(l.w.jobs)
 	slices.SortFunc(jobs, func(a, b *Job) int { return cmp.Compare(a.ID, b.ID) })
-	for failures := 0; len(jobs) > 0 && failures < 8; {
+	for failures := 0; len(jobs) > 0 && failures < 8 && l.last.Err() == nil; {
 		n := min(len(jobs), releaseMany)
-		err := l.s.do(always, func(ctx context.Context, conn *pgx.Conn) error {
+		err := l.s.do(l.last, func(ctx context.Context, conn *pgx.Conn) error {
 			var b pgconn.Batch
 			for _, j := range jobs[:n] {
 				err := l.s.add(ctx, &b, sqlGiveBack, int8(j.ID), int8(j.Token))
@@ -683,7 +740,7 @@ func (l *lane) release(jobs []*Job) {
 		if err != nil {
 			failures++
 			l.w.Logger.Warn("unstarted jobs could not be released", "jobs", len(jobs), "error", err)
-			sleep(always, backoff(failures))
+			sleep(l.last, backoff(failures))
 			continue
 		}
 		l.mu.Lock()

@@ -352,9 +352,9 @@ func TestWhatAWorkerRefuses(t *testing.T) {
 func TestSynchronousCommit(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
-	l := newLane(&Worker{Pool: db.Pool, Queue: "q", ID: "me", Timeout: time.Minute}, 1, 10)
-	defer l.s.close()
 	ctx := context.Background()
+	l := newLane(&Worker{Pool: db.Pool, Queue: "q", ID: "me", Timeout: time.Minute, jobs: ctx}, 1, 10)
+	defer l.s.close()
 	for range 3 {
 		if _, err := Enqueue(ctx, db.Pool, "q", 1, nil); err != nil {
 			t.Fatal(err)

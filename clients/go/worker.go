@@ -47,7 +47,7 @@ type Worker struct {
 	listener  *listener
 	beats     *session
 	throttles *session
-	reports   *session        // where the pool is closed
+	reports   *session        // of acks one by one, and where the pool is closed
 	side      context.Context // of what goes on beside the lanes
 	giveUp    context.CancelCauseFunc
 	known     atomic.Int64  // how long a lease lasts, once one was seen
