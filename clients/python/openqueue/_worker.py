@@ -43,12 +43,17 @@ from ._session import Connect, ConnectionFailed, Row, Session, backoff, connecto
 J = TypeVar("J", bound="BaseJob[Any]")
 W = TypeVar("W", bound="BaseWorker[Any]")
 
+# A row that another transaction holds is waited for so long and no longer, by a setting of the statement's
+# own: behind a pooler a session has none.
+_NO_WAIT = "set_config('lock_timeout', '200', true) soon"
 _NEXT = (
-    f"select {COLUMNS} from oq_next($1::text, $2::text, $3::int, $4::int, $5::bigint[], $6::bigint[])"
+    f"select {COLUMNS} from {_NO_WAIT} cross join lateral oq_next($1::text, $2::text, $3::int, $4::int,"
+    " $5::bigint[], case when soon is not null then $6::bigint[] end)"
 )
 # Results go by oq_ack_many; lateral on its count makes it come first, in the same transaction.
 _RESULTS_NEXT = (
-    "select j.* from (select count(*) as n from oq_ack_many($5::bigint[], $6::bigint[], $7::jsonb[])) a"
+    f"select j.* from {_NO_WAIT} cross join lateral (select count(*) as n from oq_ack_many($5::bigint[],"
+    " case when soon is not null then $6::bigint[] end, $7::jsonb[])) a"
     f" cross join lateral (select {COLUMNS} from oq_next($1::text, $2::text, $3::int,"
     " $4::int + least(a.n, 0)::int)) j"
 )
@@ -57,20 +62,23 @@ _LEASE = (
     f"select {COLUMNS} from set_config('synchronous_commit', 'off', true) c,"
     " oq_lease($1::text, $2::text, $3::int, $4::int)"
 )
-_ACK = "select oq_ack_many($1::bigint[], $2::bigint[])"
-_ACK_RESULTS = "select oq_ack_many($1::bigint[], $2::bigint[], $3::jsonb[])"
+_ACK = (
+    f"select id from {_NO_WAIT} cross join lateral"
+    " oq_ack_many($1::bigint[], case when soon is not null then $2::bigint[] end) id"
+)
+_ACK_RESULTS = (
+    f"select id from {_NO_WAIT} cross join lateral"
+    " oq_ack_many($1::bigint[], case when soon is not null then $2::bigint[] end, $3::jsonb[]) id"
+)
 _NACK = (
-    "select u.n, oq_nack(u.id, u.token, u.error, u.retry, u.after)"
-    " from unnest($1::bigint[], $2::bigint[], $3::text[], $4::boolean[], $5::interval[])"
+    f"select u.n, oq_nack(u.id, u.token, u.error, u.retry, u.after) from {_NO_WAIT} cross join"
+    " unnest($1::bigint[], $2::bigint[], $3::text[], $4::boolean[], $5::interval[])"
     " with ordinality u(id, token, error, retry, after, n)"
 )
 _RELEASE = (
-    "select u.n, oq_release(u.id, u.token, u.delay)"
-    " from unnest($1::bigint[], $2::bigint[], $3::interval[]) with ordinality u(id, token, delay, n)"
+    f"select u.n, oq_release(u.id, u.token, u.delay) from {_NO_WAIT} cross join"
+    " unnest($1::bigint[], $2::bigint[], $3::interval[]) with ordinality u(id, token, delay, n)"
 )
-# A row that another transaction holds is waited for so long and no longer, by a setting of the statement's
-# own: behind a pooler a session has none.
-_NO_WAIT = "set_config('lock_timeout', '200', true) soon"
 _BEATS = (
     f"select status from {_NO_WAIT} cross join lateral oq_heartbeat_many($1::bigint[], $2::bigint[],"
     " case when soon is not null then $3::int end)"
@@ -83,6 +91,7 @@ PROBE = 15.0  # seconds: a listening session is tried, and made again where it d
 LINGER_IDLE = 0.001  # while some still run, a call waits so long for more of them to end
 LINGER_ACK = 0.005
 GRACE = 5.0  # for handlers to return once they were told to
+LAST = 10.0  # for all calls of the end together, once no handler runs; or timeout, if that is less
 MANY = 500  # reports in one call
 
 
@@ -103,7 +112,7 @@ class Outcome(NamedTuple, Generic[J]):
 @dataclass
 class _Report(Generic[J]):
     job: J
-    release: bool
+    how: Literal["ack", "nack", "release"]
     error: str = ""
     retry: bool = True
     pause: str | None = None
@@ -497,19 +506,16 @@ class BaseWorker(Generic[J]):
             # Whose lease is over may be somebody else's: oq_next would not say which.
             asked = [job for job in acks if not lease or job._clock() > job._lease]
             if asked:
-                await self._ack(asked)
+                await self._ack(self._lane, asked)
                 acks = [job for job in acks if (job.id, job.token) in self._held]
             if lease:
                 rows = await self._exchange(acks, want)
         except BaseException as e:
-            if acks and isinstance(e, psycopg.Error):
-                # One of them is at fault, by its result or as somebody holds its row: each for itself.
-                if refused(e):
-                    await self._ack_singly(acks)
-                    return
-                if locked(e) and len(acks) > 1:
-                    await self._ack_singly(acks)
-                    raise
+            if acks and (refused(e) or locked(e)):
+                # One of them is at fault, by its result or as somebody holds its row: each for itself, while
+                # others are leased and acked.
+                self._report_acks(acks)
+                return
             self._keep(acks, e)
             raise
         self._answered = True
@@ -557,11 +563,11 @@ class BaseWorker(Generic[J]):
             leases.append(texts(j._result for j in acks))
         return leases
 
-    async def _ack(self, acks: list[J]) -> None:
+    async def _ack(self, session: Session, acks: list[J]) -> None:
         """Acks, and asks which of the leases were lost."""
         leases = self._leases(acks)
         sql = _ACK if len(leases) == 2 else _ACK_RESULTS
-        done = {int(row[0] or 0) for row in await self._lane.call(sql, leases, self.timeout)}
+        done = {int(row[0] or 0) for row in await session.call(sql, leases, self.timeout)}
         # One job may be here by two leases: the later one counts.
         for job in sorted(acks, key=lambda job: job.token, reverse=True):
             # What was acked by a call whose answer never came is not found again.
@@ -584,15 +590,9 @@ class BaseWorker(Generic[J]):
             self._ack_at = time.monotonic()
         self._acks.append(job)
 
-    async def _ack_singly(self, acks: list[J]) -> None:
+    def _report_acks(self, acks: list[J]) -> None:
         for job in acks:
-            try:
-                await self._ack([job])
-            except psycopg.Error as e:
-                if refused(e):
-                    self._fail(job, e)
-                else:
-                    self._keep([job], e)
+            self._put_report(_Report(job, "ack"))
 
     def _done(
         self,
@@ -639,22 +639,22 @@ class BaseWorker(Generic[J]):
         elif error is None:
             self._push_ack(job)
         elif job.why == "drain":
-            self._put_report(_Report(job, release=True, raised=error))
+            self._put_report(_Report(job, "release", raised=error))
         else:
             self._fail(job, error)
 
     def _fail(self, job: J, error: BaseException) -> None:
         try:
             if isinstance(error, Snooze):
-                report = _Report(job, True, pause=interval(error.pause), raised=error)
+                report = _Report(job, "release", pause=interval(error.pause), raised=error)
             elif isinstance(error, RetryAfter):
                 pause = interval(error.pause)
-                report = _Report(job, False, describe(error), pause=pause, raised=error)
+                report = _Report(job, "nack", describe(error), pause=pause, raised=error)
             else:
                 retry = not isinstance(error, Discard)
-                report = _Report(job, False, describe(error), retry, raised=error)
+                report = _Report(job, "nack", describe(error), retry, raised=error)
         except ArgumentError as e:  # A pause that is none.
-            report = _Report(job, False, describe(e), raised=e)
+            report = _Report(job, "nack", describe(e), raised=e)
         self._put_report(report)
 
     def _put_report(self, report: _Report[J]) -> None:
@@ -662,42 +662,42 @@ class BaseWorker(Generic[J]):
         self._more_reports.set()
 
     async def _report(self) -> None:
-        """Tells the server of failures and of what is given back, many in a call."""
+        """Tells the server of failures, of what is given back, and of acks that have to wait, many in a call."""
         failures = 0
         while True:
             await self._more_reports.wait()
             self._more_reports.clear()
             while self._reports:
-                release = self._reports[0].release
+                how = self._reports[0].how
                 reports: list[_Report[J]] = []
                 rest: list[_Report[J]] = []
                 for report in self._reports:
-                    now = report.release == release and len(reports) < MANY
+                    now = report.how == how and len(reports) < MANY
                     (reports if now else rest).append(report)
                 self._reports = rest
                 try:
-                    await self._send(reports, release)
+                    await self._send(reports)
                     failures = 0
                 except psycopg.Error as e:
                     if len(reports) > 1 and (refused(e) or locked(e)):
                         for report in reports:
                             await self._send_one(report)
                         if locked(e):
-                            await asyncio.sleep(backoff(failures))
-                            failures += 1
+                            await asyncio.sleep(backoff(1))
                     elif refused(e):
                         self._refused(reports[0], e)
                     else:
                         self._log.warning("worker %s: a report failed: %s", self.worker_id, brief(e))
                         self._hope(reports, e)
-                        await asyncio.sleep(backoff(failures))
+                        # Heartbeats can't extend the lease of what is locked: it may be reaped soon afterwards.
+                        await asyncio.sleep(backoff(1 if locked(e) else failures))
                         failures += 1
                 finally:
                     self._wake()
 
     async def _send_one(self, report: _Report[J]) -> None:
         try:
-            await self._send([report], report.release)
+            await self._send([report])
         except psycopg.Error as e:
             if refused(e):
                 self._refused(report, e)
@@ -705,28 +705,36 @@ class BaseWorker(Generic[J]):
                 self._hope([report], e)
 
     def _refused(self, report: _Report[J], error: BaseException) -> None:
-        """A pause that is no interval is a failure like others; else the lease has to run out."""
-        if report.pause is None:
+        """An ack, and a pause that is no interval, is a failure like others; else the lease has to run out."""
+        if report.how == "ack":
+            self._fail(report.job, error)
+        elif report.pause is None:
             self._give_up(report, error)
         else:
-            failed = _Report(report.job, False, describe(error), raised=report.raised or error)
+            failed = _Report(report.job, "nack", describe(error), raised=report.raised or error)
             self._reports.append(failed)
 
     def _hope(self, reports: list[_Report[J]], error: BaseException) -> None:
-        """Reports that found no server are tried again while the lease lasts."""
+        """Reports that found no server are tried again while the lease lasts; acks longer, as _keep says."""
         for report in reports:
-            if report.job._clock() > report.job._lease or (self._closed and report.tries >= 8):
+            job, more = report.job, 60 if report.how == "ack" else 0
+            job._sent = job._sent or unanswered(error)
+            if job._clock() > job._lease + more or (self._closed and report.tries >= 8):
                 self._give_up(report, error)
             else:
-                report.tries += 1
+                report.tries += not locked(error)
                 self._reports.append(report)
 
     def _give_up(self, report: _Report[J], error: BaseException) -> None:
         self._log.error("job %d: its end could not be reported: %s", report.job.id, error)
         self._done(report.job, "lost", report.raised)
 
-    async def _send(self, reports: list[_Report[J]], release: bool) -> None:
+    async def _send(self, reports: list[_Report[J]]) -> None:
         reports.sort(key=lambda r: r.job.id)
+        if reports[0].how == "ack":
+            await self._ack(self._out, [r.job for r in reports])
+            return
+        release = reports[0].how == "release"
         args = [
             numbers(r.job.id for r in reports),
             numbers(r.job.token for r in reports),
@@ -747,7 +755,7 @@ class BaseWorker(Generic[J]):
             self._done(report.job, state, report.raised)
 
     async def _beat(self) -> None:
-        """Keeps the leases of all that is held, begun or not: each once a third of it is over.
+        """Keeps the leases of all that is held, begun or not, done and not told: each once a third of it is over.
 
         How long leases of the queue last may change; the server extends them by what holds then.
         """
@@ -763,7 +771,7 @@ class BaseWorker(Generic[J]):
             due: list[J] = []
             for job in list(self._held.values()):
                 age = now - job._since
-                if job._over or job._acked or age < job._lease / 3:
+                if job._acked or age < job._lease / 3:
                     continue
                 if age > job._lease:  # Not even a heartbeat went through.
                     self._lose(job, "lost")
@@ -877,48 +885,33 @@ class BaseWorker(Generic[J]):
                 self._done(job, job.why)
             else:
                 job._over = True
-                self._put_report(_Report(job, release=True))
-        late = time.monotonic() + self.drain
-        told = False
-        failures = 0
-        while True:
+                self._put_report(_Report(job, "release"))
+        stage = "run"  # then tell, in which handlers have to return, and last, when none runs that is waited for
+        until = time.monotonic() + self.drain
+        while self._held:
             self._signalled = False
             self._collect()
+            acks, self._acks = self._acks, []
+            self._report_acks(acks)
             now = time.monotonic()
-            running = self._active
-            if not self._held:
-                return
-            if self._reporter.done() and running <= 0 and not self._acks:
-                return
-            if now >= late and running > 0:
-                if told:
-                    if self._acks:
-                        await self._last_acks()
-                    text = f"{running} handlers did not return"
-                    self._log.error("worker %s: %s", self.worker_id, text)
-                    raise Abandoned(text)
-                told, late = True, now + GRACE
+            if stage != "last" and (self._active <= 0 or (stage == "tell" and now >= until)):
+                stage, until = "last", now + min(self.timeout, LAST)
+            elif now >= until and stage == "run":
+                stage, until = "tell", now + GRACE
                 for job in list(self._held.values()):
                     if not job._over:
                         self._lose(job, "drain")
-                continue
-            wait = max(late - now, 0.001) if running > 0 else 1.0
-            if self._acks:
-                if running <= 0 or now - self._ack_at >= LINGER_ACK:
-                    failures = 0 if await self._last_acks() else failures + 1
-                    await asyncio.sleep(backoff(failures) if failures else 0)
-                    if failures > 8:  # Their leases run out. Handlers may still run.
-                        acks, self._acks = self._acks, []
-                        for job in acks:
-                            self._done(job, "lost")
-                    continue
-                wait = min(wait, LINGER_ACK)
-            await self._pause(wait)
-
-    async def _last_acks(self) -> bool:
-        try:
-            await self._turn(False)
-            return True
-        except psycopg.Error as e:
-            self._log.warning("worker %s: the last acks: %s", self.worker_id, brief(e))
-            return False
+            elif now >= until:
+                break
+            if stage == "last" and (
+                self._reporter.done() or not any(job._over for job in self._held.values())
+            ):
+                break
+            await self._pause(until - now)
+        for job in list(self._held.values()):
+            if job._over:  # Its lease runs out.
+                self._done(job, "lost", job._error)
+        if self._active > 0:
+            text = f"{self._active} handlers did not return"
+            self._log.error("worker %s: %s", self.worker_id, text)
+            raise Abandoned(text)

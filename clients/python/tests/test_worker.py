@@ -511,7 +511,7 @@ class Both:
         job = self.enqueue()
         running = self.start(self.either(handle), observe=lambda o: states.append(o.state))
         self.assertTrue(begun.wait(PATIENCE))
-        call, calls = running.worker._lane.call, 0
+        call, calls = running.worker._out.call, 0
 
         async def lossy(*args: Any) -> Any:
             nonlocal calls
@@ -523,32 +523,24 @@ class Both:
 
         running.worker.stop()
         self.until("it drains", lambda: running.worker._closed)
-        running.worker._lane.call = lossy
+        running.worker._out.call = lossy
         over.set()
         self.assertIsNone(running.wait())
         self.assertEqual((calls, states, self.state(job)), (2, ["acked"], "completed"))
 
     def test_calls_that_were_given_up(self: Any) -> None:
         """What waited for a lock beyond the time-out leases nothing for nobody when it gets it."""
-        token: list[int] = []
-        locked = threading.Event()
         url = psycopg.conninfo.make_conninfo(URL, application_name=self.queue)
-
-        def handle(job: Any) -> None:
-            if job.payload == "first":
-                token.append(job.token)
-                assert locked.wait(PATIENCE)
-
         first = self.enqueue("first")
         failed = threading.Event()
         logger = logging.getLogger(self.queue)
         logger.addFilter(lambda r: failed.set() or True if "a call failed" in r.getMessage() else True)
         logger.propagate = False
-        running = self.start(handle, db=url, concurrency=2, lease_seconds=600, timeout=1, logger=logger)
-        self.until("it runs", lambda: token)
         with psycopg.connect(URL) as conn:
-            conn.execute("select oq_heartbeat(%s, %s, 600)", [first, token[0]])
-            locked.set()
+            conn.execute("lock table oq.leased in exclusive mode")
+            running = self.start(
+                lambda job: None, db=url, concurrency=2, lease_seconds=600, timeout=1, logger=logger
+            )
             for _ in range(3):
                 self.assertTrue(failed.wait(PATIENCE))
                 failed.clear()
@@ -603,6 +595,112 @@ class Both:
             self.until_state(job, "completed")
             self.assertEqual(self.ask("select concat_ws(' ', attempt, lost_leases) from oq_get(%s)", job), "1 0")
         self.assertIsNone(running.end())
+
+    def waits(self: Any, over: threading.Event, begun: list[Any]) -> Any:
+        """A handler that runs until then."""
+
+        async def handle(job: Any) -> None:
+            begun.append(job.payload)
+            while not over.is_set():
+                await asyncio.sleep(0.005)
+            if job.payload == "fails":
+                raise openqueue.Failed("no luck")
+
+        return self.either(handle)
+
+    def test_a_job_that_is_held(self: Any) -> None:
+        """A transaction that is open and has cancelled a job, which has ended since, keeps no other waiting."""
+        for pooler, end, commit in [
+            (False, "done", False),
+            (True, "done", True),
+            (False, "fails", False),
+            (True, "fails", True),
+        ]:
+            with self.subTest(pooler=pooler, end=end, commit=commit), psycopg.connect(URL) as conn:
+                over = threading.Event()
+                self.addCleanup(over.set)
+                begun: list[Any] = []
+                outcomes: dict[int, list[str]] = {}
+                job, *others = self.enqueue(end), self.enqueue("done"), self.enqueue("fails")
+                running = self.start(
+                    self.waits(over, begun),
+                    pooler=pooler,
+                    concurrency=3,
+                    lease_seconds=9,
+                    timeout=5,
+                    observe=lambda o: outcomes.setdefault(o.job.id, []).append(o.state),
+                )
+                self.until("all run", lambda: len(begun) == 3)
+                self.assertTrue(openqueue.cancel(conn, job))
+                began = time.monotonic()
+                over.set()
+                others += [self.enqueue("done"), self.enqueue("fails")]
+                self.until("the others have ended", lambda: len(outcomes) == 4)
+                self.assertLess(time.monotonic() - began, 3)
+                self.assertNotIn(job, outcomes)
+                conn.commit() if commit else conn.rollback()
+                self.until("it is told", lambda: len(outcomes) == 5)
+                states = {"done": "completed", "fails": "scheduled"}
+                told = {"done": "acked", "fails": "scheduled"}
+                self.assertEqual(outcomes.pop(job), ["lost" if commit else told[end]])
+                self.assertEqual([outcomes[n] for n in others], [["acked"], ["scheduled"]] * 2)
+                self.assertEqual(self.state(job), "cancelled" if commit else states[end])
+                for n in [job, *others]:
+                    self.assertEqual(self.ask("select attempt + lost_leases from oq_get(%s)", n), 1)
+                self.assertIsNone(running.end())
+
+    def test_heartbeats_of_a_job_that_has_ended(self: Any) -> None:
+        """A job whose end the server does not take for a while stays leased."""
+        over = threading.Event()
+        self.addCleanup(over.set)
+        begun: list[Any] = []
+        running = self.start(self.waits(over, begun), lease_seconds=2)
+        done, fails = self.enqueue("done"), self.enqueue("fails")
+        self.until("both run", lambda: len(begun) == 2)
+        with psycopg.connect(URL) as conn:
+            conn.execute("lock table oq.finished, oq.attempt in exclusive mode")
+            over.set()
+            self.until(
+                "their leases are extended",
+                lambda: self.ask(
+                    "select bool_and(lease_expires_at > created_at + interval '5 s') from oq_jobs where queue_name = %s",
+                    self.queue,
+                ),
+            )
+        self.until_state(done, "completed")
+        self.until_state(fails, "scheduled")
+        for job in done, fails:
+            self.assertEqual(self.ask("select attempt + lost_leases from oq_get(%s)", job), 1)
+        self.assertIsNone(running.end())
+
+    def test_drain_with_a_mute_server(self: Any) -> None:
+        """All calls of the end together take no longer than one may, whether handlers end by themselves or not."""
+        for drain in (0.5, PATIENCE):
+            with self.subTest(drain=drain), psycopg.connect(URL) as conn:
+                over = threading.Event()
+                self.addCleanup(over.set)
+                begun: list[Any] = []
+                outcomes: list[str] = []
+                for end in ["done", "fails", *range(8)]:
+                    self.enqueue(end)
+                running = self.start(
+                    self.waits(over, begun),
+                    concurrency=2,
+                    batch=10,
+                    drain=drain,
+                    timeout=1,
+                    observe=lambda o: outcomes.append(o.state),
+                )
+                self.until("two run", lambda: len(begun) == 2)
+                conn.execute("lock table oq.leased in access exclusive mode")
+                began = time.monotonic()
+                running.worker.stop()
+                threading.Timer(0 if drain > 1 else 1, over.set).start()
+                self.assertIsNone(running.wait())
+                self.assertLess(time.monotonic() - began, 4)
+                self.assertEqual(outcomes, ["lost"] * 10)
+                conn.rollback()
+                self.ask("select count(oq_cancel(job_id)) from oq_jobs where queue_name = %s", self.queue)
 
     def test_a_lock_timeout_of_the_role(self: Any) -> None:
         """A row that is locked for a while is no failure of its job, and keeps no other waiting."""
@@ -860,7 +958,7 @@ class Both:
         with mock.patch.object(_worker, "backoff", lambda failures: 0.01):
             running.worker.stop()
             self.until("it drains", lambda: running.worker._closed)
-            running.worker._lane.call = dead
+            running.worker._lane.call = running.worker._out.call = dead
             over.set()
             self.assertIsNone(running.wait())
         self.assertEqual(outcomes, {"ends": "lost", "goes on": "lost"})
