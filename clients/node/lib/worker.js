@@ -10,26 +10,28 @@ import { backoff, connector, isPool, Session } from './session.js';
 import { listen } from './shared.js';
 import { traceOf, withTrace } from './trace.js';
 
-const NEXT = `select ${COLUMNS}
-  from oq_next($1::text, $2::text, $3::int, $4::int, $5::bigint[], $6::bigint[])`;
+// A row that another transaction holds is waited for so long and no longer, by a setting of the statement's own: behind
+// a pooler a session has none.
+const NO_WAIT = `set_config('lock_timeout', '200', true) soon`;
+const NEXT = `select ${COLUMNS} from ${NO_WAIT} cross join lateral
+  oq_next($1::text, $2::text, $3::int, $4::int, $5::bigint[], case when soon is not null then $6::bigint[] end)`;
 // Results go by oq_ack_many; lateral on its count makes it come first, in the same transaction.
-const RESULTS_NEXT = `select j.*
-  from (select count(*) as n from oq_ack_many($5::bigint[], $6::bigint[], $7::jsonb[])) a
+const RESULTS_NEXT = `select j.* from ${NO_WAIT} cross join lateral (select count(*) as n
+  from oq_ack_many($5::bigint[], case when soon is not null then $6::bigint[] end, $7::jsonb[])) a
  cross join lateral (select ${COLUMNS}
   from oq_next($1::text, $2::text, $3::int, $4::int + least(a.n, 0)::int)) j`;
 // Nothing but a lease: should its commit be lost in a crash, the jobs are only done again.
 const LEASE = `select ${COLUMNS} from set_config('synchronous_commit', 'off', true) c,
   oq_lease($1::text, $2::text, $3::int, $4::int)`;
-const ACK = 'select oq_ack_many($1::bigint[], $2::bigint[])';
-const ACK_RESULTS = 'select oq_ack_many($1::bigint[], $2::bigint[], $3::jsonb[])';
+const ACK = `select id from ${NO_WAIT} cross join lateral
+  oq_ack_many($1::bigint[], case when soon is not null then $2::bigint[] end) id`;
+const ACK_RESULTS = `select id from ${NO_WAIT} cross join lateral
+  oq_ack_many($1::bigint[], case when soon is not null then $2::bigint[] end, $3::jsonb[]) id`;
 const NACK = `select u.n, oq_nack(u.id, u.token, u.error, u.retry, u.after)
-  from unnest($1::bigint[], $2::bigint[], $3::text[], $4::boolean[], $5::interval[])
+  from ${NO_WAIT} cross join unnest($1::bigint[], $2::bigint[], $3::text[], $4::boolean[], $5::interval[])
     with ordinality u(id, token, error, retry, after, n)`;
-const RELEASE = `select u.n, oq_release(u.id, u.token, u.delay)
-  from unnest($1::bigint[], $2::bigint[], $3::interval[]) with ordinality u(id, token, delay, n)`;
-// A row that another transaction holds is waited for so long and no longer, by a setting of the statement's own: behind
-// a pooler a session has none.
-const NO_WAIT = `set_config('lock_timeout', '200', true) soon`;
+const RELEASE = `select u.n, oq_release(u.id, u.token, u.delay) from ${NO_WAIT} cross join
+  unnest($1::bigint[], $2::bigint[], $3::interval[]) with ordinality u(id, token, delay, n)`;
 const BEATS = `select status from ${NO_WAIT} cross join lateral oq_heartbeat_many($1::bigint[], $2::bigint[],
   case when soon is not null then $3::int end)`;
 const PROGRESS = `select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb) from ${NO_WAIT}`;
@@ -41,6 +43,7 @@ export const pace = {
   // Tests are in a hurry.
   probe: 15_000, // a listening session is tried, and made again where it died without a word
   grace: 5_000, // for handlers to return once they were told to
+  last: 10_000, // for all calls of the end together, once no handler runs; or timeoutMs, if that is less
 };
 const LINGER_IDLE = 1; // while some still run, a call waits so long for more of them to end
 const LINGER_ACK = 5;
@@ -315,14 +318,15 @@ export class Worker {
       const at = now();
       const asked = lease ? acks.filter((job) => at - job._since > job._lasts) : acks;
       if (asked.length > 0) {
-        await this.#ack(asked);
+        await this.#ack(this.#lane, asked);
         acks = acks.filter((job) => this.#held.has(job));
       }
       if (lease) rows = await this.#exchange(acks, want);
     } catch (error) {
-      if (acks.length > 0 && (refused(error) || (locked(error) && acks.length > 1))) {
-        // One of them is at fault, by its result, or as somebody holds its row: each for itself.
-        await this.#ackSingly(acks);
+      if (acks.length > 0 && (refused(error) || locked(error))) {
+        // One of them is at fault, by its result, or as somebody holds its row: each for itself, while others are
+        // leased and acked.
+        this.#reportAcks(acks);
         return;
       }
       this.#keep(acks);
@@ -373,9 +377,9 @@ export class Worker {
   }
 
   /** Acks, and asks which of the leases were lost. */
-  async #ack(acks) {
+  async #ack(session, acks) {
     const leases = this.#leases(acks);
-    const done = new Set((await this.#lane.call(leases.length === 2 ? ACK : ACK_RESULTS, leases)).map(([id]) => BigInt(id)));
+    const done = new Set((await session.call(leases.length === 2 ? ACK : ACK_RESULTS, leases)).map(([id]) => BigInt(id)));
     // One job may be here by two leases: the later one counts.
     for (const job of acks.slice().sort((a, b) => (a.token > b.token ? -1 : 1))) {
       this.#done(job, done.delete(job.id) ? 'acked' : 'lost');
@@ -396,21 +400,14 @@ export class Worker {
     this.#acks.push(job);
   }
 
-  async #ackSingly(acks) {
-    for (const job of acks) {
-      try {
-        await this.#ack([job]);
-      } catch (error) {
-        if (refused(error)) this.#fail(job, error);
-        else this.#keep([job]);
-      }
-    }
+  #reportAcks(acks) {
+    for (const job of acks) this.#putReport({ job, how: 'ack' });
   }
 
   /** The end of a job in this worker. */
   #done(job, state, error) {
+    if (!this.#held.delete(job)) return; // The worker has ended without an answer.
     job._over = true;
-    this.#held.delete(job);
     if (this.#logger !== undefined) {
       let level = 'debug';
       if (state === 'dead') level = 'error';
@@ -467,7 +464,7 @@ export class Worker {
     if (job.why === 'lost' || job.why === 'cancelled') this.#done(job, job.why, error);
     else if (!job._failed && job._acked) this.#done(job, 'acked');
     else if (!job._failed) this.#pushAck(job);
-    else if (job.why === 'drain') this.#putReport({ job, release: true, pause: null, raised: error });
+    else if (job.why === 'drain') this.#putReport({ job, how: 'release', pause: null, raised: error });
     else this.#fail(job, error);
   }
 
@@ -475,15 +472,15 @@ export class Worker {
     let report;
     try {
       if (error instanceof Snooze) {
-        report = { job, release: true, pause: interval(error.pause), raised: error };
+        report = { job, how: 'release', pause: interval(error.pause), raised: error };
       } else {
         const pause = error instanceof RetryAfter ? interval(error.pause) : null;
         const retry = !(error instanceof Discard);
-        report = { job, release: false, error: describe(error), retry, pause, raised: error };
+        report = { job, how: 'nack', error: describe(error), retry, pause, raised: error };
       }
     } catch (e) {
       // A pause that is none.
-      report = { job, release: false, error: describe(e), retry: true, pause: null, raised: e };
+      report = { job, how: 'nack', error: describe(e), retry: true, pause: null, raised: e };
     }
     this.#putReport(report);
   }
@@ -494,7 +491,7 @@ export class Worker {
     this.#reportWake();
   }
 
-  /** Tells the server of failures and of what is given back, many in a call. */
+  /** Tells the server of failures, of what is given back, and of acks that have to wait, many in a call. */
   async #report() {
     let failures = 0;
     while (!this.#over) {
@@ -504,22 +501,23 @@ export class Worker {
         });
         continue;
       }
-      const { release } = this.#reports[0];
-      const reports = this.#reports.filter((r) => r.release === release).slice(0, MANY);
+      const { how } = this.#reports[0];
+      const reports = this.#reports.filter((r) => r.how === how).slice(0, MANY);
       const chosen = new Set(reports);
       this.#reports = this.#reports.filter((r) => !chosen.has(r));
       try {
-        await this.#send(reports, release);
+        await this.#send(reports);
         failures = 0;
       } catch (error) {
         if ((refused(error) || locked(error)) && reports.length > 1) {
           for (const report of reports) await this.#sendOne(report);
         } else if (refused(error)) {
-          this.#giveUp(reports[0], error);
-        } else {
+          this.#refused(reports[0], error);
+        } else if (!this.#over) {
           this.#log('warn', `worker ${this.workerId}: a report failed: ${text(error)}`);
           this.#hope(reports, error);
-          await this.#sleep(backoff(failures++));
+          // Heartbeats can't extend the lease of what is locked: it may be reaped soon afterwards.
+          await this.#sleep(backoff(locked(error) ? 1 : failures++));
         }
       }
       this.#wake();
@@ -528,20 +526,26 @@ export class Worker {
 
   async #sendOne(report) {
     try {
-      await this.#send([report], report.release);
+      await this.#send([report]);
     } catch (error) {
-      if (refused(error)) this.#giveUp(report, error);
+      if (refused(error)) this.#refused(report, error);
       else this.#hope([report], error);
     }
   }
 
-  /** Reports that found no server are tried again while the lease lasts. */
+  /** An ack that is refused alone has failed by it; else the lease has to run out. */
+  #refused(report, error) {
+    if (report.how === 'ack') this.#fail(report.job, error);
+    else this.#giveUp(report, error);
+  }
+
+  /** Reports that found no server are tried again while the lease lasts; acks longer, as #keep says. */
   #hope(reports, error) {
     for (const report of reports) {
-      const age = now() - report.job._since;
+      const age = now() - report.job._since - (report.how === 'ack' ? 60_000 : 0);
       if (age > report.job._lasts || (this.#closed && report.tries >= 8)) this.#giveUp(report, error);
       else {
-        report.tries++;
+        if (!locked(error)) report.tries++;
         this.#reports.push(report);
       }
     }
@@ -552,9 +556,14 @@ export class Worker {
     this.#done(report.job, 'lost', report.raised);
   }
 
-  async #send(reports, release) {
+  async #send(reports) {
     reports.sort((a, b) => (a.job.id < b.job.id ? -1 : 1));
     const jobs = reports.map((r) => r.job);
+    if (reports[0].how === 'ack') {
+      await this.#ack(this.#reporting, jobs);
+      return;
+    }
+    const release = reports[0].how === 'release';
     const pauses = reports.map((r) => r.pause ?? null);
     const rows = release
       ? await this.#reporting.call(RELEASE, [ids(jobs), tokens(jobs), pauses])
@@ -584,7 +593,7 @@ export class Worker {
   }
 
   /**
-   * Keeps the leases of all that is held, begun or not: each once a third of it is over. How long those of the
+   * Keeps the leases of all that is held, begun or not, done and not told: each once a third of it is over. How long those of the
    * queue last may change; the server extends them by what holds then.
    */
   #beat() {
@@ -596,7 +605,7 @@ export class Worker {
       const due = [];
       for (const job of this.#held) {
         const age = at - job._since;
-        if (job._over || job._acked || age < job._lasts / 3) continue;
+        if (job._acked || age < job._lasts / 3) continue;
         if (age > job._lasts) job._stop('lost'); // Not even a heartbeat went through.
         else due.push(job);
       }
@@ -725,42 +734,28 @@ export class Worker {
         continue;
       }
       job._over = true;
-      this.#putReport({ job, release: true, pause: null, raised: undefined });
+      this.#putReport({ job, how: 'release', pause: null, raised: undefined });
     }
     this.#queue = [];
     this.#head = 0;
-    let late = now() + this.drainMs;
-    let told = false;
-    let failures = 0;
+    let stage = 'run'; // then tell, in which handlers have to return, and last, when none runs that is waited for
+    let until = now() + this.drainMs;
     while (this.#held.size > 0) {
       this.#signalled = false;
+      this.#reportAcks(this.#acks.splice(0));
       const at = now();
-      if (at >= late && this.#running > 0) {
-        if (told) {
-          if (this.#acks.length > 0) await this.#turn(false).catch(() => {});
-          throw new Abandoned(`${this.#running} handlers did not return`);
-        }
-        told = true;
-        late = at + pace.grace;
+      if (stage !== 'last' && (this.#running === 0 || (stage === 'tell' && at >= until))) {
+        stage = 'last';
+        until = at + Math.min(this.timeoutMs, pace.last);
+      } else if (at >= until && stage === 'run') {
+        stage = 'tell';
+        until = at + pace.grace;
         for (const job of this.#held) job._stop('drain');
-        continue;
-      }
-      let wait = this.#running > 0 ? Math.max(late - at, 1) : 1000;
-      if (this.#acks.length > 0) {
-        if (this.#running === 0 || at - this.#ackAt >= LINGER_ACK) {
-          try {
-            await this.#turn(false);
-          } catch (error) {
-            this.#log('warn', `worker ${this.workerId}: the last acks: ${text(error)}`);
-            await this.#sleep(backoff(failures));
-            // There is no hope: their leases run out.
-            if (++failures > 8) for (const job of this.#acks.splice(0)) this.#done(job, 'lost');
-          }
-          continue;
-        }
-        wait = Math.min(wait, LINGER_ACK);
-      }
-      await this.#pause(wait);
+      } else if (at >= until) break;
+      if (stage === 'last' && ![...this.#held].some((job) => job._over)) break;
+      await this.#pause(until - at);
     }
+    for (const job of [...this.#held]) if (job._over) this.#done(job, 'lost', job._error); // Its lease runs out.
+    if (this.#running > 0) throw new Abandoned(`${this.#running} handlers did not return`);
   }
 }

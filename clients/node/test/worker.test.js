@@ -158,22 +158,17 @@ test('a call that was given up leases nothing for nobody when it gets its lock',
   const queue = 'given-up';
   const tx = await pool.connect();
   t.after(() => tx.release(true));
-  const first = await oq.enqueue(pool, queue, 'first');
-  const leased = deferred();
-  const locked = deferred();
   let failures = 0;
   const warn = (line) => void (/a call failed/.test(line) && failures++);
+  // Nobody waits behind it for transactions of other tests.
+  await until('it is locked', () => tx.query('begin; lock table oq.leased in exclusive mode nowait').then(
+    () => true,
+    () => tx.query('rollback').then(() => false),
+  ));
+  await oq.enqueue(pool, queue, 'first');
   start(t, new oq.Worker({
-    db: named(queue), queue, concurrency: 2, leaseSeconds: 600, timeoutMs: 1000, logger: { warn },
-    handler: async (job) => {
-      if (job.payload !== 'first') return;
-      leased.resolve(job.token);
-      await locked.promise;
-    },
+    db: named(queue), queue, concurrency: 2, leaseSeconds: 600, timeoutMs: 1000, logger: { warn }, handler: () => {},
   }));
-  await tx.query('begin');
-  await tx.query('select oq_heartbeat($1, $2, 600)', [first, await leased.promise]);
-  locked.resolve();
   await until('it fails', () => failures >= 3);
   assert.ok((await ask("select count(*)::int from pg_stat_activity where application_name = $1 and wait_event_type = 'Lock'", [queue])) <= 2);
   await oq.enqueueBulk(pool, queue, [1, 2, 3, 4, 5]);
@@ -210,6 +205,107 @@ for (const pooler of [false, true]) test(`the open transaction of a cancel holds
     await until('it is done', async () => (await ask("select concat_ws(' ', state, attempt, lost_leases) from oq_get($1)", [id])) === 'completed 1 0');
   }
 });
+
+const ends = {
+  done: { told: 'acked', state: 'completed' },
+  fails: { told: 'scheduled', state: 'scheduled' },
+};
+
+/** A handler that runs until over, and then ends as the payload says. */
+const waits = (begun, over) => async (job) => {
+  begun.push(job.id);
+  await over.promise;
+  if (job.payload === 'fails') throw new oq.Failed('no luck');
+};
+
+for (const [end, pooler] of [['done', false], ['done', true], ['fails', false], ['fails', true]]) {
+  test(`a job that is held and ${end} keeps no other waiting, pooler ${pooler}`, async (t) => {
+    const queue = `held.${end}.${pooler}`;
+    const tx = await pool.connect();
+    t.after(() => tx.release(true));
+    const over = deferred();
+    const begun = [];
+    const told = new Map();
+    start(t, new oq.Worker({
+      db: pool, queue, pooler, concurrency: 3, leaseSeconds: 9, timeoutMs: 5000, handler: waits(begun, over),
+      observe: (e) => told.set(e.job.id, [...(told.get(e.job.id) ?? []), e.state]),
+    }));
+    const [held, ...others] = await oq.enqueueBulk(pool, queue, [end, 'done', 'fails']);
+    await until('all run', () => begun.length === 3);
+    await tx.query('begin');
+    await oq.cancel(tx, held);
+    const at = performance.now();
+    over.resolve();
+    others.push(...(await oq.enqueueBulk(pool, queue, ['done', 'fails'])));
+    await until('the others have ended', () => told.size === 4);
+    assert.ok(performance.now() - at < 3000);
+    assert.ok(!told.has(held));
+    await tx.query(pooler ? 'commit' : 'rollback');
+    await until('it is told', () => told.size === 5);
+    assert.deepEqual(told.get(held), [pooler ? 'lost' : ends[end].told]);
+    assert.deepEqual(others.map((id) => told.get(id)), [['acked'], ['scheduled'], ['acked'], ['scheduled']]);
+    assert.equal((await oq.get(pool, held)).state, pooler ? 'cancelled' : ends[end].state);
+    assert.equal(await ask('select max(attempt + lost_leases)::int from oq_jobs where queue_name = $1', [queue]), 1);
+  });
+}
+
+test('a job that has ended stays leased while the connection for its ack is mute', async (t) => {
+  const queue = 'ended';
+  const over = deferred();
+  const begun = [];
+  const made = [];
+  start(t, new oq.Worker({
+    queue, leaseSeconds: 2, timeoutMs: 6000, handler: waits(begun, over),
+    db: () => made[made.push(new pg.Client(url)) - 1],
+  }));
+  const id = await oq.enqueue(pool, queue, 'done');
+  await until('it runs', () => begun.length === 1);
+  await until('it sleeps', () => made.length > 1);
+  made[0].query = () => deferred().promise;
+  over.resolve();
+  // Whose lease ended would be taken from him at once.
+  await until('it is acked', async () => (await pool.query('select oq_reap()')) && (await oq.get(pool, id)).state !== 'leased');
+  assert.equal(await ask("select concat_ws(' ', state, attempt, lost_leases) from oq_get($1)", [id]), 'completed 1 0');
+});
+
+for (const drainMs of [500, 30_000]) {
+  test(`all calls of the end together take no longer than one may, though the server is mute, drain ${drainMs}`, async (t) => {
+    const queue = `mute.${drainMs}`;
+    const to = new URL(url);
+    const sockets = [];
+    let mute = false;
+    const proxy = net.createServer((socket) => {
+      const server = net.connect(Number(to.port), to.hostname);
+      sockets.push(socket, server);
+      for (const [a, b] of [[socket, server], [server, socket]]) {
+        a.on('data', (data) => mute || b.write(data));
+        a.on('error', () => {});
+      }
+    });
+    await new Promise((resolve) => proxy.listen(0, '127.0.0.1', resolve));
+    const through = new URL(url);
+    through.hostname = '127.0.0.1';
+    through.port = proxy.address().port;
+    const over = deferred();
+    const begun = [];
+    const told = [];
+    const stop = start(t, new oq.Worker({
+      db: through.href, queue, concurrency: 2, batch: 10, drainMs, timeoutMs: 1000, handler: waits(begun, over),
+      observe: (e) => told.push(e.state),
+    }));
+    await oq.enqueueBulk(pool, queue, ['done', 'fails', ...Array(8).fill('waits')]);
+    await until('two run', () => begun.length === 2);
+    await sleep(100); // Its calls have come back.
+    mute = true;
+    const at = performance.now();
+    setTimeout(over.resolve, drainMs > 1000 ? 0 : 1000);
+    await stop();
+    assert.ok(performance.now() - at < 4000);
+    assert.deepEqual(told, Array(10).fill('lost'));
+    proxy.close();
+    for (const socket of sockets) socket.destroy();
+  });
+}
 
 test('progress waits for nobody, and nobody for it', async (t) => {
   const queue = 'progressing';
