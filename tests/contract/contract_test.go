@@ -223,6 +223,7 @@ type stage struct {
 	name     string
 	through  string
 	db       *pgconn.PgConn
+	tx       *pgconn.PgConn // in an open transaction
 	queue    string
 	ids      []int64 // all that were enqueued
 	first    int64   // of the latest enqueue
@@ -307,6 +308,13 @@ func (st *stage) step(s step) error {
 			got, err = tryAsk(st.db, st.fill(s.SQL))
 			return st.matches(got, s.Is), err
 		}, func() error { return fmt.Errorf("%s\n stays %q, not %q", st.fill(s.SQL), got, s.Is) })
+	case "hold":
+		st.tx = connect(st.T, st.server.URL("postgres"))
+		_, err := tryAsk(st.tx, "begin; "+st.fill(s.SQL))
+		return err
+	case "rollback":
+		_, err := tryAsk(st.tx, "rollback")
+		return err
 	case "lease":
 		st.leased = nil
 		return st.wait(func() (bool, error) {
