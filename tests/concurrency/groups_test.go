@@ -982,3 +982,31 @@ func TestSweepFindsEachForgottenGroup(t *testing.T) {
 	}
 	exec(t, c, "rollback")
 }
+
+// A dump's rows may come to tables that have their triggers already (--schema-only, then --data-only), and before the
+// sequences: nobody puts them in line again, at positions that are used up.
+func TestRowsOfADumpKeepTheirPlaceInLine(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := db.Conn(t)
+	var ids []int64
+	for range 4 {
+		ids = append(ids, get[int64](t, c, "select oq_enqueue('q', group_key => 'g')"))
+	}
+	exec(t, c, "create temp table line as table oq.waiting; select set_config('my.last', last_value::text, false) from oq.position")
+	exec(t, c, "delete from oq.waiting")
+	exec(t, c, "select setval('oq.position', 1, false)")
+	exec(t, c, "insert into oq.waiting overriding system value table line")
+	exec(t, c, "select setval('oq.position', current_setting('my.last')::bigint)")
+	if n := get[int](t, c, "select count(*)::int from oq.waiting w join line l using (job_id, position)"); n != 3 {
+		t.Errorf("%d jobs have their places in line, want 3", n)
+	}
+	for _, id := range ids {
+		jobs := lease(t, c, "q", 10)
+		if len(jobs) != 1 || jobs[0].ID != id {
+			t.Fatalf("leased %+v, want %d", jobs, id)
+		}
+		ack(t, c, jobs[0])
+	}
+	audit(t, c)
+}

@@ -30,6 +30,10 @@ declare
     v_place    bigint;
     v_several  boolean;
 begin
+    -- Rows that a dump brings keep their places: the sequences are restored after them.
+    if new.xact <> pg_current_xact_id()::text::bigint then
+        return null;
+    end if;
     -- A look at what is in line would make any two of these fail each other: it is left to the tick, and the
     -- order is that of the ids.
     if current_setting('transaction_isolation') = 'serializable' then
