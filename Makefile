@@ -27,8 +27,7 @@ migrate: go ## install or upgrade the queue in DATABASE_URL by tern
 	TERN_CONFIG=tern.conf TERN_MIGRATIONS=sql/migrations go run $(TERN) migrate
 
 # What depends on the server runs on the oldest and the newest supported one as well.
-SERVER_TESTS = ./tests/sql ./tests/catalog ./tests/concurrency ./tests/plans ./tests/upgrade ./tests/schedules \
-	./tests/watches
+SERVER_TESTS = ./tests/sql ./tests/catalog ./tests/concurrency ./tests/plans ./tests/upgrade ./tests/watches
 VERSIONS = 14 15 16 17 18
 
 test: go tools lint ## everything CI runs; brings its own PostgreSQL

@@ -31,17 +31,23 @@ func TestNode(t *testing.T) {
 		}
 	}
 	tests, _ := filepath.Glob("test/*.test.js")
-	db := testdb.New(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	for _, words := range [][]string{{"./install.sh"}, append([]string{"node", "--test", "--test-reporter=spec"}, tests...)} {
+	run := func(t *testing.T, words ...string) {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+		defer cancel()
 		cmd := exec.CommandContext(ctx, words[0], words[1:]...)
-		cmd.Env = append(os.Environ(), "DATABASE_URL="+db.URL)
+		cmd.Env = append(os.Environ(), "DATABASE_URL="+testdb.New(t).URL)
 		cmd.WaitDelay = time.Second
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", words[0], err, out)
 		}
 		t.Logf("%s", out)
+	}
+	run(t, "./install.sh")
+	for _, file := range tests {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			run(t, "node", "--test", "--test-reporter=spec", file)
+		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -14,7 +15,9 @@ import (
 
 func TestMain(m *testing.M) { testdb.Main(m) }
 
-// Each file of tests has a database of its own.
+var testCase = regexp.MustCompile(`(?m)^class (\w+)\(.*Case\):$`)
+
+// Each class of tests has a process and a database of its own.
 func TestPython(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("tests/test_*.py")
@@ -22,17 +25,24 @@ func TestPython(t *testing.T) {
 		t.Fatalf("tests: %v %v", files, err)
 	}
 	for _, file := range files {
-		name := strings.TrimSuffix(filepath.Base(file), ".py")
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			cmd := exec.Command("/usr/bin/python3", "-B", "-W", "error", "-m", "unittest", "-v", "tests."+name)
-			cmd.Env = append(os.Environ(), "DATABASE_URL="+testdb.New(t).URL, "LC_ALL=C.UTF-8")
-			out, err := cmd.CombinedOutput()
-			// What the interpreter can't raise, such as a connection that nobody closed, it prints.
-			if err != nil || strings.Contains(string(out), "ResourceWarning") || !strings.Contains(string(out), "\nOK\n") {
-				t.Errorf("%v (tests/tools.sh installs what is needed)\n%s", err, out)
-			}
-		})
+		source, err := os.ReadFile(file)
+		classes := testCase.FindAllSubmatch(source, -1)
+		if err != nil || len(classes) == 0 {
+			t.Fatalf("%s has no tests: %v", file, err)
+		}
+		for _, class := range classes {
+			name := strings.TrimSuffix(filepath.Base(file), ".py") + "." + string(class[1])
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				cmd := exec.Command("/usr/bin/python3", "-B", "-W", "error", "-m", "unittest", "-v", "tests."+name)
+				cmd.Env = append(os.Environ(), "DATABASE_URL="+testdb.New(t).URL, "LC_ALL=C.UTF-8")
+				out, err := cmd.CombinedOutput()
+				// What the interpreter can't raise, such as a connection that nobody closed, it prints.
+				if err != nil || strings.Contains(string(out), "ResourceWarning") || !strings.Contains(string(out), "\nOK\n") {
+					t.Errorf("%v (tests/tools.sh installs what is needed)\n%s", err, out)
+				}
+			})
+		}
 	}
 }
 

@@ -842,7 +842,8 @@ begin
     loop
         begin
             execute format('drop role %I', v_role.rolname);
-        exception when dependent_objects_still_exist or insufficient_privilege then null;
+        -- An internal error where a database that depends on the role is being dropped at this moment.
+        exception when dependent_objects_still_exist or insufficient_privilege or internal_error then null;
         end;
     end loop;
 end

@@ -188,7 +188,9 @@ var calls = []struct {
 // ticked leaves what a tick leaves behind, for a second: a lease that finds it older does some of the daemon's work.
 func ticked(t testing.TB, s *session) {
 	t.Helper()
-	s.do(t, "select setval('oq.beat', (date_part('epoch', clock_timestamp()) * 1000)::bigint - 100)")
+	// In the same second: the first tick of each does more.
+	s.do(t, `select setval('oq.beat', greatest(ms - 100, ms / 1000 * 1000))
+		from (select (date_part('epoch', clock_timestamp()) * 1000)::bigint as ms) now`)
 	s.do(t, "update oq.mark set raised_at = clock_timestamp() where lane >= 0")
 }
 

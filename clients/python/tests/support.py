@@ -26,7 +26,7 @@ PATIENCE = 30.0
 _numbers = itertools.count(1)
 
 # A test that hangs says where.
-faulthandler.dump_traceback_later(180, exit=True)
+faulthandler.dump_traceback_later(120, exit=True)
 
 
 class Case(unittest.TestCase):
