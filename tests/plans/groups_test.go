@@ -14,12 +14,11 @@ import (
 func touched(t testing.TB, s *session, sql string, args ...any) (buffers int) {
 	t.Helper()
 	ticked(t, s)
-	s.do(t, "set auto_explain.log_min_duration = 0")
-	s.plans = nil
-	s.do(t, "begin")
-	s.do(t, sql, args...)
-	s.do(t, "commit")
-	s.do(t, "set auto_explain.log_min_duration = -1")
+	s.explained(t, func() {
+		s.do(t, "begin")
+		s.do(t, sql, args...)
+		s.do(t, "commit")
+	})
 	if os.Getenv("OQ_TEST_SHOW_PLANS") != "" {
 		for _, p := range s.plans {
 			if n := p.Plan.Hit + p.Plan.Read; n > 40 {
@@ -254,17 +253,12 @@ func TestMovingLanesAreLinear(t *testing.T) {
 		s.do(t, "select count(oq_ack(l.job_id, l.lease_token)) from generate_series(1, $1::int) i, oq_lease('q' || i, max_jobs => 10) l", lanes)
 		s.do(t, "select oq_tick()")
 		s.do(t, "select setval('oq.position', last_value + 100000) from oq.position")
-		s.do(t, "set auto_explain.log_min_duration = 0")
-		s.plans = nil
-		if moved := get[int64](t, s, "select oq.advance(false)"); moved < int64(lanes) {
-			t.Fatalf("%d marks were raised, want %d", moved, lanes)
-		}
-		s.do(t, "set auto_explain.log_min_duration = -1")
-		rows := 0.0
-		for _, p := range s.plans {
-			rows += p.Plan.rows()
-		}
-		return rows / float64(lanes)
+		s.explained(t, func() {
+			if moved := get[int64](t, s, "select oq.advance(false)"); moved < int64(lanes) {
+				t.Fatalf("%d marks were raised, want %d", moved, lanes)
+			}
+		})
+		return s.total(node.rows) / float64(lanes)
 	}
 	few, many := handled(20), handled(400)
 	t.Logf("%.1f rows a lane for 20 lanes, %.1f for 400", few, many)
@@ -312,10 +306,7 @@ func TestIdleLanesTogether(t *testing.T) {
 		s.do(t, "update oq.mark set raised_at = raised_at - interval '1 hour' where lane >= 0")
 		s.do(t, "select oq_tick()")
 		s.do(t, "update oq.mark set raised_at = raised_at - interval '1 hour' where lane >= 0")
-		s.do(t, "set auto_explain.log_min_duration = 0")
-		s.plans = nil
-		s.do(t, "select oq.advance(false)")
-		s.do(t, "set auto_explain.log_min_duration = -1")
+		s.explained(t, func() { s.do(t, "select oq.advance(false)") })
 		return len(s.plans)
 	}
 	few, many := statements(10), statements(300)

@@ -49,15 +49,8 @@ func TestBatchesAreLinear(t *testing.T) {
 			}
 			handled := func(n int) float64 {
 				ids, tokens := leases(call.queue, n)
-				s.do(t, "set auto_explain.log_min_duration = 0")
-				s.plans = nil
-				s.do(t, call.sql, ids, tokens)
-				s.do(t, "set auto_explain.log_min_duration = -1")
-				rows := 0.0
-				for _, p := range s.plans {
-					rows += p.Plan.rows()
-				}
-				return rows / float64(n)
+				s.explained(t, func() { s.do(t, call.sql, ids, tokens) })
+				return s.total(node.rows) / float64(n)
 			}
 			one, all := handled(few), handled(many)
 			t.Logf("%.1f rows a job by %d, %.1f by %d", one, few, all, many)
@@ -102,17 +95,12 @@ func TestRepairOfManyIsLinear(t *testing.T) {
 			handled := func(n int) (rows, compared float64) {
 				s.do(t, call.fill, n)
 				s.do(t, "analyze") // oq_purge plans each time, by what is known of the tables
-				s.do(t, "set auto_explain.log_min_duration = 0")
-				s.plans = nil
-				if done := get[int64](t, s, call.sql, n); done != int64(n) {
-					t.Fatalf("%d done, want %d", done, n)
-				}
-				s.do(t, "set auto_explain.log_min_duration = -1")
-				for _, p := range s.plans {
-					rows += p.Plan.rows()
-					compared += p.Plan.compared()
-				}
-				return rows / float64(n), compared / float64(n)
+				s.explained(t, func() {
+					if done := get[int64](t, s, call.sql, n); done != int64(n) {
+						t.Fatalf("%d done, want %d", done, n)
+					}
+				})
+				return s.total(node.rows) / float64(n), s.total(node.compared) / float64(n)
 			}
 			one, listed := handled(20)
 			all, more := handled(1000)
@@ -137,12 +125,11 @@ func TestExplainOfAChild(t *testing.T) {
 	explain := func() int {
 		buffers := 0
 		for range 2 {
-			s.do(t, "set auto_explain.log_min_duration = 0")
-			s.plans = nil
-			if held := get[string](t, s, "select detail from oq_explain($1) where step = 'parent'", child); held == "" {
-				t.Fatal("no parent holds it")
-			}
-			s.do(t, "set auto_explain.log_min_duration = -1")
+			s.explained(t, func() {
+				if held := get[string](t, s, "select detail from oq_explain($1) where step = 'parent'", child); held == "" {
+					t.Fatal("no parent holds it")
+				}
+			})
 			top := s.plans[len(s.plans)-1].Plan
 			buffers = top.Hit + top.Read
 		}
@@ -170,14 +157,8 @@ func TestDropAfterEmpty(t *testing.T) {
 	}
 	loader.do(t, "select count(*) from oq_enqueue_bulk('other', array_fill('{}'::jsonb, array[20000]))")
 	fill(500)
-	s.do(t, "set auto_explain.log_min_duration = 0")
-	s.plans = nil
-	s.do(t, "select oq_drop_queue('q', force => true)")
-	s.do(t, "set auto_explain.log_min_duration = -1")
-	compared := 0.0
-	for _, p := range s.plans {
-		compared += p.Plan.compared()
-	}
+	s.explained(t, func() { s.do(t, "select oq_drop_queue('q', force => true)") })
+	compared := s.total(node.compared)
 	t.Logf("%.0f rows were held against a list of 500 jobs", compared)
 	if compared > 5000 {
 		t.Errorf("%.0f rows were held against a list of 500 jobs", compared)
@@ -197,16 +178,12 @@ func TestDeadOfAQueue(t *testing.T) {
 	for _, set := range []string{"seqscan", "hashjoin", "mergejoin", "bitmapscan"} {
 		s.do(t, "set enable_"+set+" = off") // so few are read whole by others
 	}
-	s.do(t, "set auto_explain.log_min_duration = 0")
-	s.plans = nil
-	if n := get[int](t, s, "select count(*)::int from oq_dead where queue_name = 'q'"); n != 20 {
-		t.Fatalf("%d dead jobs, want 20", n)
-	}
-	s.do(t, "set auto_explain.log_min_duration = -1")
-	rows := 0.0
-	for _, p := range s.plans {
-		rows += p.Plan.rows()
-	}
+	s.explained(t, func() {
+		if n := get[int](t, s, "select count(*)::int from oq_dead where queue_name = 'q'"); n != 20 {
+			t.Fatalf("%d dead jobs, want 20", n)
+		}
+	})
+	rows := s.total(node.rows)
 	t.Logf("%.0f rows for 20 dead jobs beside 8000", rows)
 	if rows > 1000 {
 		t.Errorf("%.0f rows for 20 dead jobs beside 8000", rows)

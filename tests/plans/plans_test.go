@@ -22,6 +22,23 @@ type session struct {
 	plans []plan
 }
 
+// explained keeps the plans of all statements of what it does, and of nothing else, in s.plans.
+func (s *session) explained(t testing.TB, do func()) {
+	t.Helper()
+	s.do(t, "set auto_explain.log_min_duration = 0")
+	s.plans = nil
+	do()
+	s.do(t, "set auto_explain.log_min_duration = -1")
+}
+
+// total is the sum of what is counted in each of the plans.
+func (s *session) total(count func(node) float64) (total float64) {
+	for _, p := range s.plans {
+		total += count(p.Plan)
+	}
+	return total
+}
+
 // plan is what auto_explain says of one statement.
 type plan struct {
 	Query string `json:"Query Text"`
@@ -381,10 +398,7 @@ func TestFlatWhileOldSnapshotsAreHeld(t *testing.T) {
 				for range 20 {
 					ticked(t, s)
 					began := time.Now()
-					s.do(t, "set auto_explain.log_min_duration = 0")
-					s.plans = nil
-					s.do(t, "select oq_lease('q', 'w', 600, 1)")
-					s.do(t, "set auto_explain.log_min_duration = -1")
+					s.explained(t, func() { s.do(t, "select oq_lease('q', 'w', 600, 1)") })
 					top := s.plans[len(s.plans)-1]
 					buffers = top.Plan.Hit + top.Plan.Read
 					if time.Since(began) < 900*time.Millisecond {
