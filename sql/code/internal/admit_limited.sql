@@ -67,8 +67,9 @@ begin
         select from {{.schema}}.waiting w where w.group_id = v_group and w.position >= v_low)
     then
         -- As in admit.
-        insert into {{.schema}}.todo (kind, id, queue_id, due_at)
-        select 'group', v_group, v_queue, v_now + interval '500 ms' where admit_limited.top < 9223372036854775807;
+        if admit_limited.top < 9223372036854775807 then
+            insert into {{.schema}}.todo (kind, id, queue_id, due_at) values ('group', v_group, v_queue, v_now + interval '500 ms');
+        end if;
         return 0;
     end if;
     if v_due is null then

@@ -31,11 +31,8 @@ begin
         select k.job_id
           from {{.schema}}.unique_key k
          where k.queue_id = claim_key.queue_id and k.key_hash = v_hash
-           and not coalesce(
-                (select true from {{.schema}}.finished f where f.job_id = k.job_id limit 1),
-                (select true from {{.schema}}.dead d where d.job_id = k.job_id limit 1),
-                (select coalesce(j.expires_at <= claim_key.now, false) from {{.schema}}.job j
-                  where j.job_id = k.job_id limit 1)));
+           and not {{template "internal/over.sql" dict "schema" .schema "id" "k.job_id"
+                "open" "coalesce(j.expires_at <= claim_key.now, false)"}});
 end
 $$;
 comment on function {{.schema}}.claim_key(bigint, text, bigint, timestamptz, timestamptz, boolean) is

@@ -58,9 +58,10 @@ begin
         end if;
     elsif v_job_id is null then
         -- As in admit.
-        insert into {{.schema}}.todo (kind, id, queue_id, due_at)
-        select 'group', admit_one.group_id, admit_one.queue_id, clock_timestamp() + interval '500 ms'
-         where v_top < 9223372036854775807;
+        if v_top < 9223372036854775807 then
+            insert into {{.schema}}.todo (kind, id, queue_id, due_at)
+            values ('group', admit_one.group_id, admit_one.queue_id, clock_timestamp() + interval '500 ms');
+        end if;
         return false;
     else
         if v_holder <> coalesce(admit_one.ended, 0) then
