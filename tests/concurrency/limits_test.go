@@ -406,6 +406,49 @@ func TestGroupRate(t *testing.T) {
 	audit(t, w)
 }
 
+// A worker that was held up between its look at the clock and its claim takes a job that was let in meanwhile. The job
+// begins after its slot was free all the same, by its lease and, once it is dead, by its token.
+func TestGroupRateOfALateClaim(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, 10} {
+		db := testdb.New(t)
+		c, w, lock := db.Conn(t), db.Conn(t), db.Conn(t)
+		exec(t, c, "select oq_create_queue('q')")
+		exec(t, c, "select oq_limit('q', 'g', rate => 1, per => '500 ms')")
+		first, second, third := inGroup(t, c, "q", "g"), inGroup(t, c, "q", "g"), inGroup(t, c, "q", "g")
+		ack(t, c, next(t, c, "q", first)[0])
+		began := get[time.Time](t, c, "select leased_at from oq_get($1)", first)
+
+		exec(t, lock, "begin")
+		exec(t, lock, "alter sequence oq.token increment 1")
+		var jobs []job
+		wait := background(t, func() (err error) {
+			jobs, err = tryLease(w, "q", n)
+			if err == nil && (len(jobs) != 1 || jobs[0].ID != second) {
+				err = fmt.Errorf("leased %v, not %d", jobs, second)
+			}
+			return err
+		})
+		blocked(t, db, pid(t, w))
+		until(t, c, "the second is let in", `select (select count(*) from oq_tick()) >= 0
+			and (select state = 'ready' from oq_get($1))`, second)
+		exec(t, lock, "commit")
+		wait()
+		again := get[time.Time](t, c, "select leased_at from oq_get($1)", second)
+		if apart := again.Sub(began); apart < 500*time.Millisecond {
+			t.Errorf("by %d: the second began after %v", n, apart)
+		}
+		exec(t, c, "select oq_nack($1, $2, 'no', retry => false)", second, jobs[0].Token)
+		until(t, c, "the third is let in", `select (select count(*) from oq_tick()) >= 0
+			and (select state = 'ready' from oq_get($1))`, third)
+		next(t, c, "q", third)
+		if apart := get[time.Time](t, c, "select leased_at from oq_get($1)", third).Sub(again); apart < 500*time.Millisecond {
+			t.Errorf("by %d: the third began after %v", n, apart)
+		}
+		audit(t, c)
+	}
+}
+
 // A job never begins a microsecond before its slot is free, however long its worker was held up on the way.
 func TestRateIsExact(t *testing.T) {
 	t.Parallel()

@@ -6,7 +6,7 @@ create or replace function {{.api_schema}}.oq_run_schedules()
 returns bigint
 language plpgsql
 {{template "internal/pinned.sql" .}}
-set lock_timeout = '25ms'
+set lock_timeout = '2s'
 as $$
 #variable_conflict use_column
 declare
@@ -17,7 +17,10 @@ declare
     v_done bigint := 0;
 begin
     perform verify_instance('oq_run_schedules');
+    -- Held by raise_schedules for an instant, which is long where the processors are busy.
     perform pg_advisory_xact_lock_shared(hashtext('{{.schema}}:schedule'), 0);
+    -- Of the locks of an enqueue, which others may hold for long, each is waited for so long.
+    perform set_config('lock_timeout', '25ms', true);
     v_now := clock_timestamp();
     for v_due in
         select s.*

@@ -42,7 +42,7 @@ two statements and few expressions: each is set up anew in every transaction. */
     end if;
 
     v_now := clock_timestamp();
-    v_token := {{template "internal/new_token.sql" .schema}};
+    v_token := {{template "internal/new_token.sql" dict "schema" .schema "at" "v_now"}};
     v_gen := pg_sequence_last_value('generation'::regclass);
     loop
         if $4 = 1 then
@@ -60,6 +60,11 @@ two statements and few expressions: each is set up anew in every transaction. */
               into v_job_id, v_job_token, v_attempt, v_failed, v_lost, v_job_expires_at;
             v_count := 0;
             if v_job_id is not null then
+                if v_linked then
+                    -- A job of a group with a rate begins after the moment at which its slot was seen free.
+                    v_now := clock_timestamp();
+                    v_job_token := greatest(v_job_token, {{template "internal/new_token.sql" dict "schema" .schema "at" "v_now"}});
+                end if;
                 {{range $gen := list 0 1 2}}{{if $gen}}elsif{{else}}if{{end}} v_gen = {{$gen}} then
                 return query
 {{template "internal/lease_one.sql" $gen}}
@@ -82,7 +87,7 @@ two statements and few expressions: each is set up anew in every transaction. */
             v_priority := 32767 - (v_lane & 65535);
             {{range $gen := list 0 1 2}}{{if $gen}}elsif{{else}}if{{end}} v_gen = {{$gen}} then
             return query
-{{template "internal/lease_claim.sql" dict "gen" $gen}}
+{{template "internal/lease_claim.sql" dict "schema" $.schema "gen" $gen}}
             {{end}}end if;
             get diagnostics v_count = row_count;
         end if;
@@ -115,7 +120,7 @@ two statements and few expressions: each is set up anew in every transaction. */
         exit when not tend(v_queue_id, v_left, v_linked);
         -- What was taken back, or has come due, was so after the clock was read.
         v_now := clock_timestamp();
-        v_token := {{template "internal/new_token.sql" .schema}};
+        v_token := {{template "internal/new_token.sql" dict "schema" .schema "at" "v_now"}};
         select k.lane, k.low, true into v_lane, v_low, v_fresh
           from mark k
          where k.lane >= v_queue_id << 16 and k.lane <= (v_queue_id << 16) + 65535

@@ -1,7 +1,12 @@
 {{- /* The first rows of one lane, from its mark on, and what their workers need. A payload is
 mostly in the generation that is filling (.gen), else in the one before, else in the oldest. Naming the
-partitions saves opening all of them at each call. */ -}}
-        with claimed as (
+partitions saves opening all of them at each call. A job of a group with a rate begins after the moment at
+which its slot was seen free: the clock is read once more, in the snapshot of the claim. */ -}}
+        with clock as (
+            select x.at, case when v_linked then
+                {{template "internal/new_token.sql" dict "schema" .schema "at" "x.at"}} else v_token end as token
+              from (select case when v_linked then clock_timestamp() else v_now end as at) x
+        ), claimed as (
             delete from ready r
              where r.ctid = any (array(
                 select x.ctid
@@ -15,11 +20,12 @@ partitions saves opening all of them at each call. */ -}}
         ), taken as (
             insert into leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost, kept,
                 restricted, linked, worker_id, job_expires_at)
-            select c.job_id, greatest(v_token, c.token + 1), v_lane, v_until,
-                v_now, c.attempt + 1, c.failed, c.lost, v_kept, v_restricted, v_linked, $2, c.expires_at
+            select c.job_id, greatest((select k.token from clock k), c.token + 1), v_lane, v_until,
+                (select k.at from clock k), c.attempt + 1, c.failed,
+                c.lost, v_kept, v_restricted, v_linked, $2, c.expires_at
               from claimed c
         )
-        select c.job_id, greatest(v_token, c.token + 1), $1, j.payload, j.headers,
+        select c.job_id, greatest((select k.token from clock k), c.token + 1), $1, j.payload, j.headers,
             v_priority, c.attempt + 1, coalesce(j.max_retries, v_max_retries),
             j.group_key, j.created_at, v_until
           from claimed c

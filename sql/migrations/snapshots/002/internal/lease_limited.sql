@@ -105,7 +105,7 @@ begin
             continue;
         end if;
 
-        v_token := greatest(v_ready.token + 1, {{template "internal/new_token.sql" .schema}});
+        v_token := greatest(v_ready.token + 1, {{template "internal/new_token.sql" dict "schema" .schema "at" "v_now"}});
         insert into {{.schema}}.leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost, kept,
             restricted, linked, worker_id, job_expires_at)
         values (v_ready.job_id, v_token, v_ready.lane, v_now + seconds * interval '1 second', v_now,
