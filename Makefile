@@ -30,8 +30,12 @@ migrate: go ## install or upgrade the queue in DATABASE_URL by tern
 SERVER_TESTS = ./tests/sql ./tests/catalog ./tests/concurrency ./tests/plans ./tests/upgrade ./tests/watches
 VERSIONS = 14 15 16 17 18
 
+# What waits more than it works runs two packages at a time.
+WAITING_TESTS = ./clients/... ./daemon/... ./tests/contract
+
 test: go tools lint ## everything CI runs; brings its own PostgreSQL
-	CGO_ENABLED=1 go test -race -timeout 15m -p 1 $$(go list ./... | grep -v '/tests/model$$')
+	CGO_ENABLED=1 go test -race -timeout 15m -p 2 $(WAITING_TESTS)
+	CGO_ENABLED=1 go test -race -timeout 15m -p 1 $$(go list ./sql ./tests/... | grep -vE '/tests/(contract|model)$$')
 	go test ./tests/model # one goroutine: nothing to race
 	@$(MAKE) --no-print-directory test-versions VERSIONS='14 18' TESTS='$(SERVER_TESTS)'
 

@@ -94,10 +94,11 @@ func (s *session) connect(ctx context.Context) error {
 		return nil
 	}
 	// Above it a lease that is lost is 40001 and no answer, for all that is asked for in the same call.
-	// A call that was given up, which waits for a lock, must not lease for nobody when it gets it. And a lock_timeout
-	// of the role's, meant for other calls, must not take an ack away that has to wait for a moment.
+	// A call that was given up, which waits for a lock, must not lease for nobody when it gets it: the server gives up
+	// first. And a lock_timeout of the role's, meant for other calls, must not take an ack away that has to wait for a
+	// moment.
 	sql := fmt.Sprintf(`set default_transaction_isolation = 'read committed'; set lock_timeout = 0;
-		set statement_timeout = %d`, min(max(s.timeout.Milliseconds(), 1), math.MaxInt32))
+		set statement_timeout = %d`, min(max(s.timeout.Milliseconds()*9/10, 1), math.MaxInt32))
 	if _, err := conn.Exec(ctx, sql); err != nil {
 		s.drop()
 		return err

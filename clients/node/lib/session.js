@@ -127,10 +127,10 @@ export class Session {
     try {
       await client.connect();
       // Above it a lost lease is 40001 and no answer, for all that the same call asks for. And a call that was
-      // given up, which waits for a lock, must not lease for nobody when it gets it. Until then it waits, whatever
-      // lock_timeout the role has.
+      // given up, which waits for a lock, must not lease for nobody when it gets it: the server gives up first. Until
+      // then it waits, whatever lock_timeout the role has.
       if (this.#prepares) {
-        await client.query(`set default_transaction_isolation = 'read committed'; set statement_timeout = ${this.#timeout}; set lock_timeout = 0`);
+        await client.query(`set default_transaction_isolation = 'read committed'; set statement_timeout = ${Math.ceil(this.#timeout * 0.9)}; set lock_timeout = 0`);
       }
     } catch (error) {
       // Also where the server refused: it was the session that it refused, and not the call.

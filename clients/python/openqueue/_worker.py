@@ -342,10 +342,11 @@ class BaseWorker(Generic[J]):
         self._change = asyncio.Event()
         self._learned = asyncio.Event()  # leases last longer, or shorter, than the last one did
         prepares = not self.pooler
-        # A call that was given up, which waits for a lock, must not lease for nobody when it gets it.
+        # A call that was given up, which waits for a lock, must not lease for nobody when it gets it:
+        # the server gives up first.
         # Whatever the role's lock_timeout is: an ack waits for whoever holds its row.
         settings = {
-            "statement_timeout": str(min(math.ceil(self.timeout * 1000), 2**31 - 1)),
+            "statement_timeout": str(min(math.ceil(self.timeout * 900), 2**31 - 1)),
             "lock_timeout": "0",
         }
         self._lane = Session(self._connect, "leasing", prepares, settings=settings)
