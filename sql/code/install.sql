@@ -6,6 +6,7 @@
 {{template "internal/may.sql" .}}
 {{template "internal/demand.sql" .}}
 {{template "internal/require_queue.sql" .}}
+{{template "internal/new_version.sql" .}}
 {{template "internal/set_paused.sql" .}}
 {{template "internal/check_retry.sql" .}}
 {{template "internal/check_privileges.sql" .}}

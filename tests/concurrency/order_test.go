@@ -312,6 +312,32 @@ func TestOptionsBesideOpenTransactions(t *testing.T) {
 	}
 }
 
+// A change of options by a snapshot that does not see another change takes nothing back of it.
+func TestOptionsOfAnOldSnapshot(t *testing.T) {
+	t.Parallel()
+	for _, said := range []string{`select oq_create_queue('q', '{"max_retries": 7}')`, "select oq_resume('q')"} {
+		for _, linked := range []bool{false, true} {
+			db := testdb.New(t)
+			a, b := db.Conn(t), db.Conn(t)
+			exec(t, b, "select oq_create_queue('q')")
+			exec(t, a, "begin isolation level repeatable read")
+			exec(t, a, "select 1")
+			if linked {
+				exec(t, b, "select oq_enqueue('q', group_key => 'g')")
+			}
+			exec(t, b, "select oq_pause('q')")
+			if _, err := try[any](a, said); code(err) != "40001" {
+				t.Errorf("linked %v: %s: %v", linked, said, err)
+			}
+			exec(t, a, "rollback")
+			if !get[bool](t, b, "select paused from oq_queues") {
+				t.Errorf("linked %v: the pause is lost to %s", linked, said)
+			}
+			audit(t, b)
+		}
+	}
+}
+
 // A link that commits in the middle of a rotation is not cleared away with the row in which it stands.
 func TestLinkCommitsDuringARotation(t *testing.T) {
 	t.Parallel()

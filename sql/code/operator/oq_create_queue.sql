@@ -1,7 +1,7 @@
 -- Creates a queue, or changes the options that are named. Everything is checked before anything is
 -- written. A new version of the row counts at once for whoever reads it next. Calls that change the
 -- same queue wait for each other; producers and workers never take that lock.
--- Calls: check_queue_name, check_retry, queue_shown, open_queue, enter.
+-- Calls: check_queue_name, check_retry, queue_shown, open_queue, new_version, enter.
 -- Locks: queue (advisory), the queue row, leased rows by job id (skip locked). Index: queue_name_idx, queue_id_idx;
 -- leased is scanned.
 create or replace function {{.api_schema}}.oq_create_queue(
@@ -101,8 +101,9 @@ begin
         v_new.created_at := clock_timestamp();
     end if;
     if v_new is distinct from v_old then
+        perform new_version(v_old.row_id);
         update queue q
-           set version = (v_old.version | 15) + 1, restricted = v_new.restricted,
+           set restricted = v_new.restricted,
                lease_seconds = v_new.lease_seconds, max_retries = v_new.max_retries,
                max_lost_leases = v_new.max_lost_leases, max_payload_bytes = v_new.max_payload_bytes,
                max_depth = v_new.max_depth, keep = v_new.keep, notify = v_new.notify,

@@ -1,7 +1,7 @@
 -- Hides a queue and resets its options. The row stays: an open transaction may have enqueued into
 -- it, and its job, once committed, makes it a queue again and is not orphaned. What is finished is
 -- hidden by created_at, and goes with its generation.
--- Calls: require_queue, settle, delete_jobs.
+-- Calls: require_queue, settle, delete_jobs, new_version.
 -- Locks: queue (advisory), schedule rows, rows of ready, scheduled, waiting, leased and dead (skip locked), the queue row.
 -- Index: queue_id_idx, ready_pk, dead_queue_idx.
 create or replace function {{.api_schema}}.oq_drop_queue(
@@ -87,8 +87,9 @@ begin
      limit 1
        for update;
     v_now := clock_timestamp();
+    perform new_version(v_row_id);
     update queue q
-       set version = (q.version | 15) + 1, paused = default, restricted = default, lease_seconds = default,
+       set paused = default, restricted = default, lease_seconds = default,
            max_retries = default, max_lost_leases = default, max_payload_bytes = default,
            max_depth = default, keep = default, notify = default, retention = default,
            retry = default, limited = default, created_at = v_now, dropped_at = v_now
