@@ -122,6 +122,7 @@ select throws_ok(format('select oq_schedule(''s'', ''@daily'', ''q'', options =>
     ('{"max_retries": "x"}', 'options.max_retries%x%'), ('{"unique_key": 5}', 'options.unique_key%5%'),
     ('{"group_key": {}}', 'options.group_key%{}%'), ('{"headers": "x"}', 'options.headers%x%'),
     ('{"headers": {"x": "' || repeat('h', 65500) || '"}}', 'headers%hhh%'),
+    ('{"ttl": "1 s", "options": {"ttl": "2 s"}}', 'options.ttl%1 s%'),
     ('{"options": 1}', 'options.options%1%'), ('{"options": {"unknown": 1}}', 'options%unknown%'),
     ('{"options": {"missed": "one"}}', 'options%missed%'), ('{"ttl": "x"}', 'options.ttl%x%'), ('{"retry": 1}', 'options.retry%1%'),
     ('{"run_at": "2030-01-01"}', 'options%run_at%'), ('{"payload": 1}', 'options%payload%')) v(o, m);

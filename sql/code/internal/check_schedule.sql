@@ -63,7 +63,9 @@ begin
                 perform {{.schema}}.fail('options.' || v_key, v_json::text, 'a JSON object');
             end if;
             -- Options of the job may stand beside the others, as in oq_enqueue_many.
-            if v_key = 'options' then
+            if v_key = any (c_job) and v_value is not null and options -> 'options' ->> v_key is not null then
+                perform {{.schema}}.fail('options.' || v_key, v_json::text, 'either beside options or in it, not both');
+            elsif v_key = 'options' then
                 v_inner := coalesce(nullif(v_json, 'null'), '{}');
             elsif v_key = any (c_job) then
                 v_inner := v_inner - v_key || case when v_value is null then '{}' else jsonb_build_object(v_key, v_json) end;
