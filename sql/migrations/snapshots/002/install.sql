@@ -60,6 +60,9 @@
 {{template "internal/reap_expired.sql" .}}
 {{template "internal/expire_due.sql" .}}
 {{template "internal/raise_time.sql" .}}
+{{template "internal/raise_lanes.sql" .}}
+{{template "internal/return_passed.sql" .}}
+{{template "internal/resolve_epochs.sql" .}}
 {{template "internal/advance.sql" .}}
 {{template "internal/advance_alone.sql" .}}
 {{template "internal/rewrite.sql" .}}
