@@ -193,6 +193,7 @@ var calls = []struct {
 	{"oq_cancel", "select oq_cancel(($1::bigint[])[1])", 1, 1},
 	{"oq_update", "select oq_update(oq_enqueue('q'), '{\"priority\": 1}')", 0, 2},
 	{"oq_get", "select oq_get(($1::bigint[])[1])", 1, 1},
+	{"oq_list 100", "select oq_list('q')", 0, 100},
 	// Two keys in all: the tick, which is measured too, looks at some once a second.
 	{"unique_key new", "select oq_cancel(oq_enqueue('other', unique_key => 'n'))", 0, 1},
 	{"unique_key taken", "select oq_enqueue('other', unique_key => 'k')", 0, 1},

@@ -126,7 +126,8 @@ run_at: when a scheduled job is due. lost_leases and failures: since the last re
 finished has no failures any more, see oq_attempts. error: why the job ended, or the last attempt''s.
 finished_at: when it ended or died. What the producer said (payload, headers, priority, tags, group_key,
 unique_key) may be gone before the outcome is.
-job_id = x is a look-up, any other filter reads all jobs; for many ids: cross join lateral oq_get(id).';
+job_id = x is a look-up, any other filter reads all jobs (the newest: oq_list); for many ids: cross join
+lateral oq_get(id).';
 comment on column {{.api_schema}}.oq_jobs.state is
     'scheduled, waiting, ready, leased, completed, dead, cancelled or expired.';
 comment on column {{.api_schema}}.oq_jobs.reason is

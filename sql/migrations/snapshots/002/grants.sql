@@ -12,7 +12,7 @@ declare
             "oq_subscribe", "oq_unsubscribe", "oq_watch", "oq_unwatch", "oq_watch_fire", "oq_enqueue_row"],
         "oq_worker": ["oq_lease", "oq_ack", "oq_ack_many", "oq_next", "oq_nack", "oq_release",
             "oq_heartbeat", "oq_heartbeat_many", "oq_listen", "oq_unlisten", "oq_parents", "oq_throttle", "oq_version"],
-        "oq_observer": ["oq_get", "oq_explain", "oq_attempts", "oq_result", "oq_parents", "oq_stats", "oq_audit",
+        "oq_observer": ["oq_get", "oq_list", "oq_explain", "oq_attempts", "oq_result", "oq_parents", "oq_stats", "oq_audit",
             "oq_version",
             "oq_next_runs"],
         "oq_operator": ["oq_create_queue", "oq_drop_queue", "oq_pause", "oq_resume", "oq_limit", "oq_grant",

@@ -168,6 +168,7 @@
 {{template "operator/oq_adopt.sql" .}}
 {{template "operator/oq_version.sql" .}}
 {{template "operator/oq_get.sql" .}}
+{{template "operator/oq_list.sql" .}}
 {{template "operator/oq_attempts.sql" .}}
 {{template "operator/oq_result.sql" .}}
 {{template "operator/oq_explain.sql" .}}
