@@ -196,7 +196,7 @@ select results_eq(format('select string_agg(p.proname, '','' order by p.proname 
     ('oq_worker',
     'oq_ack,oq_ack_many,oq_heartbeat,oq_heartbeat_many,oq_lease,oq_listen,oq_nack,oq_next,
     oq_parents,oq_release,oq_throttle,oq_unlisten,oq_version'),
-    ('oq_observer', 'oq_attempts,oq_audit,oq_explain,oq_get,oq_next_runs,oq_parents,oq_result,oq_stats,oq_version'),
+    ('oq_observer', 'oq_attempts,oq_audit,oq_explain,oq_get,oq_list,oq_next_runs,oq_parents,oq_result,oq_stats,oq_version'),
     ('oq_daemon',
     'oq_advance,oq_compact,oq_expire,oq_lead,oq_promote,oq_reap,oq_rotate,oq_run_schedules,oq_stats,oq_tick,
     oq_version,oq_wake')) v(r, f);
