@@ -770,6 +770,12 @@ alter table {{$.schema}}.{{$table}} set (autovacuum_vacuum_scale_factor = 0,
     vacuum_truncate = off);
 {{end}}
 
+-- Wake-ups that are to be made before the commit. Nobody reads the rows: oq_compact truncates them.
+create unlogged table {{.schema}}.wakeup (
+    queue_name  text collate "C" not null
+);
+comment on table {{.schema}}.wakeup is 'Queues whose sleepers are notified before the commit.';
+
 -- Group roles belong to the cluster: made only where missing.
 do $$
 declare

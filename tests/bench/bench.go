@@ -60,6 +60,7 @@ var works = []work{
 	{id: "B5", run: (*bench).steadyState},
 	{id: "B6", run: (*bench).heldSnapshot},
 	{id: "B7", run: (*bench).wakeUp},
+	{id: "B7N", run: (*bench).besideASleeper},
 	{id: "B8", run: (*bench).deepBacklog},
 	{id: "B9", run: (*bench).manyQueues},
 	{id: "B10", run: (*bench).bytesPerJob},

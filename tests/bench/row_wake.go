@@ -21,10 +21,7 @@ const (
 // textbook with a NOTIFY in every enqueue, which is the usual way.
 func (b *bench) wakeUp(ctx context.Context) ([]row, error) {
 	const work = "commit to lease at 100 jobs/s, worker asleep"
-	notifying := textbook
-	notifying.enqueue = "insert into textbook.job (queue, payload) values ($1, $2) returning id, pg_notify('textbook', '')::text"
-	notifying.listen = "select textbook.listen() where $1::text is not null"
-	mine, base, err := b.pair(ctx, "b7", notifying)
+	mine, base, err := b.pair(ctx, "b7", notifying())
 	if err != nil {
 		return nil, err
 	}
@@ -63,6 +60,44 @@ func (b *bench) wakeUp(ctx context.Context) ([]row, error) {
 		all = append(all, r, rows[1][j])
 	}
 	return all, errors.Join(mine.verify(ctx), base.verify(ctx))
+}
+
+// notifying is the textbook with a NOTIFY in every enqueue.
+func notifying() contender {
+	c := textbook
+	c.enqueue = "insert into textbook.job (queue, payload) values ($1, $2) returning id, pg_notify('textbook', '')::text"
+	c.listen = "select textbook.listen() where $1::text is not null"
+	return c
+}
+
+// B7N: what does a worker that sleeps cost the producers? It takes nothing, as one of those that a busy fleet has too many
+// of. Commits that notify wait for each other.
+func (b *bench) besideASleeper(ctx context.Context) ([]row, error) {
+	mine, base, err := b.pair(ctx, "b7n", notifying())
+	if err != nil {
+		return nil, err
+	}
+	turn := func(t *target, who string, crews ...crew) entrant {
+		return entrant{who: who, target: t, prepare: t.settle, m: b.window(b.size.window),
+			crews: append(crews, crew{size: 8, role: t.producer, step: enqueueOne, count: true})}
+	}
+	asleep := func(t *target) crew { return crew{size: 1, role: t.consumer, step: sleepOn} }
+	rows, err := b.rounds(ctx, "B7N", "enqueue one a transaction, 8 clients, a worker asleep", b.size.rounds,
+		turn(mine, mine.contender.name, asleep(mine)), turn(mine, "nobody asleep"),
+		turn(base, base.contender.name, asleep(base)))
+	if err != nil {
+		return nil, err
+	}
+	return append(beside(rows[0], rows[1], atLeast(0.8), rows[2:]), rows[1:]...), nil
+}
+
+// sleepOn says that the worker sleeps, and then only hears.
+func sleepOn(w *worker) error {
+	if w.empty == 0 {
+		w.empty++
+		return w.query(w.listen, nil, w.queue())
+	}
+	return w.wait(context.Background())
 }
 
 // latencies sends n jobs, one about every 10 ms, to one worker that sleeps in between, and gives

@@ -403,3 +403,83 @@ func TestTheTickDoesNotRepeatItselfForEver(t *testing.T) {
 		t.Error("a new job after none wakes nobody")
 	}
 }
+
+// Commits that notify wait for each other. While two are on their way a third leaves its wake-up to the tick; one whose
+// transaction stays open keeps nobody from his, and where nobody ticks each notifies.
+func TestOfManyCommitsTwoNotify(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	sleeper, a, b, c := db.Conn(t), db.Conn(t), db.Conn(t), db.Conn(t)
+	exec(t, sleeper, "select oq_listen('q'), oq_listen('other')")
+	tick(t, c, 1)
+	for _, s := range []*pgx.Conn{a, b} {
+		exec(t, s, "begin")
+		exec(t, s, "select oq_enqueue('q'), oq_enqueue('q')")
+	}
+	exec(t, c, "select oq_enqueue('other')")
+	if !woken(t, sleeper, c, "other") {
+		t.Error("not woken, since others have enqueued in open transactions")
+	}
+	// As in the middle of their commits.
+	exec(t, a, "set constraints all immediate")
+	exec(t, b, "set constraints all immediate")
+	drain(t, db, "other")
+	tick(t, c, 1)
+	woken(t, sleeper, c, "other")
+	exec(t, c, "select oq_enqueue('other')")
+	if woken(t, sleeper, c, "other") {
+		t.Error("a third notifies as well")
+	}
+	tick(t, c, 1)
+	if !woken(t, sleeper, c, "other") {
+		t.Error("the tick doesn't wake whom the third left to it")
+	}
+	alone(t, c)
+	exec(t, c, "select oq_enqueue('other')")
+	if !woken(t, sleeper, c, "other") {
+		t.Error("nobody ticks, and not woken")
+	}
+	tick(t, c, 1)
+	exec(t, a, "commit")
+	if !woken(t, sleeper, c, "q") {
+		t.Error("not woken by the first")
+	}
+	exec(t, c, "select oq_enqueue('other')")
+	if !woken(t, sleeper, c, "other") {
+		t.Error("one of the two is gone, and a third doesn't notify")
+	}
+	exec(t, b, "rollback")
+	audit(t, c)
+}
+
+// What the wake-ups of a transaction leave behind is taken away, unless somebody is about to make one.
+func TestWakeupsAreTruncated(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	sleeper, a, c := db.Conn(t), db.Conn(t), db.Conn(t)
+	exec(t, sleeper, "select oq_listen('q')")
+	exec(t, c, "alter table oq.wakeup disable trigger wakeup_notify")
+	exec(t, c, "insert into oq.wakeup select repeat('q', 57) from generate_series(1, 120000)")
+	exec(t, c, "alter table oq.wakeup enable always trigger wakeup_notify")
+	size := func() int64 { return get[int64](t, c, "select pg_relation_size('oq.wakeup')") }
+	full := size()
+	exec(t, a, "begin")
+	exec(t, a, "select oq_enqueue('q')")
+	exec(t, c, "select oq_compact()")
+	if size() != full {
+		t.Error("truncated beside an open transaction")
+	}
+	exec(t, a, "commit")
+	exec(t, c, "select setval('oq.compact_after', 1)")
+	// In a transaction that has wake-ups of its own to make, as the tick may.
+	exec(t, c, "begin")
+	exec(t, c, "select oq_enqueue('q')")
+	if n := get[int64](t, c, "select oq_compact()"); n != 1 || size() >= full {
+		t.Errorf("compacted %d, %d bytes are left", n, size())
+	}
+	exec(t, c, "commit")
+	if !woken(t, sleeper, c, "q") {
+		t.Error("not woken")
+	}
+	audit(t, c)
+}

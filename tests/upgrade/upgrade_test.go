@@ -365,7 +365,7 @@ func TestPublicationForAllTables(t *testing.T) {
 	db := testdb.New(t)
 	c := db.Conn(t)
 	if none := list(t, c, `select c.oid::regclass::text from pg_class c
-		where c.relnamespace = 'oq'::regnamespace and c.relkind = 'r'
+		where c.relnamespace = 'oq'::regnamespace and c.relkind = 'r' and c.relpersistence = 'p'
 		  and c.relreplident = 'd' and not exists (
 			select from pg_index i where i.indrelid = c.oid and i.indisprimary)`); len(none) > 0 {
 		t.Errorf("no replica identity: %v", none)

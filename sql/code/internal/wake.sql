@@ -1,5 +1,4 @@
--- Notifies the sleepers of a queue. The caller has just found that there are some: wake_ready in pg_locks, an
--- enqueue by nobody_sleeps, which tries their lock.
+-- Notifies the sleepers of a queue. Its commit waits for those of all others that notify: see wakeup_notify.
 -- A full notification queue would fail the caller's commit: then polling has to do.
 create or replace function {{.schema}}.wake(queue_name text)
 returns void

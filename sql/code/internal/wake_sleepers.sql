@@ -1,5 +1,5 @@
 -- Wakes the sleepers of a queue, if there are any: for calls that make many jobs ready.
--- Calls: queue_now, wake. Locks: sleeper (try, dropped at once). Index: queue_id_idx.
+-- Calls: queue_now, wake_at_commit. Locks: sleeper (try, dropped at once). Index: queue_id_idx.
 create or replace function {{.schema}}.wake_sleepers(queue_id bigint)
 returns void
 language plpgsql
@@ -8,7 +8,7 @@ as $$
 begin
     if not ({{template "internal/nobody_sleeps.sql" dict "schema" .schema "queue" "wake_sleepers.queue_id"}})
     then
-        perform {{.schema}}.wake(q.queue_name)
+        perform {{.schema}}.wake_at_commit(q.queue_name)
            from {{.schema}}.queue_now q
           where q.queue_id = wake_sleepers.queue_id and q.notify = 'wake';
     end if;

@@ -21,6 +21,8 @@
 {{template "internal/job_options.sql" .}}
 {{template "internal/fixed_times.sql" .}}
 {{template "internal/wake.sql" .}}
+{{template "internal/wakeup_notify.sql" .}}
+{{template "internal/wake_at_commit.sql" .}}
 {{template "internal/lost_lease.sql" .}}
 {{template "internal/wake_sleepers.sql" .}}
 {{template "internal/wake_ready.sql" .}}

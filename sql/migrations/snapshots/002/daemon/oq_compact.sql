@@ -5,6 +5,7 @@
 -- holds a snapshot in another database, or a logical slot lags. These are built anew, which old snapshots bear.
 -- One a call; where its lock is not had, or it fails, the next is tried, three at most, so that a table that somebody
 -- keeps for hours does not keep the others from their turn.
+-- And the table of wake-ups, whose rows nobody reads.
 -- Calls: verify_instance, rewrite.
 -- Locks: access exclusive on one table or its indexes, waited for 20 ms at most, then not again for 5 s.
 create or replace function {{.api_schema}}.oq_compact()
@@ -24,6 +25,18 @@ begin
         or not pg_try_advisory_xact_lock(hashtext('{{.schema}}:compact'), 0)
     then
         return 0;
+    end if;
+    if pg_relation_size('wakeup'::regclass) > 8388608 then
+        perform setval('compact_after', (date_part('epoch', v_now) * 1000)::bigint + 5000);
+        begin
+            -- TRUNCATE refuses a table that has triggers to fire: what this transaction has to say is said now.
+            set constraints {{.schema}}.wakeup_notify immediate;
+            set constraints {{.schema}}.wakeup_notify deferred;
+            lock table wakeup in access exclusive mode;
+            truncate wakeup;
+            return 1;
+        exception when lock_not_available then null;
+        end;
     end if;
     for v_table in
         select n.relname, n.dead

@@ -1,6 +1,6 @@
 -- One job, in the caller's transaction. What is plain goes the short way: two statements and as few
 -- expressions as there can be; everything else goes through enqueue_checked.
--- Calls: enqueue_checked, wake.
+-- Calls: enqueue_checked, wake_at_commit.
 -- Locks: epoch shared (memory). Index: queue_name_idx.
 create or replace function {{.api_schema}}.oq_enqueue(
     queue_name  text,
@@ -70,7 +70,7 @@ begin
     returning job_id into v_job_id;
     if not ({{template "internal/nobody_sleeps.sql" dict "schema" .schema "queue" "v_queue_id"}})
     then
-        perform wake(queue_name);
+        perform wake_at_commit(queue_name);
     end if;
     return v_job_id;
 end
