@@ -450,6 +450,42 @@ func TestGroupRateOfALateClaim(t *testing.T) {
 	}
 }
 
+// The same of a queue that has a limit as well, whose worker is held up while it looks for a slot.
+func TestGroupRateOfALateClaimInALimit(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c, w, lock := db.Conn(t), db.Conn(t), db.Conn(t)
+	exec(t, c, "select oq_create_queue('q')")
+	exec(t, c, "select oq_limit('q', max_running => 100), oq_limit('q', 'g', rate => 1, per => '500 ms')")
+	exec(t, c, "alter function oq.free_slot(bigint, int) set schema public")
+	exec(t, c, `create function oq.free_slot(bigint, int) returns int language plpgsql as $$
+		begin perform pg_advisory_xact_lock_shared(1); return public.free_slot($1, $2); end $$`)
+	first, second := inGroup(t, c, "q", "g"), inGroup(t, c, "q", "g")
+	ack(t, c, next(t, c, "q", first)[0])
+	began := get[time.Time](t, c, "select leased_at from oq_get($1)", first)
+
+	// What the worker finds ready at first is gone when it has its slot.
+	other := get[int64](t, c, "select oq_enqueue('q')")
+	exec(t, lock, "select pg_advisory_lock(1)")
+	wait := background(t, func() error {
+		jobs, err := tryLease(w, "q", 1)
+		if err == nil && (len(jobs) != 1 || jobs[0].ID != second) {
+			err = fmt.Errorf("leased %v, not %d", jobs, second)
+		}
+		return err
+	})
+	blocked(t, db, pid(t, w))
+	exec(t, c, "select oq_cancel($1)", other)
+	until(t, c, "the second is let in", `select (select count(*) from oq_tick()) >= 0
+		and (select state = 'ready' from oq_get($1))`, second)
+	exec(t, lock, "select pg_advisory_unlock(1)")
+	wait()
+	if apart := get[time.Time](t, c, "select leased_at from oq_get($1)", second).Sub(began); apart < 500*time.Millisecond {
+		t.Errorf("the second began after %v", apart)
+	}
+	audit(t, c)
+}
+
 // A job never begins a microsecond before its slot is free, however long its worker was held up on the way.
 func TestRateIsExact(t *testing.T) {
 	t.Parallel()

@@ -79,8 +79,6 @@ begin
                 if cardinality(v_rate) = 0 then
                     return;
                 end if;
-                -- The job begins after the moment at which its slot was seen free, or it would be too early.
-                v_now := clock_timestamp();
             end if;
             delete from {{.schema}}.ready r
              where r.ctid = (
@@ -105,6 +103,8 @@ begin
             continue;
         end if;
 
+        -- The job begins after the moment at which its slots, its group's as well, were seen free.
+        v_now := clock_timestamp();
         v_token := greatest(v_ready.token + 1, {{template "internal/new_token.sql" dict "schema" .schema "at" "v_now"}});
         insert into {{.schema}}.leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost, kept,
             restricted, linked, worker_id, job_expires_at)
