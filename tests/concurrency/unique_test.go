@@ -59,6 +59,25 @@ func TestOneJobAKey(t *testing.T) {
 	audit(t, db.Pool)
 }
 
+// Who only wants to know whose a key is does not wait for an open transaction that changes its job, and how long it holds.
+func TestSkipBesideAnOpenReplace(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b := db.Conn(t), db.Conn(t)
+	id := get[int64](t, b, "select oq_enqueue('q', unique_key => 'k')")
+	exec(t, a, "begin")
+	exec(t, a, `select oq_enqueue('q', unique_key => 'k', options => '{"unique_mode": "replace", "unique_for": "1 hour"}')`)
+	exec(t, b, "set lock_timeout = '1 s'")
+	if got := get[int64](t, b, "select oq_enqueue('q', unique_key => 'k')"); got != id {
+		t.Errorf("skip gave %d, not %d", got, id)
+	}
+	if _, err := try[int64](b, `select oq_enqueue('q', unique_key => 'k', options => '{"unique_mode": "reject"}')`); code(err) != "OQ005" {
+		t.Errorf("reject: %v", err)
+	}
+	exec(t, a, "commit")
+	audit(t, b)
+}
+
 // While workers finish them, a key never has two unfinished jobs, and no enqueue is lost: each gives a job
 // that was not over when the call began.
 func TestKeysBesideWorkers(t *testing.T) {

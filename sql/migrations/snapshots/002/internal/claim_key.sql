@@ -19,8 +19,13 @@ begin
     if {{template "internal/one_snapshot.sql"}} then
         return null;
     end if;
+    -- Not where a row is seen: who is just changing its job, or how long it holds, would be waited for.
     insert into {{.schema}}.unique_key (queue_id, key_hash, job_id, version, taken_at, until)
-    values (claim_key.queue_id, v_hash, own_id, own_id, claim_key.now, claim_key.until)
+    select claim_key.queue_id, v_hash, own_id, own_id, claim_key.now, claim_key.until
+     where (
+        select k.job_id from {{.schema}}.unique_key k
+         where k.queue_id = claim_key.queue_id and k.key_hash = v_hash
+         limit 1) is null
     on conflict on constraint unique_key_pk do nothing;
     if found then
         return own_id;
