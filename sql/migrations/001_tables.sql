@@ -135,7 +135,7 @@ create table {{.schema}}.queue (
 create index queue_name_idx on {{.schema}}.queue (queue_name, version desc, row_id);
 create index queue_id_idx on {{.schema}}.queue (queue_id, version desc, row_id);
 create index queue_linked_idx on {{.schema}}.queue (queue_id) where linked;
-create unique index queue_version_idx on {{.schema}}.queue (queue_id, version) where version > 0 and version & 15 = 0;
+create unique index queue_changed_idx on {{.schema}}.queue (queue_id) where version > 0 and version & 15 = 0;
 
 comment on table {{.schema}}.queue is 'Queues and their options; of several rows the newest version counts.';
 comment on column {{.schema}}.queue.version is 'Rises with every change of options.';

@@ -312,28 +312,40 @@ func TestOptionsBesideOpenTransactions(t *testing.T) {
 	}
 }
 
-// A change of options by a snapshot that does not see another change takes nothing back of it.
+// A change of options by a snapshot that does not see others, of the row that it sees or of another, takes nothing back of
+// them and is not lost beneath them.
 func TestOptionsOfAnOldSnapshot(t *testing.T) {
 	t.Parallel()
 	for _, said := range []string{`select oq_create_queue('q', '{"max_retries": 7}')`, "select oq_resume('q')"} {
-		for _, linked := range []bool{false, true} {
-			db := testdb.New(t)
-			a, b := db.Conn(t), db.Conn(t)
-			exec(t, b, "select oq_create_queue('q')")
-			exec(t, a, "begin isolation level repeatable read")
-			exec(t, a, "select 1")
-			if linked {
-				exec(t, b, "select oq_enqueue('q', group_key => 'g')")
+		for _, before := range []string{"oq_create_queue('q')", `oq_create_queue('q', '{"max_retries": 1}')`, "1"} {
+			for _, linked := range []bool{false, true} {
+				for changes := range 3 {
+					if before == "1" && said == "select oq_resume('q')" {
+						continue
+					}
+					db := testdb.New(t)
+					a, b := db.Conn(t), db.Conn(t)
+					exec(t, b, "select "+before)
+					exec(t, a, "begin isolation level repeatable read")
+					exec(t, a, "select 1")
+					if linked {
+						exec(t, b, "select oq_enqueue('q', group_key => 'g')")
+					}
+					exec(t, b, "select oq_create_queue('q')")
+					for n := range changes {
+						exec(t, b, "select oq_create_queue('q', jsonb_build_object('lease_seconds', $1::int))", n+1)
+					}
+					exec(t, b, "select oq_pause('q')")
+					if _, err := try[any](a, said); code(err) != "40001" {
+						t.Errorf("%s, linked %v, %d changes: %s: %v", before, linked, changes, said, err)
+					}
+					exec(t, a, "rollback")
+					if !get[bool](t, b, "select paused from oq_queues") {
+						t.Errorf("%s, linked %v, %d changes: the pause is lost to %s", before, linked, changes, said)
+					}
+					audit(t, b)
+				}
 			}
-			exec(t, b, "select oq_pause('q')")
-			if _, err := try[any](a, said); code(err) != "40001" {
-				t.Errorf("linked %v: %s: %v", linked, said, err)
-			}
-			exec(t, a, "rollback")
-			if !get[bool](t, b, "select paused from oq_queues") {
-				t.Errorf("linked %v: the pause is lost to %s", linked, said)
-			}
-			audit(t, b)
 		}
 	}
 }
