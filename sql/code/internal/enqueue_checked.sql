@@ -41,7 +41,7 @@ begin
     select q.queue_id, q.max_payload_bytes, q.max_depth, q.restricted, q.dropped_at is not null, q.linked
       into v_queue_id, v_max_bytes, v_max_depth, v_restricted, v_dropped, v_linked
       from {{.schema}}.queue q
-     where q.queue_name = enqueue_checked.queue_name
+     where q.queue_name = enqueue_checked.queue_name collate "C"
      order by q.version desc, q.row_id
      limit 1;
     if v_queue_id is null or v_dropped then

@@ -17,7 +17,7 @@ two statements and few expressions: each is set up anew in every transaction. */
          where k.lane >= q.queue_id << 16 and k.lane <= (q.queue_id << 16) + 65535
          order by k.lane, k.low desc
          limit 1) m on true
-     where q.queue_name = $1
+     where q.queue_name = $1 collate "C"
      order by q.version desc, q.row_id
      limit 1;
     if v_plain then

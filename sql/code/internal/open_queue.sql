@@ -16,7 +16,7 @@ begin
     perform {{.schema}}.check_queue_name(open_queue.queue_name);
     select q.queue_id, q.dropped_at into v_id, v_dropped
       from {{.schema}}.queue q
-     where q.queue_name = open_queue.queue_name
+     where q.queue_name = open_queue.queue_name collate "C"
      order by q.version desc, q.row_id
      limit 1;
     if v_id is not null then
@@ -48,7 +48,7 @@ begin
     for i in 1..100 loop
         exit when not exists (
             select from {{.schema}}.queue q
-             where q.queue_id = v_id and q.queue_name <> open_queue.queue_name);
+             where q.queue_id = v_id and q.queue_name <> open_queue.queue_name collate "C");
         v_id := (v_id + 1) & 140737488355327;
     end loop;
     insert into {{.schema}}.queue (queue_id, queue_name) values (v_id, open_queue.queue_name);

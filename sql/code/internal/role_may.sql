@@ -34,7 +34,7 @@ begin
     return v_restricted is not true or v_operator
         or exists (
             select from {{.schema}}.queue_grant g
-             where g.queue_id = role_may.queue_id and g.privilege = role_may.privilege
+             where g.queue_id = role_may.queue_id and g.privilege = role_may.privilege collate "C"
                and pg_has_role(role_may.role_id, g.role_id, 'usage'));
 end
 $$;

@@ -87,7 +87,7 @@ begin
     v_created := not exists (
         select from queue_shown q
          where q.queue_id in (
-            select x.queue_id from queue x where x.queue_name = oq_create_queue.queue_name));
+            select x.queue_id from queue x where x.queue_name = oq_create_queue.queue_name collate "C"));
     v_queue_id := open_queue(oq_create_queue.queue_name);
     select q.* into v_old
       from queue q

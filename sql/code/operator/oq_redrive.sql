@@ -103,7 +103,7 @@ begin
     end if;
     select q.queue_id, q.restricted, q.max_payload_bytes, q.created_at, q.linked into v_queue
       from queue q
-     where q.queue_name = oq_redrive.queue_name
+     where q.queue_name = oq_redrive.queue_name collate "C"
      order by q.version desc, q.row_id
      limit 1;
     if patch ? 'payload' then

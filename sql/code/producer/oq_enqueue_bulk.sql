@@ -27,7 +27,7 @@ begin
     select q.queue_id, q.max_payload_bytes, q.max_depth, q.restricted, q.dropped_at is not null
       into v_queue_id, v_max_bytes, v_max_depth, v_restricted, v_dropped
       from queue q
-     where q.queue_name = oq_enqueue_bulk.queue_name
+     where q.queue_name = oq_enqueue_bulk.queue_name collate "C"
      order by q.version desc, q.row_id
      limit 1;
     if v_queue_id is null or v_dropped then

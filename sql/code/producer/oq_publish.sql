@@ -41,8 +41,8 @@ begin
           from (
             select s.queue_id, array_agg(distinct s.owner::oid) as owners
               from subscription s
-             where s.head = any (v_heads) and s.tail = any (v_tails)
-               and case when s.regex is null then s.pattern = oq_publish.topic
+             where s.head = any (v_heads collate "C") and s.tail = any (v_tails collate "C")
+               and case when s.regex is null then s.pattern = oq_publish.topic collate "C"
                     else oq_publish.topic || '.' ~ s.regex end
              group by s.queue_id) m
          cross join lateral (

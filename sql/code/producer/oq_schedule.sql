@@ -31,7 +31,7 @@ begin
     v_fields := cron_parse(oq_schedule.cron);
     perform check_timezone(oq_schedule.timezone);
     perform pg_advisory_xact_lock_shared(hashtext('{{.schema}}:schedule'), 0);
-    select s.* into v_old from schedule s where s.schedule_name = oq_schedule.schedule_name for update;
+    select s.* into v_old from schedule s where s.schedule_name = oq_schedule.schedule_name collate "C" for update;
     v_found := found;
     v_new := v_old;
     if v_found then
@@ -45,7 +45,7 @@ begin
     end if;
     -- Who changes somebody's schedule does not take it over, unless its owner is gone.
     if not exists (select from pg_roles r where r.oid = v_new.owner_id) then
-        select r.oid, r.rolname into v_new.owner_id, v_new.owner_name from pg_roles r where r.rolname = v_caller;
+        select r.oid, r.rolname into v_new.owner_id, v_new.owner_name from pg_roles r where r.rolname = v_caller collate "C";
     end if;
     v_new.cron := oq_schedule.cron;
     v_new.fields := v_fields;

@@ -10,7 +10,7 @@ as $$
 #variable_conflict use_column
 declare
     v_caller   name := coalesce(nullif(current_setting('role'), 'none'), session_user);
-    v_owner    oid := (select r.oid from pg_roles r where r.rolname = v_caller);
+    v_owner    oid := (select r.oid from pg_roles r where r.rolname = v_caller collate "C");
     v_words    text[];
     v_queue_id bigint;
 begin

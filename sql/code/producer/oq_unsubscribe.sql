@@ -16,14 +16,14 @@ begin
     perform check_queue_name(oq_unsubscribe.queue_name);
     select q.queue_id into v_queue_id
       from queue q
-     where q.queue_name = oq_unsubscribe.queue_name
+     where q.queue_name = oq_unsubscribe.queue_name collate "C"
      limit 1;
     if v_queue_id is null then
         return false;
     end if;
     v_all := may(v_queue_id, 'produce');
     delete from subscription s
-     where s.pattern = oq_unsubscribe.topic_pattern and s.queue_id = v_queue_id
+     where s.pattern = oq_unsubscribe.topic_pattern collate "C" and s.queue_id = v_queue_id
        and (v_all or exists (
             select from pg_roles r where r.oid = s.owner::oid and pg_has_role(v_caller, r.oid, 'usage')));
     if found then

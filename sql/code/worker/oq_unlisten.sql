@@ -15,7 +15,7 @@ begin
     execute format('unlisten %I', 'oq:' || oq_unlisten.queue_name);
     select q.queue_id into v_queue_id
       from queue q
-     where q.queue_name = oq_unlisten.queue_name
+     where q.queue_name = oq_unlisten.queue_name collate "C"
      order by q.version desc, q.row_id
      limit 1;
     v_queue_id := coalesce(v_queue_id, hashtextextended(oq_unlisten.queue_name, 0) & 140737488355327);

@@ -25,7 +25,7 @@ begin
         or coalesce(pg_has_role(v_caller, to_regrole('oq_operator')::oid, 'usage'), false)
         or exists (
             select from queue_grant g
-             where g.queue_id = may.queue_id and g.privilege = may.privilege
+             where g.queue_id = may.queue_id and g.privilege = may.privilege collate "C"
                and pg_has_role(v_caller, g.role_id, 'usage'))
         or may.privilege = 'produce' and exists (
             select from deputy d

@@ -13,7 +13,7 @@ begin
       from {{.schema}}.queue_shown q
      where q.queue_id = (
         select x.queue_id from {{.schema}}.queue x
-         where x.queue_name = require_queue.queue_name
+         where x.queue_name = require_queue.queue_name collate "C"
          limit 1);
     if v_queue_id is null then
         raise exception 'queue % does not exist', quote_literal(require_queue.queue_name)

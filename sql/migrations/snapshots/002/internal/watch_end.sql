@@ -21,7 +21,7 @@ begin
         raise exception 'role % does not own table %', quote_ident(caller), table_name
             using errcode = '42501', hint = 'Only the owner of a table, or a member of that role, may unwatch it.';
     end if;
-    select q.queue_id into v_queue_id from queue q where q.queue_name = watch_end.queue_name limit 1;
+    select q.queue_id into v_queue_id from queue q where q.queue_name = watch_end.queue_name collate "C" limit 1;
     delete from watch w
      where w.table_id = watch_end.table_name and w.queue_id = v_queue_id
     returning w.watch_id into v_id;

@@ -41,7 +41,7 @@ begin
         else clock_timestamp() - older_than end;
     select q.queue_id, q.restricted, q.created_at, q.linked into v_queue
       from queue q
-     where q.queue_name = oq_purge.queue_name
+     where q.queue_name = oq_purge.queue_name collate "C"
      order by q.version desc, q.row_id
      limit 1;
     if v_queue.queue_id is null then

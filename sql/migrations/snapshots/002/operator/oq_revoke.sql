@@ -18,7 +18,7 @@ begin
     v_queue_id := require_queue(oq_revoke.queue_name);
     delete from queue_grant g
      where g.queue_id = v_queue_id and g.role_id = oq_revoke.role_name::oid
-       and g.privilege = any (oq_revoke.privileges);
+       and g.privilege = any (oq_revoke.privileges collate "C");
 end
 $$;
 comment on function {{.api_schema}}.oq_revoke(text, regrole, text[]) is

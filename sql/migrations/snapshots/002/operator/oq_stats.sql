@@ -20,7 +20,7 @@ declare
 begin
     if oq_stats.queue_name is not null then
         perform check_queue_name(oq_stats.queue_name);
-        select q.queue_id into v_only from queue q where q.queue_name = oq_stats.queue_name limit 1;
+        select q.queue_id into v_only from queue q where q.queue_name = oq_stats.queue_name collate "C" limit 1;
         if v_only is null then
             return;
         end if;

@@ -35,7 +35,7 @@ begin
         q.linked
       into v_queue_id, v_lane, v_plain, v_linked
       from queue q
-     where q.queue_name = oq_enqueue.queue_name
+     where q.queue_name = oq_enqueue.queue_name collate "C"
      order by q.version desc, q.row_id
      limit 1;
     if v_plain is not true or group_key is not null then

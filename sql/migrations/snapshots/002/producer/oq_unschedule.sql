@@ -10,7 +10,7 @@ declare
     v_old schedule;
 begin
     perform check_schedule_name(oq_unschedule.schedule_name);
-    select s.* into v_old from schedule s where s.schedule_name = oq_unschedule.schedule_name for update;
+    select s.* into v_old from schedule s where s.schedule_name = oq_unschedule.schedule_name collate "C" for update;
     if not found then
         return false;
     end if;

@@ -17,7 +17,7 @@ begin
     perform check_queue_name(oq_listen.queue_name);
     select q.queue_id, q.restricted into v_queue_id, v_restricted
       from queue q
-     where q.queue_name = oq_listen.queue_name
+     where q.queue_name = oq_listen.queue_name collate "C"
      order by q.version desc, q.row_id
      limit 1;
     v_queue_id := coalesce(v_queue_id, hashtextextended(oq_listen.queue_name, 0) & 140737488355327);
