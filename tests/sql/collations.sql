@@ -25,7 +25,7 @@ select called(c) from unnest(array[
     'oq_enqueue(q, group_key => w, options => jsonb_build_object(''depends_on'', array[oq_enqueue(w)]))',
     'oq_enqueue_bulk(q, array[''{}''::jsonb])', 'oq_create_queue(q)', 'oq_create_queue(w, ''{"restricted": true}'')',
     'oq_grant(w, ''oq_worker'', p)', 'oq_revoke(w, ''oq_worker'', p)', 'oq_grant(w, ''oq_worker'', p)', 'oq_enqueue(w)',
-    'oq_pause(q)', 'oq_resume(q)', 'oq_stats(q)', 'oq_limit(q, w, max_running => 2)', 'oq_limit(q, ''*'', rate => 1000)',
+    'oq_pause(q)', 'oq_resume(q)', 'oq_stats(q)', 'oq_list(q, ''ready'' collate "POSIX")', 'oq_limit(q, w, max_running => 2)', 'oq_limit(q, ''*'', rate => 1000)',
     'oq_subscribe(topic, q)', 'oq_subscribe(topic || ''.#'', w)', 'oq_publish(topic)', 'oq_publish(topic || ''.c'')',
     'oq_unsubscribe(topic, q)', 'oq_lease(q, w)', 'oq_next(q, w)', 'oq_limit(q, max_running => 9)', 'oq_lease(q, w)',
     'oq_lease(w, w, max_jobs => 9)', 'oq_throttle(q, now(), w)', 'oq_throttle(q, now())', 'oq_listen(q)', 'oq_unlisten(q)',

@@ -31,7 +31,7 @@ begin
     end if;
     if oq_list.queue_name is not null then
         perform check_queue_name(oq_list.queue_name);
-        select q.queue_id into v_only from queue q where q.queue_name = oq_list.queue_name limit 1;
+        select q.queue_id into v_only from queue q where q.queue_name = oq_list.queue_name collate "C" limit 1;
         if v_only is null then
             return;
         end if;
