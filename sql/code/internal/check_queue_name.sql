@@ -4,7 +4,7 @@ returns void
 language plpgsql
 as $$
 begin
-    if queue_name is null or queue_name !~ '^[A-Za-z0-9_.:/-]{1,57}$' then
+    if queue_name is null or queue_name collate "C" !~ '^[A-Za-z0-9_.:/-]{1,57}$' then
         perform {{.schema}}.fail('queue_name', quote_nullable(queue_name),
             '1 to 57 characters of A-Z a-z 0-9 _ . : / -');
     end if;

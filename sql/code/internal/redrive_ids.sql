@@ -11,7 +11,7 @@ array(
                    {{else}}and (v_reason is null or d.reason = v_reason)
                    and d.died_at >= v_since and d.died_at < v_until
                    {{end}}and (v_job_ids is null or d.job_id = any (v_job_ids))
-                   and (v_error is null or strpos(d.error, v_error) > 0)
+                   and (v_error is null or strpos(d.error, v_error collate "C") > 0)
                    and (v_payload is null or j.payload @> v_payload)
                  order by d.job_id
                  limit v_limit{{if .lock}}

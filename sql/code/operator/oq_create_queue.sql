@@ -83,7 +83,7 @@ begin
     end loop;
 
     perform pg_advisory_xact_lock(
-        hashtext('{{.schema}}:queue'), hashtext(oq_create_queue.queue_name));
+        hashtext('{{.schema}}:queue'), hashtext(oq_create_queue.queue_name collate "C"));
     v_created := not exists (
         select from queue_shown q
          where q.queue_id in (

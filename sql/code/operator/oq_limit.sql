@@ -35,10 +35,10 @@ begin
     if per is null or not (per >= interval '1 millisecond' and per <= interval '366 days') then
         perform fail('per', per::text, 'an interval between 1 millisecond and 1 year');
     end if;
-    perform pg_advisory_xact_lock(hashtext('{{.schema}}:queue'), hashtext(oq_limit.queue_name));
+    perform pg_advisory_xact_lock(hashtext('{{.schema}}:queue'), hashtext(oq_limit.queue_name collate "C"));
     v_queue_id := require_queue(oq_limit.queue_name);
     v_group_id := case when group_key is null then 0
-        else hashtextextended(group_key, v_queue_id) & 9223372036854775807 end;
+        else hashtextextended(group_key collate "C", v_queue_id) & 9223372036854775807 end;
     v_before := coalesce((
         select r.max_running from limit_rule r where r.queue_id = v_queue_id and r.group_id = v_group_id), 0);
     if max_running is null and rate is null then

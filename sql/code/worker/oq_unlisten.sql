@@ -18,7 +18,7 @@ begin
      where q.queue_name = oq_unlisten.queue_name collate "C"
      order by q.version desc, q.row_id
      limit 1;
-    v_queue_id := coalesce(v_queue_id, hashtextextended(oq_unlisten.queue_name, 0) & 140737488355327);
+    v_queue_id := coalesce(v_queue_id, hashtextextended(oq_unlisten.queue_name collate "C", 0) & 140737488355327);
     if v_queue_id & 2147483647 = any (own_locks('sleeper')) then
         perform pg_advisory_unlock_shared(
             hashtext('{{.schema}}:sleeper'), (v_queue_id & 2147483647)::int);

@@ -4,7 +4,7 @@ returns text[]
 language plpgsql
 as $$
 begin
-    if value is null or length(value) > 255 or value !~ (case when wildcards
+    if value is null or length(value) > 255 or value collate "C" !~ (case when wildcards
         then '^([A-Za-z0-9_:/-]+|[*]|#)([.]([A-Za-z0-9_:/-]+|[*]|#))*$'
         else '^[A-Za-z0-9_:/-]+([.][A-Za-z0-9_:/-]+)*$' end)
     then
@@ -12,7 +12,7 @@ begin
             'words of A-Z a-z 0-9 _ : / - with dots between them, at most 255 characters'
                 || case when wildcards then '; * stands for one word, # for any number' else '' end);
     end if;
-    return string_to_array(value, '.');
+    return string_to_array(value collate "C", '.');
 end
 $$;
 comment on function {{.schema}}.check_words(text, text, boolean) is

@@ -154,7 +154,7 @@ begin
     if group_key is not null then
         -- line_up lets it in, before the commit.
         insert into {{.schema}}.waiting (job_id, lane, holder, group_id, position, expires_at, xact, first)
-        values (v_job_id, v_lane, 'group', hashtextextended(group_key, v_queue_id) & 9223372036854775807,
+        values (v_job_id, v_lane, 'group', hashtextextended(group_key collate "C", v_queue_id) & 9223372036854775807,
             v_job_id, v_expires_at, pg_current_xact_id()::text::bigint, true);
         return v_job_id;
     end if;

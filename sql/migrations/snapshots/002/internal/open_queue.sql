@@ -44,7 +44,7 @@ begin
         return v_id;
     end if;
 
-    v_id := hashtextextended(open_queue.queue_name, 0) & 140737488355327;
+    v_id := hashtextextended(open_queue.queue_name collate "C", 0) & 140737488355327;
     for i in 1..100 loop
         exit when not exists (
             select from {{.schema}}.queue q

@@ -9,7 +9,7 @@ declare
     v_queue_id bigint;
     v_row_id   bigint;
 begin
-    perform pg_advisory_xact_lock(hashtext('{{.schema}}:queue'), hashtext(set_paused.queue_name));
+    perform pg_advisory_xact_lock(hashtext('{{.schema}}:queue'), hashtext(set_paused.queue_name collate "C"));
     v_queue_id := {{.schema}}.require_queue(set_paused.queue_name);
     select q.row_id into v_row_id
       from {{.schema}}.queue q

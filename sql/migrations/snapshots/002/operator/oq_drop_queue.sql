@@ -31,7 +31,7 @@ begin
         perform fail('force', null, 'true or false');
     end if;
     perform pg_advisory_xact_lock(
-        hashtext('{{.schema}}:queue'), hashtext(oq_drop_queue.queue_name));
+        hashtext('{{.schema}}:queue'), hashtext(oq_drop_queue.queue_name collate "C"));
     v_queue_id := require_queue(oq_drop_queue.queue_name);
     v_first := v_queue_id << 16;
     v_last := v_first + 65535;

@@ -52,7 +52,7 @@ begin
             returning job_id
         )
         insert into waiting (job_id, lane, holder, group_id, position, xact, first)
-        select n.job_id, v_lane, 'group', hashtextextended(oq_enqueue.group_key, v_queue_id) & 9223372036854775807,
+        select n.job_id, v_lane, 'group', hashtextextended(oq_enqueue.group_key collate "C", v_queue_id) & 9223372036854775807,
             n.job_id, pg_current_xact_id()::text::bigint, true
           from new_job n
         returning job_id into v_job_id;

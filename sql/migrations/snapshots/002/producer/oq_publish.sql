@@ -43,7 +43,7 @@ begin
               from subscription s
              where s.head = any (v_heads collate "C") and s.tail = any (v_tails collate "C")
                and case when s.regex is null then s.pattern = oq_publish.topic collate "C"
-                    else oq_publish.topic || '.' ~ s.regex end
+                    else (oq_publish.topic || '.') collate "C" ~ s.regex end
              group by s.queue_id) m
          cross join lateral (
             select x.queue_name, x.max_payload_bytes, x.max_depth, x.restricted

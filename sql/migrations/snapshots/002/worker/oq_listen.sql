@@ -20,7 +20,7 @@ begin
      where q.queue_name = oq_listen.queue_name collate "C"
      order by q.version desc, q.row_id
      limit 1;
-    v_queue_id := coalesce(v_queue_id, hashtextextended(oq_listen.queue_name, 0) & 140737488355327);
+    v_queue_id := coalesce(v_queue_id, hashtextextended(oq_listen.queue_name collate "C", 0) & 140737488355327);
     if v_restricted then
         perform demand(v_queue_id, oq_listen.queue_name, 'consume');
     end if;

@@ -25,7 +25,7 @@ begin
     v_queue_id := require_queue(oq_throttle.queue_name);
     perform demand(v_queue_id, oq_throttle.queue_name, 'consume');
     if group_key is not null then
-        v_group_id := hashtextextended(group_key, v_queue_id) & 9223372036854775807;
+        v_group_id := hashtextextended(group_key collate "C", v_queue_id) & 9223372036854775807;
     end if;
     insert into throttled (queue_id, group_id, until) values (v_queue_id, v_group_id, oq_throttle.until);
     if group_key is null then
