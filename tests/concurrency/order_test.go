@@ -316,38 +316,42 @@ func TestOptionsBesideOpenTransactions(t *testing.T) {
 // them and is not lost beneath them.
 func TestOptionsOfAnOldSnapshot(t *testing.T) {
 	t.Parallel()
-	for _, said := range []string{`select oq_create_queue('q', '{"max_retries": 7}')`, "select oq_resume('q')"} {
-		for _, before := range []string{"oq_create_queue('q')", `oq_create_queue('q', '{"max_retries": 1}')`, "1"} {
+	db := testdb.New(t)
+	a, b := db.Conn(t), db.Conn(t)
+	n := 0
+	for _, before := range []string{"select oq_create_queue(%q)", `select oq_create_queue(%q, '{"max_retries": 1}')`, "select %q"} {
+		for _, said := range []string{`select oq_create_queue(%q, '{"max_retries": 7}')`, "select oq_resume(%q)"} {
 			for _, linked := range []bool{false, true} {
 				for changes := range 3 {
-					if before == "1" && said == "select oq_resume('q')" {
+					if before == "select %q" && said == "select oq_resume(%q)" {
 						continue
 					}
-					db := testdb.New(t)
-					a, b := db.Conn(t), db.Conn(t)
-					exec(t, b, "select "+before)
+					n++
+					name := fmt.Sprintf("'q%d'", n)
+					call := func(sql string) string { return strings.ReplaceAll(sql, "%q", name) }
+					exec(t, b, call(before))
 					exec(t, a, "begin isolation level repeatable read")
 					exec(t, a, "select 1")
 					if linked {
-						exec(t, b, "select oq_enqueue('q', group_key => 'g')")
+						exec(t, b, call("select oq_enqueue(%q, group_key => 'g')"))
 					}
-					exec(t, b, "select oq_create_queue('q')")
-					for n := range changes {
-						exec(t, b, "select oq_create_queue('q', jsonb_build_object('lease_seconds', $1::int))", n+1)
+					exec(t, b, call("select oq_create_queue(%q)"))
+					for i := range changes {
+						exec(t, b, call(`select oq_create_queue(%q, jsonb_build_object('lease_seconds', $1::int))`), i+1)
 					}
-					exec(t, b, "select oq_pause('q')")
-					if _, err := try[any](a, said); code(err) != "40001" {
-						t.Errorf("%s, linked %v, %d changes: %s: %v", before, linked, changes, said, err)
+					exec(t, b, call("select oq_pause(%q)"))
+					if _, err := try[any](a, call(said)); code(err) != "40001" {
+						t.Errorf("%s, linked %v, %d changes: %s: %v", call(before), linked, changes, call(said), err)
 					}
 					exec(t, a, "rollback")
-					if !get[bool](t, b, "select paused from oq_queues") {
-						t.Errorf("%s, linked %v, %d changes: the pause is lost to %s", before, linked, changes, said)
+					if !get[bool](t, b, call("select paused from oq_queues where queue_name = %q")) {
+						t.Errorf("%s, linked %v, %d changes: the pause is lost to %s", call(before), linked, changes, call(said))
 					}
-					audit(t, b)
 				}
 			}
 		}
 	}
+	audit(t, b)
 }
 
 // A link that commits in the middle of a rotation is not cleared away with the row in which it stands.
