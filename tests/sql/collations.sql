@@ -43,6 +43,11 @@ create table calls as select c.* from unnest(array[
     'oq_nack(job_id, lease_token, w, retry => false) from (select l.* from words, oq_lease(q) l) l',
     'oq_redrive(q, jsonb_build_object(''error'', w))', 'oq_cancel(oq_enqueue(q), w)', 'oq_purge(q, ''dead'' collate "POSIX")',
     'oq_drop_queue(q, true)', 'oq_listen(q)', 'oq_unlisten(q)', 'oq_enqueue(q)']) with ordinality c(call, nth);
+select is_empty($$
+    select p.proname from pg_proc p
+     where p.pronamespace = 'public'::regnamespace and p.proname ~ '^oq_' and p.proname <> 'oq_watch_fire'
+       and 'text'::regtype = any (p.proargtypes) and not exists (select from calls c where strpos(c.call, p.proname || '(') > 0)$$,
+    'every function that takes a text is called');
 select called(call) from calls order by nth;
 
 select is((select array_agg(queue_name order by queue_name) from oq_queues), '{q,w}', 'no queue twice');
