@@ -28,8 +28,8 @@ declare
     v_after    timestamptz;
 begin
     perform check_schedule_name(oq_schedule.schedule_name);
-    v_fields := cron_parse(oq_schedule.cron collate "C");
-    perform check_timezone(oq_schedule.timezone collate "C");
+    v_fields := cron_parse(oq_schedule.cron collate "default");
+    perform check_timezone(oq_schedule.timezone collate "default");
     perform pg_advisory_xact_lock_shared(hashtext('{{.schema}}:schedule'), 0);
     select s.* into v_old from schedule s where s.schedule_name = oq_schedule.schedule_name collate "C" for update;
     v_found := found;
