@@ -42,7 +42,7 @@ func TestOnlySleepersAreNotified(t *testing.T) {
 	a, b := db.Conn(t), db.Conn(t)
 	producing := []string{
 		"select oq_enqueue('q')", "select oq_enqueue('q', priority => 1)", `select oq_enqueue_bulk('q', '{"1"}')`,
-		`select oq_enqueue_many('[{"queue_name": "q"}]')`,
+		`select oq_enqueue_many('[{"queue_name": "q"}]')`, `select oq_enqueue('q' collate "POSIX")`,
 	}
 	// Listens, but doesn't sleep.
 	exec(t, a, `listen "oq:q"`)

@@ -6,7 +6,7 @@ returns void
 language plpgsql
 as $$
 begin
-    if current_setting('{{.schema}}.waking', true) is distinct from wake_at_commit.queue_name then
+    if current_setting('{{.schema}}.waking', true) is distinct from wake_at_commit.queue_name collate "C" then
         perform set_config('{{.schema}}.waking', wake_at_commit.queue_name, true);
         insert into {{.schema}}.wakeup (queue_name) values (wake_at_commit.queue_name);
     end if;
