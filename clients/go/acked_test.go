@@ -114,7 +114,7 @@ func TestHeartbeatOfTwoLeases(t *testing.T) {
 	if err := l.turn(ctx, true); err != nil || len(l.held) != 2 {
 		t.Fatal(len(l.held), err)
 	}
-	if err := w.beatMany(ctx, l.held); err != nil {
+	if err := w.beatMany(ctx, l.held, "200"); err != nil {
 		t.Fatal(err)
 	}
 	if before, now := l.held[0].hold.gone, l.held[1].hold.gone; before == nil || now != nil {

@@ -552,7 +552,7 @@ func TestOpenTransactionOfAnAck(t *testing.T) {
 	})
 }
 
-// A transaction that is open and has cancelled a job holds no heartbeat of the others up.
+// A transaction that is open and has cancelled many jobs holds no heartbeat of the others up.
 func TestOpenTransactionOfACancel(t *testing.T) {
 	t.Parallel()
 	for _, pooler := range []bool{false, true} {
@@ -566,13 +566,14 @@ func TestOpenTransactionOfACancel(t *testing.T) {
 func openTransactionOfACancel(t *testing.T, pooler bool) {
 	ctx := context.Background()
 	db := testdb.New(t)
-	ids, err := EnqueueBulk(ctx, db.Pool, "q", []string{"cancelled", "other", "third"}, nil)
+	const cancelled = 20
+	ids, err := EnqueueBulk(ctx, db.Pool, "q", append(slices.Repeat([]string{"cancelled"}, cancelled), "other", "third"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	begun := make(chan struct{}, 3)
-	ended := make(chan error, 1)
-	start(t, &Worker{Pool: db.Pool, Queue: "q", Pooler: pooler, Lease: 3 * time.Second, Concurrency: 3,
+	begun := make(chan struct{}, len(ids))
+	ended := make(chan error, cancelled)
+	start(t, &Worker{Pool: db.Pool, Queue: "q", Pooler: pooler, Lease: 3 * time.Second, Concurrency: len(ids),
 		Handler: Handle(func(ctx context.Context, _ *Job, what string) error {
 			begun <- struct{}{}
 			if what == "cancelled" {
@@ -583,7 +584,7 @@ func openTransactionOfACancel(t *testing.T, pooler bool) {
 			sleep(ctx, 6*time.Second)
 			return ctx.Err()
 		})})
-	for range 3 {
+	for range ids {
 		<-begun
 	}
 	tx, err := db.Pool.Begin(ctx)
@@ -591,22 +592,26 @@ func openTransactionOfACancel(t *testing.T, pooler bool) {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(ctx)
-	if ok, err := Cancel(ctx, tx, ids[0], ""); !ok || err != nil {
-		t.Fatal(ok, err)
+	for _, id := range ids[:cancelled] {
+		if ok, err := Cancel(ctx, tx, id, ""); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
 	}
 	// Whose lease ended would be taken from him at once.
 	until(t, "the others are done", func() bool {
 		return get[int64](t, db.Pool, "select oq_reap()") >= 0 &&
 			get[string](t, db.Pool, `select string_agg(concat_ws(' ', state, attempt, lost_leases), ', ' order by job_id)
-				from oq_jobs where job_id > $1`, ids[0]) == "completed 1 0, completed 1 0"
+				from oq_jobs where job_id > $1`, ids[cancelled-1]) == "completed 1 0, completed 1 0"
 	})
 	if err := tx.Commit(ctx); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case <-ended: // ErrCancelled, or ErrLeaseLost: its lease could not be extended either.
-	case <-time.After(patience):
-		t.Fatal("the cancelled one was not told")
+	for range cancelled {
+		select {
+		case <-ended: // ErrCancelled, or ErrLeaseLost: its lease could not be extended either.
+		case <-time.After(patience):
+			t.Fatal("a cancelled one was not told")
+		}
 	}
 }
 

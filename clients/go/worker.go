@@ -249,8 +249,8 @@ func (w *Worker) tellObserver(e Event) {
 // pooler a session has none.
 const (
 	sqlNoWait     = `set_config('lock_timeout', '200', true) soon`
-	sqlHeartbeats = `select status from ` + sqlNoWait + ` cross join lateral oq_heartbeat_many($1::bigint[], $2::bigint[],
-		case when soon is not null then $3::int end)`
+	sqlHeartbeats = `select status from set_config('lock_timeout', $4, true) soon cross join lateral
+		oq_heartbeat_many($1::bigint[], $2::bigint[], case when soon is not null then $3::int end)`
 )
 
 // beat keeps the leases of all that is held, whether a handler has it or not: each once a third of its
@@ -281,9 +281,9 @@ func (w *Worker) beat(ctx context.Context) {
 		}
 		for len(due) > 0 && ctx.Err() == nil {
 			n := min(len(due), 1000)
-			err := w.beatMany(ctx, due[:n])
+			err := w.beatMany(ctx, due[:n], "200")
 			if locked(err) && n > 1 {
-				// An open transaction is about to end one of them: the others don't wait for it.
+				// Open transactions are about to end some of them: the others don't wait for these, however many they are.
 				err = w.beatSingly(ctx, due[:n])
 			}
 			if err != nil {
@@ -299,7 +299,7 @@ func (w *Worker) beat(ctx context.Context) {
 
 func (w *Worker) beatSingly(ctx context.Context, jobs []*Job) error {
 	for i := range jobs {
-		if err := w.beatMany(ctx, jobs[i:i+1]); err != nil && !locked(err) {
+		if err := w.beatMany(ctx, jobs[i:i+1], "10"); err != nil && !locked(err) {
 			return err
 		}
 	}
@@ -309,7 +309,8 @@ func (w *Worker) beatSingly(ctx context.Context, jobs []*Job) error {
 // beatTime is how long a heartbeat may take. One that comes too late is none.
 func (w *Worker) beatTime() time.Duration { return w.leaseLasts() / 3 }
 
-func (w *Worker) beatMany(ctx context.Context, jobs []*Job) error {
+// beatMany waits for each row that another transaction holds as many milliseconds as wait says.
+func (w *Worker) beatMany(ctx context.Context, jobs []*Job, wait string) error {
 	ids, tokens := make([]int64, len(jobs)), make([]int64, len(jobs))
 	for i, j := range jobs {
 		ids[i], tokens[i] = j.ID, j.Token
@@ -318,7 +319,7 @@ func (w *Worker) beatMany(ctx context.Context, jobs []*Job) error {
 	defer cancel()
 	sent := time.Now()
 	return w.beats.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, sqlHeartbeats, ids, tokens, nullable(w.leaseSeconds()))
+		rows, err := conn.Query(ctx, sqlHeartbeats, ids, tokens, nullable(w.leaseSeconds()), wait)
 		if err != nil {
 			return err
 		}

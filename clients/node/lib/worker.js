@@ -32,8 +32,8 @@ const NACK = `select u.n, oq_nack(u.id, u.token, u.error, u.retry, u.after)
     with ordinality u(id, token, error, retry, after, n)`;
 const RELEASE = `select u.n, oq_release(u.id, u.token, u.delay) from ${NO_WAIT} cross join
   unnest($1::bigint[], $2::bigint[], $3::interval[]) with ordinality u(id, token, delay, n)`;
-const BEATS = `select status from ${NO_WAIT} cross join lateral oq_heartbeat_many($1::bigint[], $2::bigint[],
-  case when soon is not null then $3::int end)`;
+const BEATS = `select status from set_config('lock_timeout', $4, true) soon cross join lateral
+  oq_heartbeat_many($1::bigint[], $2::bigint[], case when soon is not null then $3::int end)`;
 const PROGRESS = `select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb) from ${NO_WAIT}`;
 const LISTEN = 'select oq_listen($1::text)';
 const UNLISTEN = 'select oq_unlisten($1::text)';
@@ -621,12 +621,12 @@ export class Worker {
 
   async #beatAll(jobs) {
     try {
-      await this.#beatMany(jobs);
+      await this.#beatMany(jobs, 200);
     } catch (error) {
       if (!locked(error)) throw error;
-      // An open transaction is about to end one of them: the others don't wait for it.
+      // Open transactions are about to end some of them: the others don't wait for these, however many they are.
       for (const job of jobs.length > 1 ? jobs : []) {
-        await this.#beatMany([job]).catch((e) => {
+        await this.#beatMany([job], 10).catch((e) => {
           if (!locked(e)) throw e;
         });
       }
@@ -638,9 +638,10 @@ export class Worker {
     return Math.min(this.timeoutMs, Math.max(this.#lasts / 3, 2000));
   }
 
-  async #beatMany(jobs) {
+  /** Waits for each row that another transaction holds as many milliseconds as wait says. */
+  async #beatMany(jobs, wait) {
     const sent = now();
-    const rows = await this.#beats.call(BEATS, [ids(jobs), tokens(jobs), this.leaseSeconds], this.#beatTimeout);
+    const rows = await this.#beats.call(BEATS, [ids(jobs), tokens(jobs), this.leaseSeconds, wait], this.#beatTimeout);
     // The rows come in the order of the arguments.
     jobs.forEach((job, i) => this.#told(job, rows[i]?.[0], sent));
   }

@@ -80,8 +80,8 @@ _RELEASE = (
     " unnest($1::bigint[], $2::bigint[], $3::interval[]) with ordinality u(id, token, delay, n)"
 )
 _BEATS = (
-    f"select status from {_NO_WAIT} cross join lateral oq_heartbeat_many($1::bigint[], $2::bigint[],"
-    " case when soon is not null then $3::int end)"
+    "select status from set_config('lock_timeout', $4, true) soon cross join lateral"
+    " oq_heartbeat_many($1::bigint[], $2::bigint[], case when soon is not null then $3::int end)"
 )
 _PROGRESS = f"select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb) from {_NO_WAIT}"
 _LISTEN = "select oq_listen($1::text)"
@@ -790,20 +790,22 @@ class BaseWorker(Generic[J]):
 
     async def _beat_all(self, jobs: list[J]) -> None:
         try:
-            await self._beat_many(jobs)
+            await self._beat_many(jobs, 200)
         except psycopg.errors.LockNotAvailable:
-            # An open transaction is about to end one of them: the others don't wait for it.
+            # Open transactions are about to end some of them: the others don't wait for these, however many
+            # they are.
             for job in jobs if len(jobs) > 1 else []:
                 try:
-                    await self._beat_many([job])
+                    await self._beat_many([job], 10)
                 except psycopg.errors.LockNotAvailable:
                     pass
 
-    async def _beat_many(self, jobs: list[J]) -> None:
+    async def _beat_many(self, jobs: list[J], wait: int) -> None:
+        """Waits for each row that another transaction holds as many milliseconds as wait says."""
         sent = time.monotonic()
         ids, tokens = numbers(j.id for j in jobs), numbers(j.token for j in jobs)
         rows = await self._beats.call(
-            _BEATS, [ids, tokens, self.lease_seconds], self._beat_timeout()
+            _BEATS, [ids, tokens, self.lease_seconds, wait], self._beat_timeout()
         )
         # The rows come in the order of the arguments.
         for job, (status,) in zip(jobs, rows):
