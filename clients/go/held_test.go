@@ -174,3 +174,49 @@ func TestDrainWithMuteServer(t *testing.T) {
 		t.Errorf("told %v", told)
 	}
 }
+
+// A job that is not begun and that another transaction holds keeps a worker that drains from giving back no other one, nor
+// from acking what is done.
+func TestDrainWithAJobThatIsHeld(t *testing.T) {
+	t.Parallel()
+	for _, pooler := range []bool{false, true} {
+		t.Run(fmt.Sprint("pooler ", pooler), func(t *testing.T) {
+			t.Parallel()
+			drainWithAJobThatIsHeld(t, pooler)
+		})
+	}
+}
+
+func drainWithAJobThatIsHeld(t *testing.T, pooler bool) {
+	ctx := context.Background()
+	db := testdb.New(t)
+	ids, err := EnqueueBulk(ctx, db.Pool, "q", make([]int, 10), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun, end := make(chan struct{}, 1), make(chan struct{})
+	stop := start(t, &Worker{Pool: db.Pool, Queue: "q", Pooler: pooler, Concurrency: 1, Batch: 10, Lease: time.Minute,
+		Timeout: 5 * time.Second,
+		Handler: func(context.Context, *Job) error {
+			begun <- struct{}{}
+			<-end
+			return nil
+		}})
+	<-begun
+	tx, err := db.Pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(ctx)
+	if ok, err := Cancel(ctx, tx, ids[5], ""); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	time.AfterFunc(time.Second, func() { close(end) })
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	got := get[string](t, db.Pool, "select string_agg(state, ' ' order by job_id) from oq_jobs")
+	if want := "completed ready ready ready ready leased ready ready ready ready"; got != want {
+		t.Errorf("after the drain: %s, want %s", got, want)
+	}
+}

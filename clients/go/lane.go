@@ -722,11 +722,18 @@ func (l *lane) forgetAcks() {
 
 const releaseMany = 500
 
-// release gives jobs back that no handler has seen, ids ascending, many in one round trip.
+// release gives jobs back that no handler has seen, ids ascending, many in one round trip. What another transaction holds
+// is tried again and again, so that the others don't wait for it.
 func (l *lane) release(jobs []*Job) {
 	slices.SortFunc(jobs, func(a, b *Job) int { return cmp.Compare(a.ID, b.ID) })
-	for failures := 0; len(jobs) > 0 && failures < 8 && l.last.Err() == nil; {
-		n := min(len(jobs), releaseMany)
+	most := releaseMany
+	var held []*Job
+	for failures := 0; len(jobs)+len(held) > 0 && failures < 8 && l.last.Err() == nil; {
+		if len(jobs) == 0 {
+			jobs, held = held, nil
+			sleep(l.last, backoff(1))
+		}
+		n := min(len(jobs), most)
 		err := l.s.do(l.last, func(ctx context.Context, conn *pgx.Conn) error {
 			var b pgconn.Batch
 			for _, j := range jobs[:n] {
@@ -737,9 +744,16 @@ func (l *lane) release(jobs []*Job) {
 			}
 			return conn.PgConn().ExecBatch(ctx, &b).Close()
 		})
+		if locked(err) {
+			if n == 1 {
+				held, jobs = append(held, jobs[0]), jobs[1:]
+			}
+			most = 1
+			continue
+		}
 		if err != nil {
 			failures++
-			l.w.Logger.Warn("unstarted jobs could not be released", "jobs", len(jobs), "error", err)
+			l.w.Logger.Warn("unstarted jobs could not be released", "jobs", len(jobs)+len(held), "error", err)
 			sleep(l.last, backoff(failures))
 			continue
 		}
@@ -753,6 +767,9 @@ func (l *lane) release(jobs []*Job) {
 		}
 		jobs = jobs[n:]
 	}
+	for _, j := range held {
+		l.w.Logger.Warn("an unstarted job could not be released: another transaction holds it", "job_id", j.ID)
+	}
 }
 
-const sqlGiveBack = `select oq_release($1::bigint, $2::bigint)`
+const sqlGiveBack = `select oq_release($1::bigint, $2::bigint) from ` + sqlNoWait
