@@ -228,7 +228,7 @@ for (const [end, pooler] of [['done', false], ['done', true], ['fails', false], 
     const begun = [];
     const told = new Map();
     start(t, new oq.Worker({
-      db: pool, queue, pooler, concurrency: 3, leaseSeconds: 9, timeoutMs: 5000, handler: waits(begun, over),
+      db: pool, queue, pooler, concurrency: 3, leaseSeconds: 9, handler: waits(begun, over),
       observe: (e) => told.set(e.job.id, [...(told.get(e.job.id) ?? []), e.state]),
     }));
     const [held, ...others] = await oq.enqueueBulk(pool, queue, [end, 'done', 'fails']);
@@ -239,7 +239,10 @@ for (const [end, pooler] of [['done', false], ['done', true], ['fails', false], 
     over.resolve();
     others.push(...(await oq.enqueueBulk(pool, queue, ['done', 'fails'])));
     await until('the others have ended', () => told.size === 4);
-    assert.ok(performance.now() - at < 3000);
+    assert.ok(performance.now() - at < 10_000);
+    // A lease with acks would not say which of them were lost.
+    await until('its end is tried by itself', () => ask(`select count(*)::int from pg_stat_activity
+      where datname = current_database() and wait_event_type = 'Lock' and query ~ 'oq_ack_many|oq_nack'`));
     assert.ok(!told.has(held));
     await tx.query(pooler ? 'commit' : 'rollback');
     await until('it is told', () => told.size === 5);
@@ -301,7 +304,7 @@ for (const drainMs of [500, 30_000]) {
     const at = performance.now();
     setTimeout(over.resolve, drainMs > 1000 ? 0 : 1000);
     await stop();
-    assert.ok(performance.now() - at < 4000);
+    assert.ok(performance.now() - at < 10_000);
     assert.deepEqual(told, Array(10).fill('lost'));
     proxy.close();
     for (const socket of sockets) socket.destroy();
