@@ -220,3 +220,52 @@ func drainWithAJobThatIsHeld(t *testing.T, pooler bool) {
 		t.Errorf("after the drain: %s, want %s", got, want)
 	}
 }
+
+// Nor does a failed attempt of such a job keep its handler from the next one.
+func TestFailureOfAJobThatIsHeld(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	id, err := Enqueue(ctx, db.Pool, "q", "fails", &Options{MaxRetries: Retries(0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun, end := make(chan struct{}), make(chan struct{})
+	start(t, &Worker{Pool: db.Pool, Queue: "q", Concurrency: 1, Lease: 9 * time.Second,
+		Handler: Handle(func(_ context.Context, _ *Job, what string) error {
+			if what == "fails" {
+				close(begun)
+				<-end
+				return fmt.Errorf("no luck")
+			}
+			return nil
+		})})
+	<-begun
+	tx, err := db.Pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(ctx)
+	if ok, err := Cancel(ctx, tx, id, ""); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	close(end)
+	since := time.Now()
+	next, err := Enqueue(ctx, db.Pool, "q", "succeeds", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the next one is done", func() bool {
+		return get[string](t, db.Pool, "select state from oq_get($1)", next) == "completed"
+	})
+	if took := time.Since(since); took > 5*time.Second {
+		t.Errorf("the next one took %s", took)
+	}
+	if err := tx.Rollback(ctx); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the failure is told", func() bool {
+		return get[string](t, db.Pool, "select concat_ws(' ', state, attempt, lost_leases, error) from oq_get($1)", id) ==
+			"dead 1 0 no luck"
+	})
+}

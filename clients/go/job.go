@@ -272,9 +272,13 @@ func (j *Job) fail(ctx context.Context, db DB, err error) (state string, refusal
 
 // tell is one try of fail.
 func (j *Job) tell(ctx context.Context, db DB, v *verdict, err error) (state string, refusal error) {
+	from := ""
+	if j.lane != nil { // Else it may be the caller's transaction, whose setting it would be.
+		from = " from " + sqlNoWait
+	}
 	if v.release {
 		var given bool
-		err := db.QueryRow(ctx, sqlRelease, j.ID, j.Token, nullable(interval(v.after))).Scan(&given)
+		err := db.QueryRow(ctx, sqlRelease+from, j.ID, j.Token, nullable(interval(v.after))).Scan(&given)
 		if given {
 			state = "released"
 		}
@@ -285,7 +289,7 @@ func (j *Job) tell(ctx context.Context, db DB, v *verdict, err error) (state str
 		after = interval(v.after)
 	}
 	var to *string
-	err = db.QueryRow(ctx, sqlNack, j.ID, j.Token, legible(err.Error()), !v.discard, after).Scan(&to)
+	err = db.QueryRow(ctx, sqlNack+from, j.ID, j.Token, legible(err.Error()), !v.discard, after).Scan(&to)
 	if to != nil {
 		state = *to
 	}

@@ -413,9 +413,9 @@ func (l *lane) work() {
 		}
 		// The handler has ended the goroutine, as t.FailNow does. Another one goes on.
 		l.workers.Go(func() {
-			l.report(begun, errExit, errExit)
+			l.report(begun, errExit, errExit, true)
 			l.mu.Lock()
-			l.finish(begun, false)
+			l.finish(begun, false, true)
 			l.mu.Unlock()
 			l.work()
 		})
@@ -443,20 +443,20 @@ func (l *lane) work() {
 		begun = j
 		l.handlers.Add(1)
 		l.mu.Unlock()
-		end := l.do(ctx, j)
+		ack, told := l.do(ctx, j)
 		l.mu.Lock()
 		begun = nil
-		l.finish(j, end)
+		l.finish(j, ack, told)
 	}
 }
 
 var errExit = errors.New("the handler called runtime.Goexit")
 
 // finish is the end of a job that was begun. Under the lock.
-func (l *lane) finish(j *Job, ack bool) {
+func (l *lane) finish(j *Job, ack, told bool) {
 	j.hold.cancel(nil)
 	l.running--
-	j.hold.over = !ack
+	j.hold.over = j.hold.over || told
 	if ack {
 		l.pushAck(j, time.Now())
 	}
@@ -475,7 +475,7 @@ func (l *lane) look() {
 }
 
 // do runs the handler and reports what it returned, but for an ack, which it leaves to the lane.
-func (l *lane) do(ctx context.Context, j *Job) (ack bool) {
+func (l *lane) do(ctx context.Context, j *Job) (ack, told bool) {
 	began := time.Now()
 	err := func() error {
 		defer l.handlers.Done() // though it may end the goroutine
@@ -488,26 +488,35 @@ func (l *lane) do(ctx context.Context, j *Job) (ack bool) {
 	switch {
 	case gone == ErrCancelled:
 		l.w.observe(j, "cancelled", err, j.took)
-		return false
+		return false, true
 	case gone != nil:
 		l.w.observe(j, "lost", err, j.took)
-		return false
+		return false, true
 	case err == nil && inTx:
 		l.w.observe(j, "acked", nil, j.took)
-		return false
+		return false, true
 	case err == nil:
-		return true
+		return true, false
 	}
 	report := err
 	if context.Cause(ctx) == ErrDraining {
 		report = Snooze(0)
 	}
-	l.report(j, report, err)
-	return false
+	if l.report(j, report, err, false) {
+		return false, true
+	}
+	l.workers.Go(func() {
+		l.report(j, report, err, true)
+		l.mu.Lock()
+		j.hold.over = true
+		l.mu.Unlock()
+	})
+	return false, false
 }
 
-// report tells the server of a failed attempt, again and again while the lease lasts.
-func (l *lane) report(j *Job, report, err error) {
+// report tells the server of a failed attempt, again and again while the lease lasts; where another transaction holds the
+// job only with wait.
+func (l *lane) report(j *Job, report, err error, wait bool) (told bool) {
 	for try := 0; ; try++ {
 		ctx, cancel := context.WithTimeout(l.last, l.w.Timeout)
 		state, failed := j.fail(ctx, l.w.Pool, report)
@@ -524,7 +533,7 @@ func (l *lane) report(j *Job, report, err error) {
 				state = "lost"
 			}
 			l.w.observe(j, state, err, j.took)
-			return
+			return true
 		}
 		l.mu.Lock()
 		over := j.late()
@@ -532,9 +541,16 @@ func (l *lane) report(j *Job, report, err error) {
 		if judged(failed) || over || l.last.Err() != nil {
 			l.w.Logger.Error("a failed attempt could not be reported", "job_id", j.ID, "error", failed, "failure", err)
 			l.w.observe(j, "lost", err, j.took)
-			return
+			return true
 		}
-		sleep(l.last, backoff(try))
+		pause := backoff(try)
+		if locked(failed) {
+			if !wait {
+				return false
+			}
+			pause = backoff(min(try, 3)) // The lease may be about to end: see ackSingly.
+		}
+		sleep(l.last, pause)
 	}
 }
 
@@ -556,7 +572,7 @@ func (l *lane) ackSingly(acks []*Job) {
 			case acked:
 				l.settled(j, "acked")
 			case judged(err):
-				l.report(j, err, err)
+				l.report(j, err, err, true)
 				l.lose(j, err)
 			case err == nil || hopeless:
 				l.settled(j, "lost")
