@@ -53,7 +53,7 @@ def connector(db: Any, timeout: float) -> Connect:
     else:
         raise TypeError(f"no conninfo, pool, connection or function that connects: {db!r}")
     if "connect_timeout" not in conninfo_to_dict(conninfo):
-        kwargs.setdefault("connect_timeout", max(2, int(timeout)))
+        kwargs.setdefault("connect_timeout", max(2, int(min(timeout, 2**31 - 1))))
 
     async def connect_by_conninfo() -> psycopg.AsyncConnection[Any]:
         conn: psycopg.AsyncConnection[Any]

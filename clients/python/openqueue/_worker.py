@@ -346,7 +346,7 @@ class BaseWorker(Generic[J]):
         # the server gives up first.
         # Whatever the role's lock_timeout is: an ack waits for whoever holds its row.
         settings = {
-            "statement_timeout": str(min(math.ceil(self.timeout * 900), 2**31 - 1)),
+            "statement_timeout": str(math.ceil(min(self.timeout * 900, 2**31 - 1))),
             "lock_timeout": "0",
         }
         self._lane = Session(self._connect, "leasing", prepares, settings=settings)

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -999,6 +1000,12 @@ class Both:
         running.end()
         with self.assertRaises(RuntimeError):
             asyncio.run(running.worker._run(()))
+
+    def test_no_end_of_time(self: Any) -> None:
+        job = self.enqueue()
+        running = self.start(lambda job: None, poll=math.inf, drain=math.inf, timeout=math.inf)
+        self.until_state(job, "completed")
+        self.assertIsNone(running.end())
 
     def test_stopped_before_it_runs(self: Any) -> None:
         job = self.enqueue()
