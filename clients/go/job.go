@@ -131,7 +131,8 @@ func (j *Job) Progress(ctx context.Context, v any) error {
 	err = w.apart(ctx, w.beats, w.beatTime(), func(ctx context.Context, conn *pgx.Conn) error {
 		var status string
 		sent := time.Now()
-		err := conn.QueryRow(ctx, sqlProgress+" from "+sqlNoWait, j.ID, j.Token, nullable(w.leaseSeconds()), body).Scan(&status)
+		// No longer: the heartbeats of all other jobs wait for it.
+		err := conn.QueryRow(ctx, sqlProgress+" from set_config('lock_timeout', '10', true)", j.ID, j.Token, nullable(w.leaseSeconds()), body).Scan(&status)
 		if err == nil {
 			gone = j.told(status, sent)
 		}

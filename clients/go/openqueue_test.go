@@ -552,7 +552,7 @@ func TestOpenTransactionOfAnAck(t *testing.T) {
 	})
 }
 
-// A transaction that is open and has cancelled many jobs holds no heartbeat of the others up.
+// A transaction that is open and has cancelled many jobs, which show their progress, holds no heartbeat of the others up.
 func TestOpenTransactionOfACancel(t *testing.T) {
 	t.Parallel()
 	for _, pooler := range []bool{false, true} {
@@ -566,18 +566,21 @@ func TestOpenTransactionOfACancel(t *testing.T) {
 func openTransactionOfACancel(t *testing.T, pooler bool) {
 	ctx := context.Background()
 	db := testdb.New(t)
-	const cancelled = 20
+	const cancelled = 25
 	ids, err := EnqueueBulk(ctx, db.Pool, "q", append(slices.Repeat([]string{"cancelled"}, cancelled), "other", "third"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	begun := make(chan struct{}, len(ids))
 	ended := make(chan error, cancelled)
-	start(t, &Worker{Pool: db.Pool, Queue: "q", Pooler: pooler, Lease: 3 * time.Second, Concurrency: len(ids),
-		Handler: Handle(func(ctx context.Context, _ *Job, what string) error {
+	start(t, &Worker{Pool: db.Pool, Queue: "q", Pooler: pooler, Lease: 4 * time.Second, Concurrency: len(ids),
+		Handler: Handle(func(ctx context.Context, j *Job, what string) error {
 			begun <- struct{}{}
 			if what == "cancelled" {
-				<-ctx.Done()
+				for ctx.Err() == nil {
+					_ = j.Progress(ctx, 1)
+					sleep(ctx, time.Second/2)
+				}
 				ended <- context.Cause(ctx)
 				return ctx.Err()
 			}

@@ -34,7 +34,8 @@ const RELEASE = `select u.n, oq_release(u.id, u.token, u.delay) from ${NO_WAIT} 
   unnest($1::bigint[], $2::bigint[], $3::interval[]) with ordinality u(id, token, delay, n)`;
 const BEATS = `select status from set_config('lock_timeout', $4, true) soon cross join lateral
   oq_heartbeat_many($1::bigint[], $2::bigint[], case when soon is not null then $3::int end)`;
-const PROGRESS = `select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb) from ${NO_WAIT}`;
+// No longer: the heartbeats of all other jobs wait for it.
+const PROGRESS = `select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb) from set_config('lock_timeout', '10', true)`;
 const LISTEN = 'select oq_listen($1::text)';
 const UNLISTEN = 'select oq_unlisten($1::text)';
 

@@ -180,27 +180,30 @@ for (const pooler of [false, true]) test(`the open transaction of many cancels h
   const queue = `cancelling.${pooler}`;
   const tx = await pool.connect();
   t.after(() => tx.release(true));
-  const all = await oq.enqueueBulk(pool, queue, Array(22).fill(1));
-  const [cancelled, others] = [all.slice(0, 20), all.slice(20)];
+  const all = await oq.enqueueBulk(pool, queue, Array(27).fill(1));
+  const [cancelled, others] = [all.slice(0, 25), all.slice(25)];
   const over = deferred();
   const told = [];
   let begun = 0;
   start(t, new oq.Worker({
-    db: pool, queue, pooler, concurrency: 22, leaseSeconds: 3,
-    handler: (job) => {
+    db: pool, queue, pooler, concurrency: 27, leaseSeconds: 4,
+    handler: async (job) => {
       begun++;
       if (cancelled.includes(job.id)) job.signal.addEventListener('abort', () => told.push(job.why));
-      return over.promise;
+      for (let done = false; !done && !job.signal.aborted;) {
+        await job.progress(1);
+        done = await Promise.race([over.promise.then(() => true), sleep(500)]);
+      }
     },
   }));
-  await until('all run', () => begun === 22);
+  await until('all run', () => begun === 27);
   await tx.query('begin');
   for (const id of cancelled) await oq.cancel(tx, id);
   const at = performance.now();
   // Whose lease ended would be taken from him at once.
-  await until('two leases', async () => (await pool.query('select oq_reap()')) && performance.now() > at + 6000);
+  await until('a lease and a half', async () => (await pool.query('select oq_reap()')) && performance.now() > at + 6000);
   await tx.query('commit');
-  await until('they are told', () => told.length === 20);
+  await until('they are told', () => told.length === 25);
   over.resolve();
   for (const id of others) {
     await until('it is done', async () => (await ask("select concat_ws(' ', state, attempt, lost_leases) from oq_get($1)", [id])) === 'completed 1 0');

@@ -83,7 +83,10 @@ _BEATS = (
     "select status from set_config('lock_timeout', $4, true) soon cross join lateral"
     " oq_heartbeat_many($1::bigint[], $2::bigint[], case when soon is not null then $3::int end)"
 )
-_PROGRESS = f"select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb) from {_NO_WAIT}"
+# No longer: the heartbeats of all other jobs wait for it.
+_PROGRESS = (
+    "select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb) from set_config('lock_timeout', '10', true)"
+)
 _LISTEN = "select oq_listen($1::text)"
 _UNLISTEN = "select oq_unlisten($1::text)"
 

@@ -426,13 +426,14 @@ class Both:
         def handle(job: Any) -> Any:
             begun.append(job.id)
             if isinstance(self, support.Tasks):
-                return wait()
-            while not over.wait(0.01):
-                job.check()
+                return wait(job)
+            while not over.wait(0.1):
+                job.progress(1)
 
-        async def wait() -> None:
+        async def wait(job: Any) -> None:
             while not over.is_set():
-                await asyncio.sleep(0.01)
+                await job.progress(1)
+                await asyncio.sleep(0.1)
 
         running = self.start(handle, concurrency=2)
         jobs: list[int] = []
@@ -570,26 +571,27 @@ class Both:
         def handle(job: Any) -> Any:
             begun.append(job.id)
             if isinstance(self, support.Tasks):
-                return wait()
-            while not over.wait(0.01):
-                job.check()
+                return wait(job)
+            while not over.wait(0.5):
+                job.progress(1)
 
-        async def wait() -> None:
+        async def wait(job: Any) -> None:
             while not over.is_set():
-                await asyncio.sleep(0.01)
+                await job.progress(1)
+                await asyncio.sleep(0.5)
 
         outcomes: list[Any] = []
-        *cancelled, one, two = [self.enqueue(n) for n in range(22)]
+        *cancelled, one, two = [self.enqueue(n) for n in range(27)]
         running = self.start(
-            handle, pooler=pooler, concurrency=22, lease_seconds=3, observe=outcomes.append
+            handle, pooler=pooler, concurrency=27, lease_seconds=4, observe=outcomes.append
         )
-        self.until("all run", lambda: len(begun) == 22)
+        self.until("all run", lambda: len(begun) == 27)
         with psycopg.connect(URL) as conn:
             for job in cancelled:
                 self.assertTrue(openqueue.cancel(conn, job))
             at = time.monotonic()
             # Whose lease ended would be taken from him at once.
-            self.until("two leases", lambda: self.ask("select oq_reap()") >= 0 and time.monotonic() > at + 6)
+            self.until("a lease and a half", lambda: self.ask("select oq_reap()") >= 0 and time.monotonic() > at + 6)
             conn.commit()
         self.until("they are told", lambda: len(outcomes) == len(cancelled))
         over.set()
