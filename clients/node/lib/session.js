@@ -81,6 +81,25 @@ export class Session {
   }
 
   async #call(text, values, timeout) {
+    try {
+      // Each has its time: the server's, statement_timeout, begins with the query and must end before ours.
+      const client = this.#client ?? (await this.#within(timeout, this.#open()));
+      this.sent = performance.now();
+      const query = { text, values, rowMode: 'array', types: asText };
+      if (this.#prepares) query.name = nameOf(text);
+      return (await this.#within(timeout, client.query(query))).rows;
+    } catch (error) {
+      if (!refused(error) && !locked(error)) this.drop(); // A call half done is nobody's.
+      // A prepared statement that is there already, or not: the server's connections are not ours alone.
+      if (this.#prepares && /^(42P05|26000)$/.test(sqlstate(error))) {
+        error.message += ' (behind a transaction pooler? set pooler: true)';
+      }
+      throw translated(error);
+    }
+  }
+
+  /** What the promise gives, if that comes in time and nobody interrupts. */
+  async #within(timeout, promise) {
     let timer;
     const late = new Promise((_, reject) => {
       this.#interrupt = reject;
@@ -89,25 +108,10 @@ export class Session {
       }, timeout);
     });
     try {
-      return await Promise.race([this.#query(text, values), late]);
-    } catch (error) {
-      if (!refused(error) && !locked(error)) this.drop(); // A call half done is nobody's.
-      // A prepared statement that is there already, or not: the server's connections are not ours alone.
-      if (this.#prepares && /^(42P05|26000)$/.test(sqlstate(error))) {
-        error.message += ' (behind a transaction pooler? set pooler: true)';
-      }
-      throw translated(error);
+      return await Promise.race([promise, late]);
     } finally {
       clearTimeout(timer);
     }
-  }
-
-  async #query(text, values) {
-    const client = this.#client ?? (await this.#open());
-    this.sent = performance.now();
-    const query = { text, values, rowMode: 'array', types: asText };
-    if (this.#prepares) query.name = nameOf(text);
-    return (await client.query(query)).rows;
   }
 
   async #open() {

@@ -167,7 +167,11 @@ test('a call that was given up leases nothing for nobody when it gets its lock',
   ));
   await oq.enqueue(pool, queue, 'first');
   start(t, new oq.Worker({
-    db: named(queue), queue, concurrency: 2, leaseSeconds: 600, timeoutMs: 1000, logger: { warn }, handler: () => {},
+    queue, concurrency: 2, leaseSeconds: 600, timeoutMs: 1000, logger: { warn }, handler: () => {},
+    db: async () => {
+      await sleep(400); // As where the server is busy, or far away.
+      return new pg.Client(named(queue));
+    },
   }));
   await until('it fails', () => failures >= 3);
   assert.ok((await ask("select count(*)::int from pg_stat_activity where application_name = $1 and wait_event_type = 'Lock'", [queue])) <= 2);
