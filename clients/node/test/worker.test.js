@@ -724,7 +724,7 @@ test('a worker that holds nothing stops while it connects to a server that says 
     const began = performance.now();
     await worker.stop();
     await run;
-    assert.ok(performance.now() - began < 2000, `it took ${performance.now() - began} ms`);
+    assert.ok(performance.now() - began < 10_000, `it took ${performance.now() - began} ms`);
   }
   const late = new pg.Client(url); // Made for a worker that has ended: nobody would end it.
   late.connect = () => assert.fail('it connects');

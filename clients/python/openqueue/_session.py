@@ -150,8 +150,14 @@ class Session:
         async with self._lock:
             done = False
             try:
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout(timeout) as limit:
                     try:
+                        if self._conn is None:
+                            await self._open()
+                            if limit.expired():  # A function that connects may swallow that.
+                                raise TimeoutError
+                            # The server's time, statement_timeout, begins with the call and must end before ours.
+                            limit.reschedule(asyncio.get_running_loop().time() + timeout)
                         rows = await self._call(sql, values)
                         done = True
                         return rows
@@ -167,8 +173,6 @@ class Session:
                 raise ConnectionFailed(f"{self._name}: no answer within {timeout:g} s") from None
 
     async def _call(self, sql: str, values: list[bytes | None]) -> list[Row]:
-        if self._conn is None:
-            await self._open()
         assert self._conn is not None
         pgconn = self._conn.pgconn
         self.sent = time.monotonic()

@@ -102,6 +102,17 @@ class Sessions(unittest.IsolatedAsyncioTestCase):
         await self.db.execute("select pg_terminate_backend(%s)", [pid])
         self.assertNotEqual(await self.pid(), pid)
 
+    async def test_time_to_connect_is_no_time_of_the_call(self) -> None:
+        """Else the server's time, which begins with the call, would end after ours."""
+        connect = self.session._connect
+
+        async def slowly() -> psycopg.AsyncConnection[Any]:
+            await asyncio.sleep(2)
+            return await connect()
+
+        self.session._connect = slowly
+        await self.session.call(SLEEP, ["2"], 3)
+
     async def test_cancel_with_the_answer(self) -> None:
         """A cancel that comes in the same moment as the answer is not swallowed."""
         await self.session.call("select 1", [], 5)  # Prepared: the next answer is the last.
