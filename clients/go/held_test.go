@@ -269,3 +269,48 @@ func TestFailureOfAJobThatIsHeld(t *testing.T) {
 			"dead 1 0 no luck"
 	})
 }
+
+// Many such jobs take no time from the other acks of a drain.
+func TestDrainWithManyJobsThatAreHeld(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	ids, err := EnqueueBulk(ctx, db.Pool, "q", make([]int, 26), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun, end := make(chan struct{}, len(ids)), make(chan struct{})
+	stop := start(t, &Worker{Pool: db.Pool, Queue: "q", Concurrency: len(ids), Timeout: 4 * time.Second,
+		Handler: func(ctx context.Context, j *Job) error {
+			begun <- struct{}{}
+			<-end
+			switch j.ID { // A call tries the first, and the next all others, of which the one that is free is the last.
+			case ids[0]:
+			case ids[25]:
+				sleep(ctx, 100*time.Millisecond)
+			default:
+				sleep(ctx, 50*time.Millisecond)
+			}
+			return nil
+		}})
+	for range ids {
+		<-begun
+	}
+	tx, err := db.Pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(ctx)
+	for _, id := range ids[:25] {
+		if ok, err := Cancel(ctx, tx, id, ""); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+	}
+	close(end)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if got := get[string](t, db.Pool, "select state from oq_get($1)", ids[25]); got != "completed" {
+		t.Errorf("the other one is %s", got)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -560,10 +561,11 @@ func (l *lane) report(j *Job, report, err error, wait bool) (told bool) {
 func (l *lane) ackSingly(acks []*Job) {
 	for try := 0; ; try++ {
 		var left []*Job
+		wait := strconv.Itoa(max(200/len(acks), 10)) // The others wait for it, and a drain has an end.
 		for _, j := range acks {
 			var acked bool
 			err := l.w.reports.do(l.last, func(ctx context.Context, conn *pgx.Conn) error {
-				return conn.QueryRow(ctx, sqlAck+" from "+sqlNoWait, j.ID, j.Token, j.result).Scan(&acked)
+				return conn.QueryRow(ctx, sqlAck+" from set_config('lock_timeout', $4, true)", j.ID, j.Token, j.result, wait).Scan(&acked)
 			})
 			l.mu.Lock()
 			hopeless := j.hopeless() || l.last.Err() != nil
@@ -788,4 +790,4 @@ func (l *lane) release(jobs []*Job) {
 	}
 }
 
-const sqlGiveBack = `select oq_release($1::bigint, $2::bigint) from ` + sqlNoWait
+const sqlGiveBack = `select oq_release($1::bigint, $2::bigint) from set_config('lock_timeout', '10', true)`

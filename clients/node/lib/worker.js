@@ -36,6 +36,8 @@ const BEATS = `select status from set_config('lock_timeout', $4, true) soon cros
   oq_heartbeat_many($1::bigint[], $2::bigint[], case when soon is not null then $3::int end)`;
 // No longer: the heartbeats of all other jobs wait for it.
 const PROGRESS = `select oq_heartbeat($1::bigint, $2::bigint, $3::int, $4::jsonb) from set_config('lock_timeout', '10', true)`;
+/** The same, for one of many: the others wait meanwhile, and a drain has an end. */
+const barely = (sql) => sql.replace("'200'", "'10'");
 const LISTEN = 'select oq_listen($1::text)';
 const UNLISTEN = 'select oq_unlisten($1::text)';
 
@@ -378,9 +380,10 @@ export class Worker {
   }
 
   /** Acks, and asks which of the leases were lost. */
-  async #ack(session, acks) {
+  async #ack(session, acks, one = false) {
     const leases = this.#leases(acks);
-    const done = new Set((await session.call(leases.length === 2 ? ACK : ACK_RESULTS, leases)).map(([id]) => BigInt(id)));
+    const sql = leases.length === 2 ? ACK : ACK_RESULTS;
+    const done = new Set((await session.call(one ? barely(sql) : sql, leases)).map(([id]) => BigInt(id)));
     // One job may be here by two leases: the later one counts.
     for (const job of acks.slice().sort((a, b) => (a.token > b.token ? -1 : 1))) {
       this.#done(job, done.delete(job.id) ? 'acked' : 'lost');
@@ -527,7 +530,7 @@ export class Worker {
 
   async #sendOne(report) {
     try {
-      await this.#send([report]);
+      await this.#send([report], true);
     } catch (error) {
       if (refused(error)) this.#refused(report, error);
       else this.#hope([report], error);
@@ -557,18 +560,20 @@ export class Worker {
     this.#done(report.job, 'lost', report.raised);
   }
 
-  async #send(reports) {
+  async #send(reports, one = false) {
     reports.sort((a, b) => (a.job.id < b.job.id ? -1 : 1));
     const jobs = reports.map((r) => r.job);
     if (reports[0].how === 'ack') {
-      await this.#ack(this.#reporting, jobs);
+      await this.#ack(this.#reporting, jobs, one);
       return;
     }
     const release = reports[0].how === 'release';
     const pauses = reports.map((r) => r.pause ?? null);
+    let sql = release ? RELEASE : NACK;
+    if (one) sql = barely(sql);
     const rows = release
-      ? await this.#reporting.call(RELEASE, [ids(jobs), tokens(jobs), pauses])
-      : await this.#reporting.call(NACK, [
+      ? await this.#reporting.call(sql, [ids(jobs), tokens(jobs), pauses])
+      : await this.#reporting.call(sql, [
           ids(jobs),
           tokens(jobs),
           reports.map((r) => r.error),

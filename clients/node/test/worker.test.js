@@ -318,6 +318,27 @@ for (const drainMs of [500, 30_000]) {
   });
 }
 
+test('many jobs that are held take no time from the other ends of a drain', async (t) => {
+  const queue = 'drained.held';
+  const tx = await pool.connect();
+  t.after(() => tx.release(true));
+  const over = deferred();
+  const begun = [];
+  const told = new Map();
+  const stop = start(t, new oq.Worker({
+    db: pool, queue, concurrency: 27, timeoutMs: 4000, handler: waits(begun, over), observe: (e) => told.set(e.job.id, e.state),
+  }));
+  const held = await oq.enqueueBulk(pool, queue, [...Array(25).fill('done'), 'done', 'fails']);
+  const others = held.splice(25);
+  await until('all run', () => begun.length === 27);
+  await tx.query('begin');
+  for (const id of held) await oq.cancel(tx, id);
+  over.resolve();
+  await stop();
+  assert.deepEqual(others.map((id) => told.get(id)), ['acked', 'scheduled']);
+  assert.deepEqual(held.map((id) => told.get(id)), Array(25).fill('lost'));
+});
+
 test('progress waits for nobody, and nobody for it', async (t) => {
   const queue = 'progressing';
   const tx = await pool.connect();

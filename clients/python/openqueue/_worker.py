@@ -167,6 +167,11 @@ def caught(signals: Sequence[int], workers: Sequence[BaseWorker[Any]]) -> Callab
     return restore
 
 
+def barely(sql: str) -> str:
+    """The same, for one of many: the others wait meanwhile, and a drain has an end."""
+    return sql.replace("'200'", "'10'")
+
+
 async def together(
     workers: Sequence[W],
     runs: Callable[[W], Coroutine[Any, Any, None]],
@@ -567,10 +572,12 @@ class BaseWorker(Generic[J]):
             leases.append(texts(j._result for j in acks))
         return leases
 
-    async def _ack(self, session: Session, acks: list[J]) -> None:
+    async def _ack(self, session: Session, acks: list[J], one: bool = False) -> None:
         """Acks, and asks which of the leases were lost."""
         leases = self._leases(acks)
         sql = _ACK if len(leases) == 2 else _ACK_RESULTS
+        if one:
+            sql = barely(sql)
         done = {int(row[0] or 0) for row in await session.call(sql, leases, self.timeout)}
         # One job may be here by two leases: the later one counts.
         for job in sorted(acks, key=lambda job: job.token, reverse=True):
@@ -701,7 +708,7 @@ class BaseWorker(Generic[J]):
 
     async def _send_one(self, report: _Report[J]) -> None:
         try:
-            await self._send([report])
+            await self._send([report], one=True)
         except psycopg.Error as e:
             if refused(e):
                 self._refused(report, e)
@@ -733,23 +740,26 @@ class BaseWorker(Generic[J]):
         self._log.error("job %d: its end could not be reported: %s", report.job.id, error)
         self._done(report.job, "lost", report.raised)
 
-    async def _send(self, reports: list[_Report[J]]) -> None:
+    async def _send(self, reports: list[_Report[J]], one: bool = False) -> None:
         reports.sort(key=lambda r: r.job.id)
         if reports[0].how == "ack":
-            await self._ack(self._out, [r.job for r in reports])
+            await self._ack(self._out, [r.job for r in reports], one)
             return
         release = reports[0].how == "release"
+        sql = _RELEASE if release else _NACK
+        if one:
+            sql = barely(sql)
         args = [
             numbers(r.job.id for r in reports),
             numbers(r.job.token for r in reports),
         ]
         pauses = texts(r.pause for r in reports)
         if release:
-            rows = await self._out.call(_RELEASE, [*args, pauses], self.timeout)
+            rows = await self._out.call(sql, [*args, pauses], self.timeout)
         else:
             errors = texts(r.error for r in reports)
             retries = "{" + ",".join("t" if r.retry else "f" for r in reports) + "}"
-            rows = await self._out.call(_NACK, [*args, errors, retries, pauses], self.timeout)
+            rows = await self._out.call(sql, [*args, errors, retries, pauses], self.timeout)
         for n, answer in rows:
             report = reports[int(n or 0) - 1]
             if release:

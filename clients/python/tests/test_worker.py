@@ -718,6 +718,27 @@ class Both:
                 conn.rollback()
                 self.ask("select count(oq_cancel(job_id)) from oq_jobs where queue_name = %s", self.queue)
 
+    def test_drain_with_many_jobs_that_are_held(self: Any) -> None:
+        """They take no time from the other ends."""
+        over = threading.Event()
+        self.addCleanup(over.set)
+        begun: list[Any] = []
+        outcomes: dict[int, str] = {}
+        *held, one, two = [self.enqueue(n) for n in [*range(26), "fails"]]
+        running = self.start(
+            self.waits(over, begun), concurrency=27, timeout=4, observe=lambda o: outcomes.update({o.job.id: o.state})
+        )
+        self.until("all run", lambda: len(begun) == 27)
+        with psycopg.connect(URL) as conn:
+            for job in held:
+                self.assertTrue(openqueue.cancel(conn, job))
+            over.set()
+            self.assertIsNone(running.end())
+            conn.rollback()
+        self.assertEqual([outcomes[n] for n in (one, two)], ["acked", "scheduled"])
+        self.assertEqual([outcomes[n] for n in held], ["lost"] * 25)
+        self.ask("select count(oq_cancel(job_id)) from oq_jobs where queue_name = %s", self.queue)
+
     def test_a_lock_timeout_of_the_role(self: Any) -> None:
         """A row that is locked for a while is no failure of its job, and keeps no other waiting."""
         url = psycopg.conninfo.make_conninfo(URL, options="-c lock_timeout=200ms")
