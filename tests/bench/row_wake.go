@@ -88,7 +88,7 @@ func (b *bench) besideASleeper(ctx context.Context) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(beside(rows[0], rows[1], atLeast(0.8), rows[2:]), rows[1:]...), nil
+	return append(beside(rows[0], rows[1], goal{}, rows[2:]), rows[1:]...), nil
 }
 
 // sleepOn says that the worker sleeps, and then only hears.
