@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/openqueue/openqueue/tests/testdb"
 )
 
@@ -46,14 +48,7 @@ func ackOfAJobThatIsHeld(t *testing.T, pooler, commit bool) {
 		}})
 	<-begun
 	<-begun
-	tx, err := db.Pool.Begin(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(ctx)
-	if ok, err := Cancel(ctx, tx, ids[0], ""); !ok || err != nil {
-		t.Fatal(ok, err)
-	}
+	tx := cancelOpenly(t, db, ids[0])
 	close(end)
 	since := time.Now()
 	more, err := EnqueueBulk(ctx, db.Pool, "q", []string{"next", "and one more"}, nil)
@@ -90,6 +85,23 @@ func ackOfAJobThatIsHeld(t *testing.T, pooler, commit bool) {
 	if ok := map[bool]string{false: "completed 1 0 t", true: "cancelled 1 0"}; got != ok[commit] {
 		t.Errorf("the one that was held is %s", got)
 	}
+}
+
+// cancelOpenly cancels jobs in a transaction that stays open, until the test ends it or is over.
+func cancelOpenly(t *testing.T, db *testdb.DB, ids ...int64) pgx.Tx {
+	t.Helper()
+	ctx := context.Background()
+	tx, err := db.Pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tx.Rollback(ctx) })
+	for _, id := range ids {
+		if ok, err := Cancel(ctx, tx, id, ""); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+	}
+	return tx
 }
 
 // lockTable locks a table, and gives what ends that.
@@ -203,14 +215,7 @@ func drainWithAJobThatIsHeld(t *testing.T, pooler bool) {
 			return nil
 		}})
 	<-begun
-	tx, err := db.Pool.Begin(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(ctx)
-	if ok, err := Cancel(ctx, tx, ids[5], ""); !ok || err != nil {
-		t.Fatal(ok, err)
-	}
+	cancelOpenly(t, db, ids[5])
 	time.AfterFunc(time.Second, func() { close(end) })
 	if err := stop(); err != nil {
 		t.Error(err)
@@ -241,14 +246,7 @@ func TestFailureOfAJobThatIsHeld(t *testing.T) {
 			return nil
 		})})
 	<-begun
-	tx, err := db.Pool.Begin(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(ctx)
-	if ok, err := Cancel(ctx, tx, id, ""); !ok || err != nil {
-		t.Fatal(ok, err)
-	}
+	tx := cancelOpenly(t, db, id)
 	close(end)
 	since := time.Now()
 	next, err := Enqueue(ctx, db.Pool, "q", "succeeds", nil)
@@ -296,16 +294,7 @@ func TestDrainWithManyJobsThatAreHeld(t *testing.T) {
 	for range ids {
 		<-begun
 	}
-	tx, err := db.Pool.Begin(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(ctx)
-	for _, id := range ids[:25] {
-		if ok, err := Cancel(ctx, tx, id, ""); !ok || err != nil {
-			t.Fatal(ok, err)
-		}
-	}
+	cancelOpenly(t, db, ids[:25]...)
 	close(end)
 	if err := stop(); err != nil {
 		t.Error(err)

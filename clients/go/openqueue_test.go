@@ -590,16 +590,7 @@ func openTransactionOfACancel(t *testing.T, pooler bool) {
 	for range ids {
 		<-begun
 	}
-	tx, err := db.Pool.Begin(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(ctx)
-	for _, id := range ids[:cancelled] {
-		if ok, err := Cancel(ctx, tx, id, ""); !ok || err != nil {
-			t.Fatal(ok, err)
-		}
-	}
+	tx := cancelOpenly(t, db, ids[:cancelled]...)
 	// Whose lease ended would be taken from him at once.
 	until(t, "the others are done", func() bool {
 		return get[int64](t, db.Pool, "select oq_reap()") >= 0 &&
