@@ -19,6 +19,7 @@ declare
     v_last    bigint;
     v_back    bigint;
     v_raised  record;
+    v_count   bigint;
 begin
     -- Resolved epochs are dead rows while a snapshot is held: none is walked twice. What is committed
     -- as gone stays gone, so the register is right even if this transaction rolls back.
@@ -85,8 +86,8 @@ begin
 
     v_raised := {{.schema}}.raise_lanes(capped, v_low, v_current, v_last);
     perform {{.schema}}.raise_time(capped);
-    return v_raised.moved + {{.schema}}.return_passed()
-        + {{.schema}}.resolve_epochs(v_low, v_current, v_last, v_raised.late_lanes, v_raised.late_lows);
+    v_count := v_raised.moved + {{.schema}}.return_passed();
+    return v_count + {{.schema}}.resolve_epochs(v_low, v_current, v_last, v_raised.late_lanes, v_raised.late_lows);
 end
 $$;
 comment on function {{.schema}}.advance(boolean) is 'Raises the low marks and resolves epochs.';

@@ -65,25 +65,13 @@ begin
                   order by r.job_id desc
                   limit v_left)
                 union all
-                (select s.job_id from scheduled s
-                  where s.job_id < v_before and coalesce(oq_list.state = 'scheduled', true)
-                    and coalesce(s.lane >> 16 = v_only, true) and s.lane >> 16 <> all (v_hidden)
-                  order by s.job_id desc
+                {{range $table := list "scheduled" "waiting" "leased"}}(select p.job_id from {{$table}} p
+                  where p.job_id < v_before and coalesce(oq_list.state = '{{$table}}', true)
+                    and coalesce(p.lane >> 16 = v_only, true) and p.lane >> 16 <> all (v_hidden)
+                  order by p.job_id desc
                   limit v_left)
                 union all
-                (select w.job_id from waiting w
-                  where w.job_id < v_before and coalesce(oq_list.state = 'waiting', true)
-                    and coalesce(w.lane >> 16 = v_only, true) and w.lane >> 16 <> all (v_hidden)
-                  order by w.job_id desc
-                  limit v_left)
-                union all
-                (select l.job_id from leased l
-                  where l.job_id < v_before and coalesce(oq_list.state = 'leased', true)
-                    and coalesce(l.lane >> 16 = v_only, true) and l.lane >> 16 <> all (v_hidden)
-                  order by l.job_id desc
-                  limit v_left)
-                union all
-                (select d.job_id from dead d
+                {{end}}(select d.job_id from dead d
                   where v_only is null and d.job_id < v_before and coalesce(oq_list.state = 'dead', true)
                     and d.queue_id <> all (v_hidden)
                   order by d.job_id desc
@@ -103,7 +91,6 @@ begin
                   limit v_left)) x
              order by x.job_id desc
              limit v_left);
-        exit when cardinality(v_ids) = 0;
         return query
         select j.*
           from unnest(v_ids) with ordinality u(job_id, nth)
