@@ -64,6 +64,7 @@
 {{template "internal/raise_time.sql" .}}
 {{template "internal/raise_lanes.sql" .}}
 {{template "internal/return_passed.sql" .}}
+{{template "internal/note_leavers.sql" .}}
 {{template "internal/resolve_epochs.sql" .}}
 {{template "internal/advance.sql" .}}
 {{template "internal/advance_alone.sql" .}}

@@ -397,11 +397,16 @@ create table {{.schema}}.epoch_open (
     lo_scheduled bigint     not null,
     lo_leased   bigint      not null,
     lo_ttl      bigint      not null,
-    opened_at   timestamptz not null default clock_timestamp()
+    opened_at   timestamptz not null default clock_timestamp(),
+    departed    boolean     not null default false,
+    holders     text[]
 );
 create index epoch_open_epoch_idx on {{.schema}}.epoch_open (epoch);
 comment on table {{.schema}}.epoch_open is 'Epochs whose members may still commit rows below a mark.';
 comment on column {{.schema}}.epoch_open.lo is 'Every position of a member is above it.';
+comment on column {{.schema}}.epoch_open.departed is 'A further row, for members that have left while others hold the epoch.';
+comment on column {{.schema}}.epoch_open.holders is
+    'The transactions that held the epoch, closed, when it was last looked for what others have committed.';
 insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_leased, lo_ttl) values (1, 0, 0, 0, 0);
 
 create table {{.schema}}.passed (

@@ -137,29 +137,53 @@ func TestLateCommitsBelowTheMark(t *testing.T) {
 			return []int64{get[int64](t, c, "select oq_enqueue('q')")}
 		}},
 	}
-	for _, tc := range cases {
-		t.Run(tc.name, func(t *testing.T) {
-			t.Parallel()
-			db := testdb.New(t)
-			a, b := db.Conn(t), db.Conn(t)
-			exec(t, b, "select oq_enqueue('q', priority => 7), oq_enqueue('q')")
-			drain(t, db, "q")
-			exec(t, a, "begin")
-			want := tc.open(t, a)
-			exec(t, b, "set lock_timeout = '2s'")
-			flow(t, b, "q")
-			exec(t, a, "commit")
-			tick(t, b, 1)
-			got := map[int64]job{}
-			for _, j := range lease(t, b, "q", 100) {
-				got[j.ID] = j
-				ack(t, b, j)
+	besideOthers(t, func(t *testing.T, beside func(*testdb.DB, func())) {
+		for _, tc := range cases {
+			t.Run(tc.name, func(t *testing.T) {
+				t.Parallel()
+				db := testdb.New(t)
+				a, b := db.Conn(t), db.Conn(t)
+				exec(t, b, "select oq_enqueue('q', priority => 7), oq_enqueue('q')")
+				drain(t, db, "q")
+				exec(t, a, "begin")
+				var want []int64
+				beside(db, func() { want = tc.open(t, a) })
+				exec(t, b, "set lock_timeout = '2s'")
+				flow(t, b, "q")
+				exec(t, a, "commit")
+				tick(t, b, 1)
+				got := map[int64]job{}
+				for _, j := range lease(t, b, "q", 100) {
+					got[j.ID] = j
+					ack(t, b, j)
+				}
+				expect(t, got, want...)
+				expect(t, drain(t, db, "q"))
+				audit(t, b)
+			})
+		}
+	})
+}
+
+// besideOthers runs a test by itself, and then with others that are members of the same epochs: one that stays open to the
+// end, one that has left before.
+func besideOthers(t *testing.T, run func(t *testing.T, beside func(*testdb.DB, func()))) {
+	run(t, func(_ *testdb.DB, open func()) { open() })
+	t.Run("beside one that stays open", func(t *testing.T) {
+		run(t, func(db *testdb.DB, open func()) {
+			stays, goes := db.Conn(t), db.Conn(t)
+			exec(t, stays, "begin")
+			exec(t, goes, "begin")
+			enter := func() {
+				exec(t, stays, "select oq.enter()")
+				exec(t, goes, "select oq.enter()")
 			}
-			expect(t, got, want...)
-			expect(t, drain(t, db, "q"))
-			audit(t, b)
+			enter()
+			open()
+			enter()
+			exec(t, goes, "commit")
 		})
-	}
+	})
 }
 
 // db opens one more session beside c.
@@ -285,36 +309,39 @@ func TestLateCommitsBelowTheTimeMarks(t *testing.T) {
 			return j.ID
 		}, "expired"},
 	}
-	for _, tc := range cases {
-		t.Run(tc.name, func(t *testing.T) {
-			t.Parallel()
-			db := testdb.New(t)
-			a, b := db.Conn(t), db.Conn(t)
-			tick(t, b, 1)
-			id := tc.open(t, a)
-			column := map[int]string{
-				scheduled: "(select due_at from oq.scheduled where job_id = $1)",
-				leased:    "(select expires_at from oq.leased where job_id = $1)",
-				timers:    "(select expires_at from oq.job where job_id = $1)",
-			}[tc.lane]
-			due := get[time.Time](t, a, "select "+column, id)
-			// The mark keeps a distance, and it stays where a row is: others must go by as well.
-			until(t, b, "the mark passes what is not committed", fmt.Sprintf(`select count(*) > 0 and
+	besideOthers(t, func(t *testing.T, beside func(*testdb.DB, func())) {
+		for _, tc := range cases {
+			t.Run(tc.name, func(t *testing.T) {
+				t.Parallel()
+				db := testdb.New(t)
+				a, b := db.Conn(t), db.Conn(t)
+				tick(t, b, 1)
+				var id int64
+				beside(db, func() { id = tc.open(t, a) })
+				column := map[int]string{
+					scheduled: "(select due_at from oq.scheduled where job_id = $1)",
+					leased:    "(select expires_at from oq.leased where job_id = $1)",
+					timers:    "(select expires_at from oq.job where job_id = $1)",
+				}[tc.lane]
+				due := get[time.Time](t, a, "select "+column, id)
+				// The mark keeps a distance, and it stays where a row is: others must go by as well.
+				until(t, b, "the mark passes what is not committed", fmt.Sprintf(`select count(*) > 0 and
 				(select max(low) > (date_part('epoch', $1::timestamptz) * 1000000)::bigint
 				   from oq.mark where lane = %d) from oq_tick()`, tc.lane), due)
-			exec(t, a, "commit")
-			tick(t, b, 1)
-			if got := get[string](t, b, "select state from oq_get($1)", id); got != tc.want {
-				t.Fatalf("job is %s, want %s", got, tc.want)
-			}
-			if tc.want == "ready" {
-				expect(t, drain(t, db, "q"), id)
-			} else {
-				expect(t, drain(t, db, "q"))
-			}
-			audit(t, b)
-		})
-	}
+				exec(t, a, "commit")
+				tick(t, b, 1)
+				if got := get[string](t, b, "select state from oq_get($1)", id); got != tc.want {
+					t.Fatalf("job is %s, want %s", got, tc.want)
+				}
+				if tc.want == "ready" {
+					expect(t, drain(t, db, "q"), id)
+				} else {
+					expect(t, drain(t, db, "q"))
+				}
+				audit(t, b)
+			})
+		}
+	})
 }
 
 // A worker that enqueues and then finds another queue empty does the duties itself where no daemon
@@ -420,4 +447,41 @@ func advanceByLease(t testing.TB, other, c querier) {
 	if get[int64](t, other, "select last_value from oq.epoch") == before {
 		t.Fatal("the lease did not advance")
 	}
+}
+
+// Of an epoch that stays open others may leave: it is looked at once for each time that its holders change, not at each tick.
+func TestWhoLeavesAnOpenEpochIsLookedForOnce(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	stays, goes, b := db.Conn(t), db.Conn(t), db.Conn(t)
+	exec(t, b, "select oq_enqueue('q')")
+	drain(t, db, "q")
+	exec(t, stays, "begin")
+	exec(t, stays, "select oq_enqueue('other')")
+	exec(t, goes, "begin")
+	late := get[int64](t, goes, "select oq_enqueue('q')")
+	const looks = "select coalesce(max(row_id), 0) - max(epoch) from oq.epoch_open"
+	began := get[int64](t, b, looks)
+	for n, step := range []func(){
+		func() {},
+		func() { exec(t, goes, "commit") },
+		// Still the same member, though not to all versions.
+		func() { exec(t, stays, "prepare transaction 'an open member'") },
+	} {
+		step()
+		flow(t, b, "q")
+		tick(t, b, 3)
+		if got := get[int64](t, b, looks) - began; got != int64(n+1) && (n < 2 || got != int64(n)) {
+			t.Errorf("looked for %d times, want %d", got, n+1)
+		}
+		if n := get[int](t, b, "select count(*)::int from oq.epoch_open"); n != 2 {
+			t.Errorf("%d rows of epochs, want those of the one that is open and of the current one", n)
+		}
+	}
+	if state := get[string](t, b, "select state from oq_get($1)", late); state != "completed" {
+		t.Errorf("the late job is %s, want completed, in the flow of the others", state)
+	}
+	exec(t, b, "commit prepared 'an open member'")
+	tick(t, b, 2)
+	audit(t, b)
 }

@@ -185,6 +185,31 @@ func TestWhatDoesNotMatter(t *testing.T) {
 	}
 }
 
+// At every step of the others, and wherever they stay for an hour: two ticks later what is committed can be leased.
+func TestNobodyWaitsForWhoStaysOpen(t *testing.T) {
+	for _, c := range []scenario{oneWriter, twoWriters, staleLease, openRaise, openMember, openLease} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := search{model: model{scripts: c.scripts(protocol{})}, jobs: c.jobs, open: true}
+			n, trace := s.run()
+			if trace != "" {
+				t.Fatalf("after %d states:\n%s", n, trace)
+			}
+			t.Logf("%d states", n)
+		})
+	}
+	t.Run("unless who leaves is not looked for", func(t *testing.T) {
+		t.Parallel()
+		p := protocol{noLeavers: true}
+		s := search{model: model{protocol: p, scripts: twoWriters.scripts(p)}, open: true}
+		n, trace := s.run()
+		if trace == "" {
+			t.Fatalf("nobody waits in %d states", n)
+		}
+		t.Logf("after %d states:\n%s", n, trace)
+	})
+}
+
 // Each of these breaks one rule, and a job is lost by it at the end, when all is quiet.
 func TestEveryRuleMatters(t *testing.T) {
 	for _, c := range []struct {

@@ -1,6 +1,9 @@
 package model
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+)
 
 // One step of a script is one atomic action on what processes share. A statement of which the result
 // depends on its snapshot alone is one step; where it also looks at locks, the snapshot is a step of
@@ -34,6 +37,7 @@ const (
 	opPass
 	opDrop
 	opBack
+	opLeavers
 	opList
 	opTry
 	opHold
@@ -60,6 +64,7 @@ type protocol struct {
 	openAdvance        bool // the lock of advance goes at the end of the call, before its commit
 	ownEpoch           bool // a transaction resolves the epoch of which it is a member itself
 	noCall             bool // two advances run at once
+	noLeavers          bool // who leaves an epoch that others hold is not looked for
 	ownRegister        bool // the register of the lowest epoch believes deletes that may roll back
 
 	// These are not rules: nothing is lost by doing it so.
@@ -142,7 +147,7 @@ func (c *script) tick(b protocol, pass bool) *script {
 	c.enter(b)
 	c.add(step{op: opSnap}, step{op: opBack})
 	c.steps[drop].to = len(c.steps)
-	c.add(step{op: opList})
+	c.add(step{op: opLeavers}, step{op: opList})
 	try := len(c.steps)
 	c.add(step{op: opTry}, step{op: opHold, to: try})
 	c.enter(b)
@@ -304,8 +309,10 @@ func (m *model) next(s state, i int, emit func(state, error)) {
 		m.drop(&s, i, st.to)
 	case opBack:
 		m.back(&s, i)
+	case opLeavers:
+		m.leavers(&s, i)
 	case opList:
-		p.list, p.own, p.num, p.lo = now, p.locks, 0, 0
+		p.list, p.own, p.num, p.lo, p.departed = now, p.locks, 0, 0, 0
 		m.say(i, "lists the open epochs")
 	case opTry:
 		m.try(&s, i, st.to)
@@ -409,7 +416,8 @@ func (m *model) repair(s *state, i int) {
 	p := &s.procs[i]
 	var top epoch
 	for _, e := range s.epochs {
-		if e.num > top.num && e.num >= s.epochLow && visible(e.ins, e.del, s.now(), p.tx) {
+		if e.num >= s.epochLow && visible(e.ins, e.del, s.now(), p.tx) &&
+			(e.num > top.num || e.num == top.num && e.lo < top.lo) {
 			top = e
 		}
 	}
@@ -534,6 +542,37 @@ func (m *model) back(s *state, i int) {
 	p.snap = 0
 }
 
+// leavers adds a row without members where the holders of closed epochs are others than before: one for all, from where
+// the lowest begins.
+func (m *model) leavers(s *state, i int) {
+	p := &s.procs[i]
+	num, lo := uint8(255), uint8(255)
+	for k := range s.epochs {
+		e := s.epochs[k]
+		if m.noLeavers || e.num == 0 || e.num >= p.n || e.num < s.epochLow || e.departed == 1 ||
+			!visible(e.ins, e.del, s.now(), p.tx) || e.del != 0 || e.lock != 0 && e.lock != p.tx ||
+			p.locks>>e.num&1 == 1 {
+			continue
+		}
+		held := uint16(0)
+		for _, x := range s.procs {
+			if (x.locks|x.excl)>>e.num&1 == 1 {
+				held |= 1 << x.tx
+			}
+		}
+		if held == 0 || held == e.held {
+			continue
+		}
+		s.epochs[k].del = p.tx
+		s.addEpoch(epoch{num: e.num, lo: e.lo, ins: p.tx, held: held})
+		num, lo = min(num, e.num), min(lo, e.lo)
+	}
+	if num < 255 {
+		s.addEpoch(epoch{num: num, lo: lo, ins: p.tx, departed: 1})
+		m.say(i, "looks for who has left epoch %d", num)
+	}
+}
+
 // try goes on to the next closed epoch and tries its lock.
 func (m *model) try(s *state, i, to int) {
 	p := &s.procs[i]
@@ -541,27 +580,27 @@ func (m *model) try(s *state, i, to int) {
 		if e.num == 0 || e.num >= p.n || e.num < s.epochLow || !visible(e.ins, e.del, p.list, p.tx) {
 			continue
 		}
-		if e.num < p.num || e.num == p.num && e.lo <= p.lo && p.num > 0 {
+		if p.num > 0 && cmp.Or(cmp.Compare(e.num, p.num), cmp.Compare(e.lo, p.lo), cmp.Compare(e.departed, p.departed)) <= 0 {
 			continue
 		}
-		if p.own>>e.num&1 == 1 && !m.ownEpoch {
+		if p.own>>e.num&1 == 1 && !m.ownEpoch && e.departed == 0 {
 			continue
 		}
-		p.num, p.lo = e.num, e.lo
+		p.num, p.lo, p.departed = e.num, e.lo, e.departed
 		for k := range s.procs {
-			if k != i && (s.procs[k].locks|s.procs[k].excl)>>e.num&1 == 1 {
+			if k != i && e.departed == 0 && (s.procs[k].locks|s.procs[k].excl)>>e.num&1 == 1 {
 				m.say(i, "finds epoch %d locked", e.num)
 				p.pc--
 				return
 			}
 		}
-		if m.holdExclusive {
+		if m.holdExclusive && e.departed == 0 {
 			p.excl |= 1 << e.num
 		}
 		m.say(i, "finds epoch %d free", e.num)
 		return
 	}
-	p.list, p.num, p.lo = 0, 0, 0
+	p.list, p.num, p.lo, p.departed = 0, 0, 0, 0
 	p.pc = uint8(to)
 	m.say(i, "has no more epochs to try")
 }
@@ -570,7 +609,7 @@ func (m *model) hold(s *state, i, to int) {
 	p := &s.procs[i]
 	for k := range s.epochs {
 		e := &s.epochs[k]
-		if e.num == p.num && e.lo == p.lo && visible(e.ins, e.del, s.now(), p.tx) &&
+		if e.num == p.num && e.lo == p.lo && e.departed == p.departed && visible(e.ins, e.del, s.now(), p.tx) &&
 			e.del == 0 && (e.lock == 0 || e.lock == p.tx) {
 			e.lock = p.tx
 			m.say(i, "locks the row of epoch %d", e.num)
@@ -625,7 +664,7 @@ func (m *model) left(s *state, i, to int) {
 	}
 	for k := range s.epochs {
 		e := &s.epochs[k]
-		if e.num == p.num && e.lo == p.lo && e.lock == p.tx {
+		if e.num == p.num && e.lo == p.lo && e.departed == p.departed && e.lock == p.tx && e.del == 0 {
 			e.lock, e.del = 0, p.tx
 			m.say(i, "resolves epoch %d", e.num)
 			return

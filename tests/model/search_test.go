@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -17,6 +18,8 @@ type search struct {
 	model
 	jobs     uint8 // ready at the beginning
 	anywhere bool  // check what holds at every moment, not at the end only
+	open     bool  // and that nobody waits for those who stay open there
+	last     uint8 // transaction of the scripts
 	nodes    []node
 }
 
@@ -40,9 +43,10 @@ func (c *search) start() state {
 			}
 		}
 	}
-	if tx > 16 {
+	if tx > 16 || c.open && tx > 14 {
 		panic("too many transactions")
 	}
+	c.last = tx - 1
 	s.normalize()
 	return s
 }
@@ -83,6 +87,9 @@ func (c *search) run() (int, string) {
 					if err == nil && c.anywhere {
 						err = s.covered()
 					}
+					if err == nil && c.open && c.rests(&s) {
+						err = c.beside(s)
+					}
 					if err != nil {
 						c.nodes = append(c.nodes, n)
 						broken = err
@@ -120,18 +127,51 @@ func (c *search) run() (int, string) {
 
 // quiet runs two ticks alone and looks at what is left.
 func (c *search) quiet(s state, tell func(int, string, ...any)) error {
+	s.procs = [4]proc{{tx: 1}}
+	if err := c.ticks(&s, 0, tell); err != nil {
+		return err
+	}
+	if err := s.whole(); err != nil {
+		return err
+	}
+	return s.reachable()
+}
+
+// rests: nobody advances, or is within his commit.
+func (c *search) rests(s *state) bool {
+	for i := range c.scripts {
+		pc := int(s.procs[i].pc)
+		if pc < len(c.scripts[i].steps) && c.scripts[i].steps[pc].op == opRelease {
+			return false
+		}
+	}
+	return s.call == 0
+}
+
+// beside runs two ticks while all others stay where they are.
+func (c *search) beside(s state) error {
+	i := len(c.scripts)
+	s.procs[i] = proc{tx: c.last + 1}
+	s.normalize()
+	if err := c.ticks(&s, i, nil); err != nil {
+		return err
+	}
+	return s.reached()
+}
+
+// ticks runs two of them in process i.
+func (c *search) ticks(s *state, i int, tell func(int, string, ...any)) error {
 	p := c.protocol
-	m := model{protocol: p, tell: tell}
+	m := model{protocol: p, tell: tell, scripts: slices.Clone(c.scripts[:i])}
 	t := script{final: true}
 	t.tick(p, true).end(p).tick(p, true).end(p)
-	m.scripts = []script{t}
-	s.procs = [4]proc{{tx: 1}}
-	for int(s.procs[0].pc) < len(t.steps) {
+	m.scripts = append(m.scripts, t)
+	for int(s.procs[i].pc) < len(t.steps) {
 		var failed error
 		moved := false
-		m.next(s, 0, func(n state, err error) {
+		m.next(*s, i, func(n state, err error) {
 			if !moved {
-				s, failed, moved = n, err, true
+				*s, failed, moved = n, err, true
 			}
 		})
 		if failed != nil {
@@ -142,10 +182,7 @@ func (c *search) quiet(s state, tell func(int, string, ...any)) error {
 		}
 		s.normalize()
 	}
-	if err := s.whole(); err != nil {
-		return err
-	}
-	return s.reachable()
+	return nil
 }
 
 // trace does the steps to a state once more, telling of each.

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"cmp"
 	"fmt"
 	"hash/maphash"
 	"math/bits"
@@ -18,7 +19,12 @@ type row struct {
 
 type mark struct{ low, ins uint8 }
 
-type epoch struct{ num, lo, ins, del, lock uint8 }
+// departed is a further row, for members that have left while others hold the epoch; held are those who did when that was
+// last looked for.
+type epoch struct {
+	num, lo, ins, del, lock, departed uint8
+	held                              uint16
+}
 
 type note struct{ pos, ins, del uint8 }
 
@@ -31,6 +37,7 @@ type proc struct {
 	e, p, n      uint8
 	low, free    uint8
 	num, lo      uint8 // the epoch row at which the cursor stands
+	departed     uint8
 	again, moved uint8
 	ticked       uint8
 }
@@ -42,7 +49,7 @@ type state struct {
 	procs        [4]proc
 	rows         [10]row
 	marks        [8]mark
-	epochs       [10]epoch
+	epochs       [14]epoch
 	notes        [4]note
 	closed       [10]uint8
 	position     uint8
@@ -284,7 +291,8 @@ func (s *state) normalize() {
 		return (int(a.low)-int(b.low))<<8 + int(a.ins) - int(b.ins)
 	})
 	slices.SortFunc(s.epochs[:], func(a, b epoch) int {
-		return (int(a.num)-int(b.num))<<16 + (int(a.lo)-int(b.lo))<<8 + int(a.ins) - int(b.ins)
+		return cmp.Or(cmp.Compare(a.num, b.num), cmp.Compare(a.lo, b.lo), cmp.Compare(a.departed, b.departed),
+			cmp.Compare(a.ins, b.ins), cmp.Compare(a.del, b.del), cmp.Compare(a.held, b.held))
 	})
 	slices.SortFunc(s.notes[:], func(a, b note) int {
 		return (int(a.pos)-int(b.pos))<<8 + int(a.ins) - int(b.ins)
@@ -349,6 +357,17 @@ func (s *state) reachable() error {
 	return nil
 }
 
+// reached: as reachable, while others are open, who may have a row under their hands.
+func (s *state) reached() error {
+	low := s.newest(s.now(), 0)
+	for _, r := range s.rows {
+		if r.pos > 0 && r.pos < low && visible(r.ins, r.del, s.now(), 0) && r.del == 0 && r.lock == 0 {
+			return fmt.Errorf("job %d waits for others: it stands @%d below the mark %d", r.job, r.pos, low)
+		}
+	}
+	return nil
+}
+
 // covered is what holds at every moment. A position that was drawn and can't be seen belongs to an
 // epoch that is locked, not resolved, and begins below it. A row that can be seen below the mark is
 // noted, or above the beginning of an epoch that is not resolved.
@@ -388,7 +407,7 @@ func (s *state) covered() error {
 					continue
 				}
 				for _, x := range s.epochs {
-					if x.num == e && e >= s.epochLow && x.lo < r.pos && visible(x.ins, x.del, snap, 0) {
+					if x.num == e && x.departed == 0 && e >= s.epochLow && x.lo < r.pos && visible(x.ins, x.del, snap, 0) {
 						ok = true
 					}
 				}

@@ -19,7 +19,7 @@ begin
             v_epoch := v_noted::bigint;
             if pg_advisory_xact_lock_shared(
                     hashtext('{{.schema}}:epoch'), (v_epoch & 2147483647)::int) is not null
-                and exists (select from {{.schema}}.epoch_open e where e.epoch = v_epoch)
+                and exists (select from {{.schema}}.epoch_open e where e.epoch = v_epoch and not e.departed)
             then
                 return true;
             end if;

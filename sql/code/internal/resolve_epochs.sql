@@ -1,6 +1,6 @@
 -- Resolves up to 20 closed epochs: what their members committed below a mark goes to the end of its lane; what is
 -- due is promoted, reaped or expired. late_lanes, late_lows: the lanes to look at, and their marks (raise_lanes).
--- Calls: own_locks, enter, time_low, promote_due, reap_expired, expire_due.
+-- Calls: own_locks, note_leavers, enter, time_low, promote_due, reap_expired, expire_due.
 -- Locks: epochs (session, try); epoch_open, ready, scheduled and leased rows (skip locked).
 -- Index: epoch_open_epoch_idx, ready_pk.
 create or replace function {{.schema}}.resolve_epochs(
@@ -36,12 +36,14 @@ declare
     v_last  timestamptz;
     v_count bigint := 0;
 begin
+    perform {{.schema}}.note_leavers(low_epoch, current_epoch, v_own);
     for v_epoch in
         select e.row_id, e.epoch, e.lo, e.lo_scheduled, e.lo_leased, e.lo_ttl
           from {{.schema}}.epoch_open e
          where e.epoch >= resolve_epochs.low_epoch and e.epoch < resolve_epochs.current_epoch
-           and not e.epoch & 2147483647 = any (v_own)
-           and case when pg_try_advisory_lock(hashtext('{{.schema}}:epoch'), (e.epoch & 2147483647)::int)
+           and case when e.departed then true
+               when e.epoch & 2147483647 = any (v_own) then false
+               when pg_try_advisory_lock(hashtext('{{.schema}}:epoch'), (e.epoch & 2147483647)::int)
                then pg_advisory_unlock(hashtext('{{.schema}}:epoch'), (e.epoch & 2147483647)::int)
                else false end
          order by e.epoch
