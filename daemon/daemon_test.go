@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -581,6 +582,27 @@ func TestDutiesAreDoneInTime(t *testing.T) {
 	}
 	if err := stop(); err != nil {
 		t.Errorf("stopped: %v", err)
+	}
+}
+
+// An idle daemon ticks once a second, and at once when something moves: a delay of 10 ms does not take half a second.
+func TestIdleDaemonNoticesWhatMoves(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c, _ := started(t, config(db.URL))
+	until(t, "ready", func() bool { return isReady(c) })
+	var took []time.Duration
+	for n := range 9 {
+		// Anywhere between two ticks.
+		time.Sleep(time.Second + time.Duration(n)*100*time.Millisecond)
+		began := time.Now()
+		exec(t, db, "select oq_enqueue('q', options => '{\"delay\": \"10 ms\"}')")
+		until(t, "it is ready", func() bool { return number(t, db, "select count(*) from oq.scheduled") == 0 })
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	if took[4] > 400*time.Millisecond {
+		t.Errorf("half of the jobs took %v or more: %v", took[4], took)
 	}
 }
 

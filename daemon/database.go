@@ -26,6 +26,7 @@ type database struct {
 
 	leader bool      // of the tick loop only
 	ledAt  time.Time // when that was last asked
+	tickAt time.Time // when the next tick is due, if nothing moves
 }
 
 // newDatabase has the loops of a database; with others beside it, no error of its own ends the process.
@@ -130,9 +131,13 @@ func parseURL(url string) (*pgx.ConnConfig, error) {
 const (
 	sqlLead = `select oq_lead()`
 	sqlTick = `select duty, done from oq_tick($1)`
+	sqlIdle = `select oq_idle()`
+
+	// idleEvery is how often an idle database is asked whether anything has moved.
+	idleEvery = 50 * time.Millisecond
 )
 
-// tick runs every duty once, if this session leads, and sleeps until the next is due.
+// tick runs every duty once, if this session leads, and sleeps until the next is due, or until something moves.
 func (d *database) tick(ctx context.Context, conn *pgx.Conn) (time.Duration, error) {
 	if time.Since(d.ledAt) > time.Second || !d.leader {
 		was := d.leader
@@ -148,6 +153,15 @@ func (d *database) tick(ctx context.Context, conn *pgx.Conn) (time.Duration, err
 	}
 	if !d.leader {
 		return time.Second, nil
+	}
+	if left := time.Until(d.tickAt); left > time.Millisecond {
+		var idle bool
+		if err := conn.QueryRow(ctx, sqlIdle).Scan(&idle); err != nil {
+			return 0, err
+		}
+		if idle {
+			return min(left, idleEvery), nil
+		}
 	}
 	began := time.Now()
 	rows, err := conn.Query(ctx, sqlTick, d.cfg.TickMaxRows)
@@ -172,7 +186,8 @@ func (d *database) tick(ctx context.Context, conn *pgx.Conn) (time.Duration, err
 		return 0, err
 	}
 	d.metrics.ticked(time.Since(began))
-	return next, nil
+	d.tickAt = time.Now().Add(next)
+	return min(next, idleEvery), nil
 }
 
 const sqlStats = `select queue_name, ready, scheduled, waiting, leased, dead, completed,

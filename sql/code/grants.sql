@@ -19,7 +19,7 @@ declare
             "oq_revoke", "oq_adopt", "oq_repair", "oq_redrive", "oq_purge", "oq_tick", "oq_promote",
             "oq_reap", "oq_expire", "oq_wake", "oq_advance", "oq_rotate", "oq_compact",
             "oq_run_schedules"],
-        "oq_daemon": ["oq_tick", "oq_promote", "oq_reap", "oq_expire", "oq_wake", "oq_advance",
+        "oq_daemon": ["oq_tick", "oq_idle", "oq_promote", "oq_reap", "oq_expire", "oq_wake", "oq_advance",
             "oq_rotate", "oq_compact", "oq_lead", "oq_stats", "oq_version", "oq_run_schedules"]
     }';
     v_views  constant text[] := array['oq_queues', 'oq_jobs', 'oq_dead', 'oq_workers', 'oq_schedules',

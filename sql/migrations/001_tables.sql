@@ -86,6 +86,10 @@ comment on sequence {{.schema}}.beat is 'When oq_tick last ran, in milliseconds 
 create sequence {{.schema}}.led as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.led is 'When the leader last ticked, in milliseconds since 1970, to the second.';
 
+create sequence {{.schema}}.unsaid as bigint minvalue 0 cache 1;
+comment on sequence {{.schema}}.unsaid is
+    'When a wake-up was last left to a tick, in milliseconds since 1970.';
+
 create sequence {{.schema}}.epoch_low as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.epoch_low is 'No unresolved epoch is below it: oq_advance starts there.';
 
@@ -101,6 +105,7 @@ begin
     perform setval('{{.schema}}.generation', 0);
     perform setval('{{.schema}}.beat', 0);
     perform setval('{{.schema}}.led', 0);
+    perform setval('{{.schema}}.unsaid', 0);
 end
 $$;
 
@@ -777,7 +782,9 @@ alter table {{$.schema}}.{{$table}} set (autovacuum_vacuum_scale_factor = 0,
 
 -- Wake-ups that are to be made before the commit. Nobody reads the rows: oq_compact truncates them.
 create unlogged table {{.schema}}.wakeup (
-    queue_name  text collate "C" not null
+    queue_id    bigint  not null,
+    queue_name  text collate "C" not null,
+    bound       boolean not null
 );
 comment on table {{.schema}}.wakeup is 'Queues whose sleepers are notified before the commit.';
 

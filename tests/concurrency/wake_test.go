@@ -137,7 +137,7 @@ func TestTheTickWakes(t *testing.T) {
 			woken(t, a, b, "q")
 		}
 	}
-	exec(t, b, "select oq_pause('q'), oq_enqueue('q')")
+	exec(t, b, "select oq_enqueue('q'), oq_pause('q')")
 	woken(t, a, b, "q")
 	tick(t, b, 1)
 	if woken(t, a, b, "q") {
@@ -404,18 +404,25 @@ func TestTheTickDoesNotRepeatItselfForEver(t *testing.T) {
 	}
 }
 
+// led is as if a leader had just ticked, and unled as if it had gone: only a leader has wake-ups left to it.
+const (
+	led   = `select setval('oq.led', (extract(epoch from clock_timestamp()) * 1000)::bigint)`
+	unled = `select setval('oq.led', (extract(epoch from clock_timestamp()) * 1000)::bigint - 5000)`
+)
+
 // Commits that notify wait for each other. While two are on their way a third leaves its wake-up to the tick; one whose
-// transaction stays open keeps nobody from his, and where nobody ticks each notifies.
+// transaction stays open keeps nobody from his, and where no tick is to come soon each notifies.
 func TestOfManyCommitsTwoNotify(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
 	sleeper, a, b, c := db.Conn(t), db.Conn(t), db.Conn(t), db.Conn(t)
 	exec(t, sleeper, "select oq_listen('q'), oq_listen('other')")
-	tick(t, c, 1)
+	exec(t, c, "select oq_lead()")
 	for _, s := range []*pgx.Conn{a, b} {
 		exec(t, s, "begin")
 		exec(t, s, "select oq_enqueue('q'), oq_enqueue('q')")
 	}
+	exec(t, c, led)
 	exec(t, c, "select oq_enqueue('other')")
 	if !woken(t, sleeper, c, "other") {
 		t.Error("not woken, since others have enqueued in open transactions")
@@ -426,6 +433,7 @@ func TestOfManyCommitsTwoNotify(t *testing.T) {
 	drain(t, db, "other")
 	tick(t, c, 1)
 	woken(t, sleeper, c, "other")
+	exec(t, c, led)
 	exec(t, c, "select oq_enqueue('other')")
 	if woken(t, sleeper, c, "other") {
 		t.Error("a third notifies as well")
@@ -434,12 +442,12 @@ func TestOfManyCommitsTwoNotify(t *testing.T) {
 	if !woken(t, sleeper, c, "other") {
 		t.Error("the tick doesn't wake whom the third left to it")
 	}
-	alone(t, c)
+	exec(t, c, unled)
 	exec(t, c, "select oq_enqueue('other')")
 	if !woken(t, sleeper, c, "other") {
-		t.Error("nobody ticks, and not woken")
+		t.Error("nobody leads, and not woken")
 	}
-	tick(t, c, 1)
+	exec(t, c, led)
 	exec(t, a, "commit")
 	if !woken(t, sleeper, c, "q") {
 		t.Error("not woken by the first")
@@ -452,6 +460,243 @@ func TestOfManyCommitsTwoNotify(t *testing.T) {
 	audit(t, c)
 }
 
+const nextTick = "select done::int from oq_tick() where duty = 'sleep_ms'"
+
+// Between its ticks the leader asks whether anything moves, and ticks if so. Whoever leaves his wake-up to the tick may still be
+// committing when it comes: then it ticks on for a second.
+func TestTheLeaderLooksWhetherAnythingMoves(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	leader, sleeper, a, b := db.Conn(t), db.Conn(t), db.Conn(t), db.Conn(t)
+	idle := func() bool {
+		t.Helper()
+		return get[bool](t, leader, "select oq_idle()")
+	}
+	if idle() {
+		t.Error("a session that has not ticked is idle")
+	}
+	exec(t, a, "select oq_enqueue('q')")
+	j := lease(t, a, "q", 1)[0]
+	exec(t, a, "select oq_pause('q'), oq_listen('other')")
+	rests := func() {
+		t.Helper()
+		until(t, leader, "nothing moves", "select done > 500 from oq_tick() where duty = 'sleep_ms'")
+		if !idle() || !idle() {
+			t.Fatal("nothing has moved, and it is not idle")
+		}
+	}
+	for _, sql := range []string{
+		"select oq_enqueue('other')", `select oq_enqueue('other', options => '{"delay": "200 ms"}')`,
+		fmt.Sprintf("select oq_release(%d, %d)", j.ID, j.Token),
+	} {
+		rests()
+		exec(t, a, "begin")
+		exec(t, a, sql)
+		if idle() {
+			t.Errorf("%s goes unnoticed while it is open", sql)
+		}
+		exec(t, a, "commit")
+		if idle() {
+			t.Errorf("%s goes unnoticed", sql)
+		}
+		until(t, leader, "nothing is scheduled", "select count(*) = 0 from oq_tick(), oq.scheduled")
+		drain(t, db, "other")
+	}
+	// Two that are on their way leave the locks to nobody else; what wakes here moves nothing.
+	rests()
+	exec(t, sleeper, "select oq_listen('q')")
+	exec(t, b, "select pg_advisory_lock(hashtext('oq:notifier'), 0), pg_advisory_lock(hashtext('oq:notifier'), 1)")
+	exec(t, a, led)
+	exec(t, a, "begin")
+	exec(t, a, "select oq_resume('q')")
+	exec(t, a, "set constraints all immediate")
+	for range 3 {
+		if idle() {
+			t.Fatal("a wake-up was left, and it is idle")
+		}
+		if n := get[int](t, leader, nextTick); n > 20 {
+			t.Fatalf("the next tick in %d ms", n)
+		}
+	}
+	exec(t, a, "commit")
+	if woken(t, sleeper, b, "q") {
+		t.Error("a third notifies as well")
+	}
+	tick(t, leader, 1)
+	if !woken(t, sleeper, b, "q") {
+		t.Error("the tick doesn't wake whom the third left to it")
+	}
+}
+
+// A worker that falls asleep while a transaction goes on is woken by its commit, without a tick.
+func TestWhoFallsAsleepBeforeTheCommitIsWoken(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b := db.Conn(t), db.Conn(t)
+	exec(t, b, "select oq_enqueue('limited'), oq_enqueue('limited')")
+	exec(t, b, "select oq_limit('limited', null, max_running => 1)")
+	running := lease(t, b, "limited", 1)[0]
+	for _, c := range []struct{ queue, sql string }{
+		{"q", "select oq_enqueue('q'), oq_enqueue('other'), oq_enqueue('q')"},
+		{"other", "select oq_enqueue('q'), oq_enqueue('other'), oq_enqueue('q')"},
+		{"q", `select oq_enqueue_bulk('q', '{"1"}')`},
+		{"q", `select oq_enqueue_many('[{"queue_name": "q"}]')`},
+		{"q", "select oq_enqueue('q', group_key => 'g')"},
+		{"limited", fmt.Sprintf("select oq_ack(%d, %d)", running.ID, running.Token)},
+	} {
+		exec(t, b, "begin")
+		passes(t, b, 2*time.Millisecond)
+		exec(t, b, c.sql)
+		exec(t, a, "select oq_listen($1)", c.queue)
+		if woken(t, a, db.Conn(t), c.queue) {
+			t.Errorf("%s: woken before the commit", c.sql)
+		}
+		exec(t, b, "commit")
+		if !woken(t, a, b, c.queue) {
+			t.Errorf("%s: not woken by the commit", c.sql)
+		}
+		exec(t, a, "select oq_unlisten($1)", c.queue)
+		exec(t, b, "begin")
+		passes(t, b, 2*time.Millisecond)
+		exec(t, b, "select oq_enqueue($1)", c.queue)
+		exec(t, b, "commit")
+		exec(t, a, fmt.Sprintf(`listen "oq:%s"`, c.queue))
+		if woken(t, a, b, c.queue) {
+			t.Errorf("%s: nobody sleeps, and notified", c.queue)
+		}
+	}
+}
+
+// What an open transaction commits below a mark is found by the next tick. So that comes soon, in proportion to the
+// transaction's age, though nothing moves.
+func TestTheTickComesSoonForOpenTransactions(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b := db.Conn(t), db.Conn(t)
+	exec(t, a, "begin")
+	exec(t, a, "select oq_enqueue('q')")
+	until(t, b, "nothing moves", "select sum(done) = 0 from oq_tick() where duty <> 'sleep_ms'")
+	for old, most := range map[string]int{"0": 100, "3 s": 300, "6 s": 700} {
+		exec(t, b, "update oq.epoch_open set opened_at = clock_timestamp() - $1::text::interval", old)
+		exec(t, b, "select setval('oq.unsaid', 0)")
+		if n := get[int](t, b, nextTick); n > most || n < 20 || old == "6 s" && n < 400 {
+			t.Errorf("a transaction is %s old, and the next tick comes in %d ms", old, n)
+		}
+	}
+	exec(t, a, "commit")
+	drain(t, db, "q")
+	until(t, b, "the tick sleeps", "select done > 900 from oq_tick() where duty = 'sleep_ms'")
+}
+
+// A turn that leases as many as it acks wakes nobody: each would look in vain. One that leases fewer, or after which
+// others become ready as well, does.
+func TestTurnsWakeNobody(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b := db.Conn(t), db.Conn(t)
+	for range 20 {
+		exec(t, b, "select oq_enqueue('limited'), oq_enqueue('groups', group_key => 'a'), oq_enqueue('groups', group_key => 'b')")
+	}
+	exec(t, b, "select oq_limit('limited', null, max_running => 2)")
+	turn := func(queue string, n int, jobs []job) []job {
+		t.Helper()
+		ids, tokens := split(jobs)
+		rows, err := b.Query(context.Background(), `select job_id, lease_token, priority, attempt
+			from oq_next($1, max_jobs => $2, acked_job_ids => $3, acked_tokens => $4)`, queue, n, ids, tokens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next, err := pgx.CollectRows(rows, pgx.RowToStructByPos[job])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return next
+	}
+	for _, queue := range []string{"limited", "groups"} {
+		exec(t, a, "select oq_listen($1)", queue)
+		jobs := turn(queue, 2, nil)
+		for range 3 {
+			if jobs = turn(queue, 2, jobs); len(jobs) != 2 {
+				t.Fatalf("%s: leased %v, want two", queue, jobs)
+			}
+			one := turn(queue, 1, jobs[:1])
+			if len(one) != 1 {
+				t.Fatalf("%s: leased %v, want one", queue, one)
+			}
+			jobs = append(one, jobs[1])
+		}
+		if woken(t, a, b, queue) {
+			t.Errorf("%s: turns have woken the others", queue)
+		}
+		if jobs = turn(queue, 1, jobs); len(jobs) != 1 || !woken(t, a, b, queue) {
+			t.Errorf("%s: who acks two and leases %d has woken nobody", queue, len(jobs))
+		}
+		ack(t, b, jobs[0])
+		if !woken(t, a, b, queue) {
+			t.Errorf("%s: an ack has woken nobody", queue)
+		}
+		// A turn in one queue wakes those of the other.
+		jobs = turn(queue, 1, nil)
+		turn("elsewhere", 1, jobs)
+		if !woken(t, a, b, queue) {
+			t.Errorf("%s: a turn elsewhere has woken nobody", queue)
+		}
+		// What is enqueued in the same transaction is not part of the turn.
+		jobs = turn(queue, 1, nil)
+		woken(t, a, b, queue)
+		exec(t, b, "begin")
+		turn(queue, 1, jobs)
+		exec(t, b, "select oq_enqueue($1)", queue)
+		exec(t, b, "commit")
+		if !woken(t, a, b, queue) {
+			t.Errorf("%s: an enqueue after a turn has woken nobody", queue)
+		}
+	}
+	parent := get[int64](t, b, "select oq_enqueue('family')")
+	exec(t, b, `select oq_enqueue('family', options => jsonb_build_object('depends_on', array[$1::bigint])) from generate_series(1, 3)`,
+		parent)
+	exec(t, a, "select oq_listen('family')")
+	jobs := turn("family", 1, nil)
+	turn("family", 1, jobs)
+	if !woken(t, a, b, "family") {
+		t.Error("three children of one parent, and nobody is woken")
+	}
+}
+
+// Nobody is woken for a queue of which no worker can lease: the ack, the resume that opens it wakes.
+func TestAClosedGateWakesNobody(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b := db.Conn(t), db.Conn(t)
+	exec(t, b, "select oq_enqueue('limited'), oq_enqueue('paused'), oq_enqueue('throttled')")
+	exec(t, b, "select oq_limit('limited', null, max_running => 1), oq_pause('paused'), oq_throttle('throttled', now() + interval '1 hour')")
+	exec(t, a, "select oq_listen('limited'), oq_listen('paused'), oq_listen('throttled')")
+	running := lease(t, b, "limited", 1)[0]
+	for _, queue := range []string{"limited", "paused", "throttled"} {
+		exec(t, b, led)
+		exec(t, b, "select oq_enqueue($1)", queue)
+		if woken(t, a, b, queue) {
+			t.Errorf("%s: woken in vain", queue)
+		}
+		// It may be opened while this one commits, and then the tick wakes: not where none is to come.
+		exec(t, b, unled)
+		exec(t, b, "select oq_enqueue($1)", queue)
+		if !woken(t, a, b, queue) {
+			t.Errorf("%s: nobody leads, and nobody is woken", queue)
+		}
+	}
+	exec(t, b, led)
+	ack(t, b, running)
+	if !woken(t, a, b, "limited") {
+		t.Error("the ack that frees the slot wakes nobody")
+	}
+	exec(t, b, led)
+	exec(t, b, "select oq_resume('paused')")
+	if !woken(t, a, b, "paused") {
+		t.Error("resume wakes nobody")
+	}
+}
+
 // What the wake-ups of a transaction leave behind is taken away, unless somebody is about to make one.
 func TestWakeupsAreTruncated(t *testing.T) {
 	t.Parallel()
@@ -459,7 +704,7 @@ func TestWakeupsAreTruncated(t *testing.T) {
 	sleeper, a, c := db.Conn(t), db.Conn(t), db.Conn(t)
 	exec(t, sleeper, "select oq_listen('q')")
 	exec(t, c, "alter table oq.wakeup disable trigger wakeup_notify")
-	exec(t, c, "insert into oq.wakeup select repeat('q', 57) from generate_series(1, 120000)")
+	exec(t, c, "insert into oq.wakeup select 1, repeat('q', 57), false from generate_series(1, 120000)")
 	exec(t, c, "alter table oq.wakeup enable always trigger wakeup_notify")
 	size := func() int64 { return get[int64](t, c, "select pg_relation_size('oq.wakeup')") }
 	full := size()

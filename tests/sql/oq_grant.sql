@@ -62,7 +62,7 @@ select throws_ok('select ' || c, '42501', 'permission denied for function oq_%',
     'oq_drop_queue(''secret'')', 'oq_pause(''secret'')', 'oq_resume(''secret'')',
     'oq_purge(''secret'', ''dead'')', 'oq_redrive(''secret'')', 'oq_adopt()', 'oq_repair()',
     'oq_tick()', 'oq_promote()', 'oq_reap()', 'oq_expire()', 'oq_advance()', 'oq_rotate()',
-    'oq_compact()', 'oq_wake()', 'oq_lead()', 'oq_run_schedules()']) c;
+    'oq_compact()', 'oq_wake()', 'oq_lead()', 'oq_idle()', 'oq_run_schedules()']) c;
 select throws_ok('select from oq.' || r, '42501', 'permission denied for schema oq', 'table ' || r)
     from unnest('{job,ready,queue,queue_now}'::text[]) r;
 select throws_ok('select oq.may(1, ''observe'')', '42501', 'permission denied for schema oq',
@@ -198,7 +198,7 @@ select results_eq(format('select string_agg(p.proname, '','' order by p.proname 
     oq_parents,oq_release,oq_throttle,oq_unlisten,oq_version'),
     ('oq_observer', 'oq_attempts,oq_audit,oq_explain,oq_get,oq_list,oq_next_runs,oq_parents,oq_result,oq_stats,oq_version'),
     ('oq_daemon',
-    'oq_advance,oq_compact,oq_expire,oq_lead,oq_promote,oq_reap,oq_rotate,oq_run_schedules,oq_stats,oq_tick,
+    'oq_advance,oq_compact,oq_expire,oq_idle,oq_lead,oq_promote,oq_reap,oq_rotate,oq_run_schedules,oq_stats,oq_tick,
     oq_version,oq_wake')) v(r, f);
 select ok(not rolcanlogin, rolname || ' can not log in') from pg_roles
     where rolname in ('oq_producer', 'oq_worker', 'oq_observer', 'oq_operator', 'oq_daemon')

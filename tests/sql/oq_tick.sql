@@ -1,4 +1,4 @@
--- oq_tick, oq_advance, oq_rotate, oq_compact, oq_wake, oq_lead: the duties.
+-- oq_tick, oq_advance, oq_rotate, oq_compact, oq_wake, oq_lead, oq_idle: the duties.
 
 -- A tick does each once and says when the next is due.
 select is((select array_agg(duty) from oq_tick()),
@@ -128,6 +128,18 @@ select oq_enqueue('w2'), oq_pause('w2') \g /dev/null
 select is(oq_wake(), 1::bigint, 'a paused one is not woken');
 select oq_unlisten('w'), oq_unlisten('w2') \g /dev/null
 select is(oq_wake(), 0::bigint, 'nobody sleeps any more');
+
+-- oq_idle: nothing has moved since this session's last tick.
+select from oq_tick() \g /dev/null
+select oq_enqueue('w') as x \gset
+select ok(not oq_idle(), 'an enqueue moves');
+select from oq_tick() \g /dev/null
+select ok(oq_idle(), 'the tick has seen it');
+select ok(oq_idle(), 'asking changes nothing');
+select oq_cancel(:x) \g /dev/null
+select ok(oq_idle(), 'an end moves nothing');
+select set_config('oq.ticked_at', '', false) \g /dev/null
+select ok(not oq_idle(), 'a session that has not ticked');
 
 -- Groups whose jobs come in a session that loads data without triggers.
 select is_empty($$select t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid

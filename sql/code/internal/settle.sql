@@ -1,9 +1,12 @@
 -- Jobs of linked or limited queues that are over for now: completed, dead, cancelled, expired, deleted, or scheduled
 -- again; over: for good, so that nobody need look where they stand.
--- What they held is given on. Their place is gone already, their job rows are still there.
+-- What they held is given on. Their place is gone already, their job rows are still there. leasing: the queue from which the
+-- caller leases as many at once: what is given on there it takes itself, or could take, so no sleeper is woken for it.
+-- With a worker more than there are slots, each of its turns would send the whole fleet to look in vain.
 -- Calls: admit, admit_one, wake_sleepers, settle_parents. Locks: as admit.
 -- Index: job_N_pk, queue_id_idx, dependency_pk, dependency_child_idx.
-create or replace function {{.schema}}.settle(job_ids bigint[], over boolean default false)
+create or replace function {{.schema}}.settle(job_ids bigint[], over boolean default false,
+    leasing text default null)
 returns boolean
 language plpgsql
 as $$
@@ -17,7 +20,13 @@ declare
     v_limited bigint[];
     v_linked  boolean;
     v_done    boolean := false;
+    v_waking  text;
 begin
+    if leasing is not null then
+        -- For wake_at_commit as if it had been noted.
+        v_waking := coalesce(current_setting('{{.schema}}.waking', true), '');
+        perform set_config('{{.schema}}.waking', coalesce(nullif(v_waking, ''), ',') || settle.leasing || ',', true);
+    end if;
     if {{template "internal/one_snapshot.sql"}} then
         v_linked := true;
     elsif cardinality(job_ids) = 1 then
@@ -36,9 +45,6 @@ begin
         if v_group is not null then
             v_done := {{.schema}}.admit_one(v_group, v_queue,
                 case when over then job_ids[array_lower(job_ids, 1)] end);
-        end if;
-        if not v_linked and v_limited is null then
-            return v_done;
         end if;
     end if;
     if v_queue is null then
@@ -71,6 +77,9 @@ begin
     if v_limited is not null then
         perform {{.schema}}.wake_sleepers(u.queue_id) from unnest(v_limited) u(queue_id);
     end if;
+    if leasing is not null then
+        perform set_config('{{.schema}}.waking', v_waking, true);
+    end if;
     -- An older snapshot can't tell whether somebody depends on them.
     if v_linked then
         v_done := {{.schema}}.settle_parents(settle.job_ids) > 0 or v_done;
@@ -78,4 +87,4 @@ begin
     return v_done;
 end
 $$;
-comment on function {{.schema}}.settle(bigint[], boolean) is 'Gives on what jobs held that are over.';
+comment on function {{.schema}}.settle(bigint[], boolean, text) is 'Gives on what jobs held that are over.';

@@ -6,9 +6,8 @@ language plpgsql
 as $$
 #variable_conflict use_column
 begin
-    if not ({{template "internal/nobody_sleeps.sql" dict "schema" .schema "queue" "wake_sleepers.queue_id"}})
-    then
-        perform {{.schema}}.wake_at_commit(q.queue_name)
+    if {{template "internal/to_wake.sql" dict "schema" .schema "queue" "wake_sleepers.queue_id"}} then
+        perform {{.schema}}.wake_at_commit(q.queue_id, q.queue_name, q.limited or q.paused)
            from {{.schema}}.queue_now q
           where q.queue_id = wake_sleepers.queue_id and q.notify = 'wake';
     end if;

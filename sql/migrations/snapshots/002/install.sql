@@ -150,6 +150,7 @@
 {{template "daemon/oq_rotate.sql" .}}
 {{template "daemon/oq_compact.sql" .}}
 {{template "daemon/oq_wake.sql" .}}
+{{template "daemon/oq_idle.sql" .}}
 {{template "daemon/oq_run_schedules.sql" .}}
 {{template "daemon/oq_tick.sql" .}}
 

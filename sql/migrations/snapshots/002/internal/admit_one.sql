@@ -97,8 +97,7 @@ begin
         values (admit_one.group_id, 0, v_job_id, greatest(v_low, least(v_row.position + 1, v_top)),
             clock_timestamp());
     end if;
-    if not ({{template "internal/nobody_sleeps.sql" dict "schema" .schema "queue" "admit_one.queue_id"}})
-    then
+    if {{template "internal/to_wake.sql" dict "schema" .schema "queue" "admit_one.queue_id"}} then
         perform {{.schema}}.wake_sleepers(admit_one.queue_id);
     end if;
     return true;

@@ -1,15 +1,21 @@
--- Wakes the sleepers of a queue before the commit (wakeup_notify). The caller has just found that there are some, by
--- nobody_sleeps, which tries their lock. Said once while it is the same queue.
+-- Wakes the sleepers of a queue, if there are any, before the commit (wakeup_notify). Noted once a transaction and queue:
+-- the names are listed between commas, which none has; a list that is too long begins anew. bound: the queue has limits or is paused.
 -- Locks: row exclusive on wakeup.
-create or replace function {{.schema}}.wake_at_commit(queue_name text)
+create or replace function {{.schema}}.wake_at_commit(queue_id bigint, queue_name text, bound boolean)
 returns void
 language plpgsql
 as $$
+declare
+    v_noted text;
 begin
-    if current_setting('{{.schema}}.waking', true) is distinct from wake_at_commit.queue_name collate "C" then
-        perform set_config('{{.schema}}.waking', wake_at_commit.queue_name, true);
-        insert into {{.schema}}.wakeup (queue_name) values (wake_at_commit.queue_name);
+    if strpos(coalesce(current_setting('{{.schema}}.waking', true), ''), ',' || wake_at_commit.queue_name || ',') = 0 then
+        v_noted := current_setting('{{.schema}}.waking', true);
+        v_noted := set_config('{{.schema}}.waking',
+            case when length(v_noted) between 1 and 4000 then v_noted else ',' end || wake_at_commit.queue_name || ',', true);
+        insert into {{.schema}}.wakeup (queue_id, queue_name, bound)
+        values (wake_at_commit.queue_id, wake_at_commit.queue_name, wake_at_commit.bound);
     end if;
 end
 $$;
-comment on function {{.schema}}.wake_at_commit(text) is 'Wakes the sleepers of a queue before the commit.';
+comment on function {{.schema}}.wake_at_commit(bigint, text, boolean) is
+    'Wakes the sleepers of a queue, if there are any, before the commit.';

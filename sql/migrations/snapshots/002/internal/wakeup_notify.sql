@@ -1,20 +1,40 @@
 -- Before the commit of a transaction that wakes sleepers. Commits that notify wait for each other, in all of the cluster, each
 -- for the disk of the one before: with one worker asleep eight producers were a sixth as fast. So while two are on their
 -- way nobody else joins them: who sleeps is about to look, and the next tick wakes whom they miss. Not at once in the
--- enqueue, whose transaction may stay open: it would keep the others from notifying for as long.
--- Calls: wake. Locks: notifier (try, till the commit is visible).
+-- enqueue, whose transaction may stay open: it would keep the others from notifying for as long. Where the queue's gate is
+-- closed nobody is woken either: its workers would look in vain, and who opens it wakes them.
+-- Calls: queue_gate, wake. Locks: sleeper (try, dropped at once); notifier (try, till the commit is visible).
 create or replace function {{.schema}}.wakeup_notify()
 returns trigger
 language plpgsql
 security definer
 set search_path = pg_catalog, {{.schema}}, pg_temp
 as $$
+declare
+    v_do text;
 begin
-    if not {{template "internal/ticking.sql" .schema}}
-        or pg_try_advisory_xact_lock(hashtext('{{.schema}}:notifier'), 0)
-        or pg_try_advisory_xact_lock(hashtext('{{.schema}}:notifier'), 1)
-    then
-        perform wake(new.queue_name);
+    -- Left to the leader where one ticks: it looks every 50 ms (oq_idle), then ticks on for a second, as this commit may take long.
+    -- In one expression, as far as most come: each costs these commits a microsecond or more.
+    v_do := case
+        when {{template "internal/nobody_sleeps.sql" dict "schema" .schema "queue" "new.queue_id"}}
+        then ''
+        when pg_sequence_last_value('led'::regclass) - (date_part('epoch', clock_timestamp()) * 1000)::bigint not between -2000 and 5000
+        then 'wake'
+        when not pg_try_advisory_xact_lock(hashtext('{{.schema}}:notifier'), 0)
+            and not pg_try_advisory_xact_lock(hashtext('{{.schema}}:notifier'), 1)
+        then case
+            when pg_sequence_last_value('unsaid'::regclass) - (date_part('epoch', clock_timestamp()) * 1000)::bigint between -100 and 0
+            then '' else 'leave' end
+        when new.bound then 'look' else 'wake' end;
+    if v_do <> '' then
+        if v_do = 'look' then
+            v_do := case when exists (select from queue_gate(new.queue_id)) then 'leave' else 'wake' end;
+        end if;
+        if v_do = 'leave' then
+            perform setval('unsaid', (date_part('epoch', clock_timestamp()) * 1000)::bigint);
+        else
+            perform wake(new.queue_name);
+        end if;
     end if;
     return null;
 end

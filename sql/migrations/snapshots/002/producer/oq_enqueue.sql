@@ -25,6 +25,7 @@ declare
     v_epoch    bigint;
     v_job_id   bigint;
     v_linked   boolean;
+    v_bound    boolean;
 begin
     select q.queue_id, (q.queue_id << 16) + 32767,
         oq_enqueue.priority = 0 and octet_length(oq_enqueue.payload::text) <= q.max_payload_bytes
@@ -32,8 +33,8 @@ begin
             and oq_enqueue.unique_key is null and oq_enqueue.headers is null and oq_enqueue.options is null
             and not q.restricted and q.dropped_at is null and q.max_depth is null and q.notify = 'wake'
             and clock_timestamp() < now() + interval '1 second',
-        q.linked
-      into v_queue_id, v_lane, v_plain, v_linked
+        q.linked, q.limited or q.paused
+      into v_queue_id, v_lane, v_plain, v_linked, v_bound
       from queue q
      where q.queue_name = oq_enqueue.queue_name collate "C"
      order by q.version desc, q.row_id
@@ -68,9 +69,8 @@ begin
     insert into ready (lane, position, job_id)
     select v_lane, n.job_id, n.job_id from new_job n
     returning job_id into v_job_id;
-    if not ({{template "internal/nobody_sleeps.sql" dict "schema" .schema "queue" "v_queue_id"}})
-    then
-        perform wake_at_commit(queue_name);
+    if {{template "internal/to_wake.sql" dict "schema" .schema "queue" "v_queue_id"}} then
+        perform wake_at_commit(v_queue_id, queue_name, v_bound);
     end if;
     return v_job_id;
 end

@@ -26,7 +26,7 @@ begin
             if v_linked is null then
                 perform lost_lease(null, false);
             else
-                v_linked := settle(acked_job_ids, true);
+                v_linked := settle(acked_job_ids, true, queue_name);
             end if;
         end if;
     elsif acked_job_ids is not null or acked_tokens is not null then
@@ -45,7 +45,7 @@ begin
         )
         select count(*), array_agg(d.job_id) filter (where d.linked) into v_count, v_acked from done d;
         if v_acked is not null then
-            perform settle(v_acked, true);
+            perform settle(v_acked, true, case when $4 >= cardinality(v_acked) then queue_name end);
         end if;
         if v_count < cardinality(acked_job_ids)
             and v_count < (select count(distinct u) from unnest(oq_next.acked_job_ids) u)
