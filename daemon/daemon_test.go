@@ -585,8 +585,8 @@ func TestDutiesAreDoneInTime(t *testing.T) {
 	}
 }
 
-// An idle daemon ticks once a second, and at once when something moves: a delay of 10 ms does not take half a second.
-func TestIdleDaemonNoticesWhatMoves(t *testing.T) {
+// An idle daemon ticks once a second, and soon when something comes due: a delay of 10 ms does not take half a second.
+func TestIdleDaemonNoticesWhatComesDue(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
 	c, _ := started(t, config(db.URL))

@@ -26,7 +26,7 @@ type database struct {
 
 	leader bool      // of the tick loop only
 	ledAt  time.Time // when that was last asked
-	tickAt time.Time // when the next tick is due, if nothing moves
+	tickAt time.Time // when the next tick is due, if nothing else is before
 }
 
 // newDatabase has the loops of a database; with others beside it, no error of its own ends the process.
@@ -133,11 +133,11 @@ const (
 	sqlTick = `select duty, done from oq_tick($1)`
 	sqlIdle = `select oq_idle()`
 
-	// idleEvery is how often an idle database is asked whether anything has moved.
+	// idleEvery is how often an idle database is asked whether anything has come due.
 	idleEvery = 50 * time.Millisecond
 )
 
-// tick runs every duty once, if this session leads, and sleeps until the next is due, or until something moves.
+// tick runs every duty once, if this session leads, and sleeps until the next is due.
 func (d *database) tick(ctx context.Context, conn *pgx.Conn) (time.Duration, error) {
 	if time.Since(d.ledAt) > time.Second || !d.leader {
 		was := d.leader

@@ -69,7 +69,7 @@
 {{template "internal/advance.sql" .}}
 {{template "internal/advance_alone.sql" .}}
 {{template "internal/rewrite.sql" .}}
-{{template "internal/take_up_own.sql" .}}
+{{template "internal/take_up.sql" .}}
 {{template "internal/tend.sql" .}}
 {{template "internal/free_slot.sql" .}}
 {{template "internal/lease_limited.sql" .}}

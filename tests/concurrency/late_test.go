@@ -2,6 +2,7 @@ package concurrency
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -484,4 +485,53 @@ func TestWhoLeavesAnOpenEpochIsLookedForOnce(t *testing.T) {
 	exec(t, b, "commit prepared 'an open member'")
 	tick(t, b, 2)
 	audit(t, b)
+}
+
+// Whoever leases right after a commit finds its jobs, though a tick has raised the marks meanwhile and the next has not come:
+// all of them, in their order, and not those of others.
+func TestALeaseRightAfterALateCommit(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b := db.Conn(t), db.Conn(t)
+	exec(t, b, "select oq_enqueue('q'), oq_enqueue('other'), oq_enqueue('q', priority => 7)")
+	drain(t, db, "q", "other")
+	for _, c := range []struct {
+		name, sql string
+		most      int
+	}{
+		{"one", "select oq_enqueue('q')", 10},
+		{"with a priority", "select oq_enqueue('q', priority => 7)", 10},
+		{"many", "select oq_enqueue_bulk('q', array_fill('{}'::jsonb, array[5000]))", 10000},
+		{"one by one", "select oq_enqueue_bulk('q', array_fill('{}'::jsonb, array[50]))", 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			exec(t, a, "begin")
+			want := list[int64](t, a, c.sql)
+			exec(t, b, agedMarks)
+			tick(t, b, 2)
+			if !get[bool](t, b, "select bool_and(low > $1) from (select max(low) as low from oq.mark where lane >= 0 group by lane) k", want[0]) {
+				t.Fatal("the marks stand below its jobs")
+			}
+			exec(t, a, "commit")
+			if jobs := lease(t, b, "other", 10); len(jobs) != 0 {
+				t.Fatalf("leased %v from another queue", jobs)
+			}
+			var got []int64
+			for len(got) < len(want) {
+				jobs := lease(t, b, "q", c.most)
+				if len(jobs) == 0 {
+					t.Fatalf("a lease finds nothing after %d of %d", len(got), len(want))
+				}
+				ids, tokens := split(jobs)
+				exec(t, b, "select oq_ack_many($1, $2)", ids, tokens)
+				got = append(got, ids...)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("leased %d jobs in another order", len(got))
+			}
+			age(t, b)
+			tick(t, b, 2)
+			audit(t, b)
+		})
+	}
 }

@@ -129,16 +129,19 @@ select is(oq_wake(), 1::bigint, 'a paused one is not woken');
 select oq_unlisten('w'), oq_unlisten('w2') \g /dev/null
 select is(oq_wake(), 0::bigint, 'nobody sleeps any more');
 
--- oq_idle: nothing has moved since this session's last tick.
+-- oq_idle: nothing has come due since this session's last tick.
 select from oq_tick() \g /dev/null
 select oq_enqueue('w') as x \gset
-select ok(not oq_idle(), 'an enqueue moves');
+select ok(oq_idle(), 'an enqueue needs no tick');
+select oq_cancel(:x) \g /dev/null
+select oq_enqueue('w', options => '{"delay": "5 ms"}') as x from pg_sleep(0) \gset
+select pg_sleep(0.01) \g /dev/null
+select ok(not oq_idle(), 'what has come due does');
 select from oq_tick() \g /dev/null
 select ok(oq_idle(), 'the tick has seen it');
 select ok(oq_idle(), 'asking changes nothing');
 select oq_cancel(:x) \g /dev/null
-select ok(oq_idle(), 'an end moves nothing');
-select set_config('oq.ticked_at', '', false) \g /dev/null
+select set_config('oq.ticked', '', false) \g /dev/null
 select ok(not oq_idle(), 'a session that has not ticked');
 
 -- Groups whose jobs come in a session that loads data without triggers.

@@ -13,7 +13,7 @@ declare
     v_ms    bigint := (date_part('epoch', clock_timestamp()) * 1000)::bigint;
     v_beat  bigint := pg_sequence_last_value('beat'::regclass);
     v_epoch bigint := pg_sequence_last_value('epoch_low'::regclass);
-    v_position bigint := coalesce(pg_sequence_last_value('position'::regclass), 0);
+    v_current bigint;
     v_moved boolean;
     v_done  bigint;
     v_busy  boolean := false;
@@ -147,9 +147,10 @@ begin
             when v_next <= v_now then 20 else 1 end);
         -- What an open transaction commits below a mark is found by the next tick: no later than after a tenth of the time that the
         -- transaction took. An epoch begins up to a second before its members.
+        v_current := pg_sequence_last_value('epoch'::regclass);
         select e.opened_at into v_next
           from epoch_open e
-         where e.epoch >= v_epoch and e.epoch < pg_sequence_last_value('epoch'::regclass)
+         where e.epoch >= v_epoch and e.epoch < v_current
          order by e.epoch desc
          limit 1;
         if v_next is not null then
@@ -161,7 +162,7 @@ begin
     if pg_sequence_last_value('unsaid'::regclass) between v_ms - 1000 and v_ms + 1000 then
         done := least(done, 20);
     end if;
-    perform set_config('{{.schema}}.ticked_at', v_position::text, false);
+    perform set_config('{{.schema}}.ticked', v_ms::text, false);
     return next;
 end
 $$;
@@ -169,6 +170,6 @@ comment on function {{.api_schema}}.oq_tick(int) is
 'Runs every duty once; a row for each.
 rotate and compact run in the first tick of each second only. While sleepers take nothing, wake wakes them
 after pauses that grow to a second. The last row, sleep_ms, says how long until the next is due, if nothing
-moves meanwhile, which oq_idle tells. The daemon calls it in time; pg_cron, or anybody by hand, can as well, at
+comes due meanwhile, which oq_idle tells. The daemon calls it in time; pg_cron, or anybody by hand, can as well, at
 once or twice. Commit at once: while the transaction is open nobody else moves the low marks. max_rows bounds
 each duty, 1 to 100000. Errors: OQ001; 55000 in a restored copy.';

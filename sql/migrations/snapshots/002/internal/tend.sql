@@ -2,8 +2,8 @@
 -- While the daemon ticks, it is done for this queue only, so that a worker's long transaction hides
 -- nothing of another's; without the daemon, for all, its own first, so that nobody's due jobs bar the way.
 -- linked: what this transaction itself has put in line is let in as if it committed, so that it can lease it.
--- Calls: time_low, promote_due, reap_expired, expire_due, do_links, do_todo, lanes, advance_alone, take_up_own.
--- Index: scheduled_due_idx, leased_expires_idx.
+-- Calls: time_low, promote_due, reap_expired, expire_due, do_links, do_todo, lanes, advance_alone, own_locks,
+-- take_up. Index: scheduled_due_idx, leased_expires_idx, ttl_expires_idx, epoch_open_epoch_idx.
 create or replace function {{.schema}}.tend(queue_id bigint, wanted int, linked boolean)
 returns boolean
 language plpgsql
@@ -15,6 +15,10 @@ declare
     v_scheduled timestamptz;
     v_leased    timestamptz;
     v_ttl       timestamptz;
+    v_epoch     bigint := pg_sequence_last_value('{{.schema}}.epoch_low'::regclass);
+    v_current   bigint := pg_sequence_last_value('{{.schema}}.epoch'::regclass);
+    v_lo        bigint;
+    v_own       bigint[];
     v_most      int := greatest(wanted, 1000);
     v_step      bigint;
     v_count     bigint := 0;
@@ -27,10 +31,20 @@ begin
             select l.expires_at from {{.schema}}.leased l
              where l.expires_at >= {{.schema}}.time_low(-2) and l.expires_at <= v_now
              order by l.expires_at limit 1), (
+            select min(x.lo)
+              from (
+                select e.lo from {{.schema}}.epoch_open e
+                 where e.epoch >= v_epoch and e.epoch < v_current
+                   and e.opened_at > v_now - interval '2 seconds'
+                 order by e.epoch desc
+                 limit 3) x)
+      into v_scheduled, v_leased, v_lo;
+    if v_alone then
+        v_ttl := (
             select t.expires_at from {{.schema}}.ttl t
-             where v_alone and t.expires_at >= {{.schema}}.time_low(-3) and t.expires_at <= v_now
-             order by t.expires_at limit 1)
-      into v_scheduled, v_leased, v_ttl;
+             where t.expires_at >= {{.schema}}.time_low(-3) and t.expires_at <= v_now
+             order by t.expires_at limit 1);
+    end if;
     -- Its own first: without a daemon the backlog of others must not bar the way.
     if v_scheduled is not null then
         v_count := {{.schema}}.promote_due(v_scheduled, null, v_most, tend.queue_id);
@@ -71,9 +85,18 @@ begin
     if v_alone then
         v_count := v_count + {{.schema}}.advance_alone();
     end if;
+    -- What members of the last epochs have committed just below a mark. The rest, and what longer transactions commit, comes
+    -- with the next tick: there is too much that is dead to walk through at each poll.
+    if v_count = 0 and v_lo is not null then
+        v_count := {{.schema}}.take_up(queue_id, wanted, v_lo, 1000);
+    end if;
     -- This transaction's own jobs, where it is old enough for a mark to have gone by.
     if v_count = 0 and now() < v_now - interval '5 milliseconds' and pg_current_xact_id_if_assigned() is not null then
-        v_count := {{.schema}}.take_up_own(queue_id, wanted);
+        v_own := {{.schema}}.own_locks('epoch');
+        select min(e.lo) into v_lo
+          from {{.schema}}.epoch_open e
+         where e.epoch >= v_epoch and e.epoch & 2147483647 = any (v_own);
+        v_count := {{.schema}}.take_up(queue_id, wanted, v_lo);
     end if;
     return v_count > 0;
 end

@@ -1,0 +1,41 @@
+-- Ready jobs above lo that a lease does not see, since marks went by before they were committed, or before this transaction's
+-- own commit. They go to the end of their lanes, as by the tick, which may not have come by yet. near: only of lanes that have
+-- one as close below the mark, which costs little where there is none. The caller has entered an epoch.
+-- Calls: lanes. Locks: ready rows (skip locked). Index: ready_pk.
+create or replace function {{.schema}}.take_up(queue_id bigint, wanted int, lo bigint, near int default null)
+returns bigint
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_count bigint;
+begin
+    with late as (
+        delete from {{.schema}}.ready r
+         where r.ctid = any (array(
+            select x.ctid
+              from {{.schema}}.lanes(take_up.queue_id << 16, (take_up.queue_id << 16) + 65535) k
+             cross join lateral (
+                select r.ctid from {{.schema}}.ready r
+                 where r.lane = k.lane and r.position > take_up.lo and r.position < k.low
+                   and r.position <= take_up.lo + 200000
+                 order by r.position
+                 limit take_up.wanted
+                   for update skip locked) x
+             where take_up.near is null or (
+                select true from {{.schema}}.ready r
+                 where r.lane = k.lane and r.position < k.low
+                   and r.position >= greatest(k.low - take_up.near, take_up.lo + 1)
+                 limit 1)))
+           and not exists (
+            select from {{.schema}}.passed p where p.lane = r.lane and p.position = r.position)
+        returning r.*
+    )
+    insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
+    select l.lane, nextval('{{.schema}}.position'), l.job_id, l.token, l.attempt, l.failed, l.lost, l.expires_at
+      from (select * from late order by lane, position) l;
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+comment on function {{.schema}}.take_up(bigint, int, bigint, int) is 'Moves ready jobs below the marks to the end of their lanes.';
