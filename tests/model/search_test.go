@@ -134,7 +134,7 @@ func (c *search) quiet(s state, tell func(int, string, ...any)) error {
 	if err := s.whole(); err != nil {
 		return err
 	}
-	return s.reachable()
+	return s.reachable(false)
 }
 
 // rests: nobody advances, or is within his commit.
@@ -156,7 +156,7 @@ func (c *search) beside(s state) error {
 	if err := c.ticks(&s, i, nil); err != nil {
 		return err
 	}
-	return s.reached()
+	return s.reachable(true)
 }
 
 // ticks runs two of them in process i.

@@ -134,7 +134,7 @@ select from oq_tick() \g /dev/null
 select oq_enqueue('w') as x \gset
 select ok(oq_idle(), 'an enqueue needs no tick');
 select oq_cancel(:x) \g /dev/null
-select oq_enqueue('w', options => '{"delay": "5 ms"}') as x from pg_sleep(0) \gset
+select oq_enqueue('w', options => '{"delay": "5 ms"}') as x \gset
 select pg_sleep(0.01) \g /dev/null
 select ok(not oq_idle(), 'what has come due does');
 select from oq_tick() \g /dev/null
