@@ -133,7 +133,7 @@ const (
 	sqlTick = `select duty, done from oq_tick($1)`
 	sqlIdle = `select oq_idle()`
 
-	// idleEvery is how often an idle database is asked whether anything has come due.
+	// idleEvery is how long the first pause after a tick is, before oq_idle says.
 	idleEvery = 50 * time.Millisecond
 )
 
@@ -155,12 +155,12 @@ func (d *database) tick(ctx context.Context, conn *pgx.Conn) (time.Duration, err
 		return time.Second, nil
 	}
 	if left := time.Until(d.tickAt); left > time.Millisecond {
-		var idle bool
-		if err := conn.QueryRow(ctx, sqlIdle).Scan(&idle); err != nil {
+		var ms int64
+		if err := conn.QueryRow(ctx, sqlIdle).Scan(&ms); err != nil {
 			return 0, err
 		}
-		if idle {
-			return min(left, idleEvery), nil
+		if ms > 0 {
+			return min(left, time.Duration(ms)*time.Millisecond), nil
 		}
 	}
 	began := time.Now()

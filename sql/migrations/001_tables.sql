@@ -84,7 +84,8 @@ create sequence {{.schema}}.beat as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.beat is 'When oq_tick last ran, in milliseconds since 1970.';
 
 create sequence {{.schema}}.led as bigint minvalue 0 cache 1;
-comment on sequence {{.schema}}.led is 'When the leader last ticked, in milliseconds since 1970, to the second.';
+comment on sequence {{.schema}}.led is
+    'When the leader last ticked, in milliseconds since 1970, to the second. Odd: nothing has moved for long, leave it no wake-up.';
 
 create sequence {{.schema}}.unsaid as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.unsaid is

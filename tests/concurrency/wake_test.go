@@ -404,10 +404,12 @@ func TestTheTickDoesNotRepeatItselfForEver(t *testing.T) {
 	}
 }
 
-// led is as if a leader had just ticked, and unled as if it had gone: only a leader has wake-ups left to it.
+// led is as if a leader had just ticked, unled as if it had gone, and quiet as if nothing had moved for long: only a leader who
+// looks every 50 ms has wake-ups left to it.
 const (
-	led   = `select setval('oq.led', (extract(epoch from clock_timestamp()) * 1000)::bigint)`
-	unled = `select setval('oq.led', (extract(epoch from clock_timestamp()) * 1000)::bigint - 5000)`
+	led   = `select setval('oq.led', (extract(epoch from clock_timestamp()) * 500)::bigint * 2)`
+	unled = `select setval('oq.led', (extract(epoch from clock_timestamp()) * 500)::bigint * 2 - 5000)`
+	quiet = `select setval('oq.led', (extract(epoch from clock_timestamp()) * 500)::bigint * 2 + 1)`
 )
 
 // Commits that notify wait for each other. While two are on their way a third leaves its wake-up to the tick; one whose
@@ -447,6 +449,11 @@ func TestOfManyCommitsTwoNotify(t *testing.T) {
 	if !woken(t, sleeper, c, "other") {
 		t.Error("nobody leads, and not woken")
 	}
+	exec(t, c, quiet)
+	exec(t, c, "select oq_enqueue('other')")
+	if !woken(t, sleeper, c, "other") {
+		t.Error("nothing has moved for long, and not woken")
+	}
 	exec(t, c, led)
 	exec(t, a, "commit")
 	if !woken(t, sleeper, c, "q") {
@@ -470,7 +477,7 @@ func TestTheLeaderLooksWhetherAnythingIsDue(t *testing.T) {
 	leader, sleeper, a, b := db.Conn(t), db.Conn(t), db.Conn(t), db.Conn(t)
 	idle := func() bool {
 		t.Helper()
-		return get[bool](t, leader, "select oq_idle()")
+		return get[int](t, leader, "select oq_idle()::int") > 0
 	}
 	if idle() {
 		t.Error("a session that has not ticked is idle")
@@ -512,7 +519,7 @@ func TestTheLeaderLooksWhetherAnythingIsDue(t *testing.T) {
 	ack(t, b, jobs[0])
 	ack(t, a, jobs[1])
 	exec(t, b, "commit")
-	until(t, leader, "what an ack has left to the tick is due", "select not oq_idle()")
+	until(t, leader, "what an ack has left to the tick is due", "select oq_idle() = 0")
 	tick(t, leader, 1)
 	if state := get[string](t, a, "select state from oq_get($1)", child); state != "ready" {
 		t.Errorf("the child is %s", state)
@@ -540,6 +547,32 @@ func TestTheLeaderLooksWhetherAnythingIsDue(t *testing.T) {
 	tick(t, leader, 1)
 	if !woken(t, sleeper, b, "q") {
 		t.Error("the tick doesn't wake whom the third left to it")
+	}
+}
+
+// Where nothing has moved for ten seconds the leader looks less often, and says so, until something does.
+func TestTheLeaderOfAQuietDatabase(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	leader, a := db.Conn(t), db.Conn(t)
+	exec(t, leader, "select oq_lead()")
+	const state = "select oq_idle() || ' ' || pg_sequence_last_value('oq.led') % 2"
+	for _, c := range []struct{ seconds, want string }{{"9", "50 0"}, {"11", "250 1"}} {
+		until(t, leader, "nothing moves", "select done > 500 from oq_tick() where duty = 'sleep_ms'")
+		exec(t, leader, "select set_config('oq.moved', (extract(epoch from clock_timestamp()) * 1000)::bigint - $1 || '', false)",
+			c.seconds+"000")
+		tick(t, leader, 1)
+		if got := get[string](t, leader, state); got != c.want {
+			t.Errorf("still for %s s: %s, want %s", c.seconds, got, c.want)
+		}
+	}
+	exec(t, a, "select oq_enqueue('q')")
+	if got := get[string](t, leader, state); got != "250 1" {
+		t.Errorf("an enqueue: %s", got)
+	}
+	tick(t, leader, 2)
+	if got := get[string](t, leader, state); got != "50 0" {
+		t.Errorf("something has moved: %s", got)
 	}
 }
 

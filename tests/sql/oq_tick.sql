@@ -132,17 +132,19 @@ select is(oq_wake(), 0::bigint, 'nobody sleeps any more');
 -- oq_idle: nothing has come due since this session's last tick.
 select from oq_tick() \g /dev/null
 select oq_enqueue('w') as x \gset
-select ok(oq_idle(), 'an enqueue needs no tick');
+select is(oq_idle(), 50::bigint, 'an enqueue needs no tick');
 select oq_cancel(:x) \g /dev/null
 select oq_enqueue('w', options => '{"delay": "5 ms"}') as x \gset
 select pg_sleep(0.01) \g /dev/null
-select ok(not oq_idle(), 'what has come due does');
+select is(oq_idle(), 0::bigint, 'what has come due does');
 select from oq_tick() \g /dev/null
-select ok(oq_idle(), 'the tick has seen it');
-select ok(oq_idle(), 'asking changes nothing');
+select is(oq_idle(), 50::bigint, 'the tick has seen it');
+select is(oq_idle(), 50::bigint, 'asking changes nothing');
+select set_config('oq.moved', ((extract(epoch from clock_timestamp()) - 60) * 1000)::bigint::text, false) \g /dev/null
+select is(oq_idle(), 250::bigint, 'nothing has moved for long');
 select oq_cancel(:x) \g /dev/null
 select set_config('oq.ticked', '', false) \g /dev/null
-select ok(not oq_idle(), 'a session that has not ticked');
+select is(oq_idle(), 0::bigint, 'a session that has not ticked');
 
 -- Groups whose jobs come in a session that loads data without triggers.
 select is_empty($$select t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid

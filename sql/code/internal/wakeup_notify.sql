@@ -13,12 +13,13 @@ as $$
 declare
     v_do text;
 begin
-    -- Left to the leader where one ticks: it looks every 50 ms (oq_idle), then ticks on for a second, as this commit may take long.
+    -- Left to the leader where one looks every 50 ms (oq_idle): it then ticks on for a second, as this commit may take long.
     -- In one expression, as far as most come: each costs these commits a microsecond or more.
     v_do := case
         when {{template "internal/nobody_sleeps.sql" dict "schema" .schema "queue" "new.queue_id"}}
         then ''
         when pg_sequence_last_value('led'::regclass) - (date_part('epoch', clock_timestamp()) * 1000)::bigint not between -2000 and 5000
+            or pg_sequence_last_value('led'::regclass) % 2 = 1
         then 'wake'
         when not pg_try_advisory_xact_lock(hashtext('{{.schema}}:notifier'), 0)
             and not pg_try_advisory_xact_lock(hashtext('{{.schema}}:notifier'), 1)

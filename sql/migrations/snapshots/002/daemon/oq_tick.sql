@@ -17,6 +17,7 @@ declare
     v_moved boolean;
     v_done  bigint;
     v_busy  boolean := false;
+    v_led   bigint;
     v_low   timestamptz;
     v_next  timestamptz;
     v_due   timestamptz;
@@ -27,10 +28,13 @@ begin
     end if;
     perform verify_instance('oq_tick');
     perform setval('beat', v_ms);
-    if current_setting('{{.schema}}.leads', true) = '1'
-        and pg_sequence_last_value('led'::regclass) not between v_ms - 999 and v_ms + 5000
-    then
-        perform setval('led', v_ms);
+    if current_setting('{{.schema}}.leads', true) = '1' then
+        v_led := v_ms - v_ms % 2 + {{template "internal/quiet.sql" dict "schema" .schema "ms" "v_ms"}}::int;
+        if pg_sequence_last_value('led'::regclass) not between v_led - 999 and v_led + 5000
+            or (pg_sequence_last_value('led'::regclass) - v_led) % 2 <> 0
+        then
+            perform setval('led', v_led);
+        end if;
     end if;
     -- Has anything been enqueued or put back since the last tick? Its epoch began at the last position.
     select coalesce(pg_sequence_last_value('position'::regclass), 0) > e.lo into v_moved
@@ -161,8 +165,12 @@ begin
     -- A wake-up that was left to the tick may be of a transaction that is still committing.
     if pg_sequence_last_value('unsaid'::regclass) between v_ms - 1000 and v_ms + 1000 then
         done := least(done, 20);
+        v_moved := true;
     end if;
     perform set_config('{{.schema}}.ticked', v_ms::text, false);
+    if v_busy or v_moved or coalesce(current_setting('{{.schema}}.moved', true), '') = '' then
+        perform set_config('{{.schema}}.moved', v_ms::text, false);
+    end if;
     return next;
 end
 $$;
