@@ -94,12 +94,17 @@ comment on sequence {{.schema}}.unsaid is
 create sequence {{.schema}}.epoch_low as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.epoch_low is 'No unresolved epoch is below it: oq_advance starts there.';
 
+create sequence {{.schema}}.reap_after as bigint minvalue 0 cache 1;
+comment on sequence {{.schema}}.reap_after is
+    'Nobody looks for expired leases before, in milliseconds since 1970. Far off means nothing: a clock was ahead.';
+
 create sequence {{.schema}}.compact_after as bigint minvalue 0 cache 1;
 comment on sequence {{.schema}}.compact_after is 'No compaction before, in milliseconds since 1970.';
 
 do $$
 begin
     perform setval('{{.schema}}.compact_after', 0);
+    perform setval('{{.schema}}.reap_after', 0);
     perform setval('{{.schema}}.epoch', 1);
     perform setval('{{.schema}}.epoch_low', 1);
     perform setval('{{.schema}}.token', 0);
@@ -343,8 +348,7 @@ create table {{.schema}}.leased (
     progress    jsonb,
     constraint leased_pk primary key (job_id)
 );
-create index leased_expires_idx on {{.schema}}.leased (expires_at);
-comment on table {{.schema}}.leased is 'Held by a worker until expires_at.';
+comment on table {{.schema}}.leased is 'Held by a worker until expires_at. Few rows: who looks for what has expired reads them all (reap_expired).';
 comment on column {{.schema}}.leased.kept is 'As the queue''s option keep is: spares the ack a look at it. oq_create_queue changes both.';
 comment on column {{.schema}}.leased.restricted is 'As the queue is: its ack checks the caller''s rights. oq_create_queue changes both.';
 comment on column {{.schema}}.leased.linked is 'As the queue was at the lease: its end is looked at by settle.';
@@ -392,16 +396,15 @@ create table {{.schema}}.mark (
 create index mark_lane_idx on {{.schema}}.mark (lane, low desc);
 comment on table {{.schema}}.mark is 'Low marks, insert-only: the highest of a lane counts.';
 comment on column {{.schema}}.mark.lane is
-    'As in ready; -1 scheduled.due_at, -2 leased.expires_at, -3 ttl.expires_at, -10 schedule.due_at (microseconds).';
+    'As in ready; -1 scheduled.due_at, -2 ttl.expires_at, -10 schedule.due_at (microseconds).';
 comment on column {{.schema}}.mark.seen_at is 'When a job of the lane was last seen: a lane that has none for long is left alone.';
-insert into {{.schema}}.mark (lane, low) values (-1, 0), (-2, 0), (-3, 0), (-10, 0);
+insert into {{.schema}}.mark (lane, low) values (-1, 0), (-2, 0), (-10, 0);
 
 create table {{.schema}}.epoch_open (
     row_id      bigint      generated always as identity constraint epoch_open_pk primary key,
     epoch       bigint      not null,
     lo          bigint      not null,
     lo_scheduled bigint     not null,
-    lo_leased   bigint      not null,
     lo_ttl      bigint      not null,
     opened_at   timestamptz not null default clock_timestamp(),
     departed    boolean     not null default false,
@@ -413,7 +416,7 @@ comment on column {{.schema}}.epoch_open.lo is 'Every position of a member is ab
 comment on column {{.schema}}.epoch_open.departed is 'A further row, for members that have left while others hold the epoch.';
 comment on column {{.schema}}.epoch_open.holders is
     'The transactions that held the epoch, closed, when it was last looked for what others have committed.';
-insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_leased, lo_ttl) values (1, 0, 0, 0, 0);
+insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_ttl) values (1, 0, 0, 0);
 
 create table {{.schema}}.passed (
     lane        bigint not null,
@@ -422,7 +425,7 @@ create table {{.schema}}.passed (
 );
 create index passed_position_idx on {{.schema}}.passed (lane, position);
 comment on table {{.schema}}.passed is 'Rows that an open lease held while the mark went by.';
-comment on column {{.schema}}.passed.position is 'As in ready; in lanes -1 and -2 the job.';
+comment on column {{.schema}}.passed.position is 'As in ready; in lane -1 the job.';
 
 create table {{.schema}}.instance (
     one                 boolean not null default true constraint instance_pk primary key,

@@ -117,7 +117,7 @@ func TestReturnedJobsComeBehindTheOthersWithLargerTokens(t *testing.T) {
 		case 1:
 			exec(t, c, "select oq_nack($1, $2, 'no', true, '0')", j.ID, j.Token)
 		case 2:
-			exec(t, c, "update oq.leased set expires_at = clock_timestamp() where job_id = $1", j.ID)
+			exec(t, c, "with lapsed as (update oq.leased set expires_at = clock_timestamp() where job_id = $1) select setval('oq.reap_after', 0)", j.ID)
 			tick(t, c, 1)
 		}
 	}
@@ -188,6 +188,7 @@ func TestAckAgainstReap(t *testing.T) {
 		ack(t, worker, j)
 		tick(t, reaper, 2)
 		exec(t, worker, "rollback")
+		until(t, reaper, "the job is back", "select count(*) > 0 and (select state = 'ready' from oq_get($1)) from oq_tick()", j.ID)
 		expect(t, drain(t, db, "q"), j.ID)
 	})
 	t.Run("reap first", func(t *testing.T) {

@@ -1,7 +1,6 @@
 package concurrency
 
 import (
-	"fmt"
 	"testing"
 	"time"
 
@@ -159,7 +158,7 @@ func TestClockThatGoesBackALittle(t *testing.T) {
 	c := db.Conn(t)
 	tick(t, c, 2)
 	exec(t, c, `insert into oq.mark (lane, low)
-		select l, (date_part('epoch', clock_timestamp() + interval '800 ms') * 1000000)::bigint from generate_series(-3, -1) l`)
+		select l, (date_part('epoch', clock_timestamp() + interval '800 ms') * 1000000)::bigint from generate_series(-2, -1) l`)
 	tick(t, c, 1)
 	id := get[int64](t, c, `select oq_enqueue('q', options => '{"delay": "100 ms"}')`)
 	mortal := get[int64](t, c, `select oq_enqueue('q', options => '{"ttl": "100 ms"}')`)
@@ -180,7 +179,7 @@ func TestClockThatGoesBackBesideAnOpenAdvance(t *testing.T) {
 			exec(t, d, "select oq_enqueue('q')")
 			tick(t, d, 2)
 			exec(t, d, `insert into oq.mark (lane, low)
-				select l, (date_part('epoch', clock_timestamp() + interval '1 hour') * 1000000)::bigint from generate_series(-3, -1) l`)
+				select l, (date_part('epoch', clock_timestamp() + interval '1 hour') * 1000000)::bigint from generate_series(-2, -1) l`)
 			exec(t, a, "begin")
 			advanceByLease(t, d, a)
 			exec(t, d, "set statement_timeout = '2s'")
@@ -194,22 +193,22 @@ func TestClockThatGoesBackBesideAnOpenAdvance(t *testing.T) {
 	}
 }
 
-// What is due stays in the hands of an open transaction. The marks of time pass over it after a second, so that nobody walks
-// what dies from there on, and what it gives back is found.
+// What is due stays in the hands of an open transaction. The mark passes over it after a second, so that nobody walks
+// what dies from there on, and what it gives back is found. Leases have no mark: what is locked is tried again.
 func TestOpenTransactionAtTheFrontOfTime(t *testing.T) {
 	t.Parallel()
 	cases := []struct {
 		name, hold, end, want string
-		lane                  int
+		leased                bool
 	}{
-		{"ack, rolled back", "select oq_ack($1, $2)", "rollback", "ready", -2},
-		{"ack", "select oq_ack($1, $2)", "commit", "completed", -2},
-		{"heartbeat, rolled back", "select oq_heartbeat($1, $2, 1)", "rollback", "ready", -2},
-		{"heartbeat", "select oq_heartbeat($1, $2, 1)", "commit", "ready", -2},
-		{"heartbeat for long", "select oq_heartbeat($1, $2, 600)", "commit", "leased", -2},
-		{"update", `select oq_update($1, '{"payload": 1}'), $2::bigint`, "commit", "ready", -1},
-		{"update, rolled back", `select oq_update($1, '{"payload": 1}'), $2::bigint`, "rollback", "ready", -1},
-		{"cancel", "select oq_cancel($1), $2::bigint", "commit", "cancelled", -1},
+		{"ack, rolled back", "select oq_ack($1, $2)", "rollback", "ready", true},
+		{"ack", "select oq_ack($1, $2)", "commit", "completed", true},
+		{"heartbeat, rolled back", "select oq_heartbeat($1, $2, 1)", "rollback", "ready", true},
+		{"heartbeat", "select oq_heartbeat($1, $2, 1)", "commit", "ready", true},
+		{"heartbeat for long", "select oq_heartbeat($1, $2, 600)", "commit", "leased", true},
+		{"update", `select oq_update($1, '{"payload": 1}'), $2::bigint`, "commit", "ready", false},
+		{"update, rolled back", `select oq_update($1, '{"payload": 1}'), $2::bigint`, "rollback", "ready", false},
+		{"cancel", "select oq_cancel($1), $2::bigint", "commit", "cancelled", false},
 	}
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
@@ -217,7 +216,7 @@ func TestOpenTransactionAtTheFrontOfTime(t *testing.T) {
 			db := testdb.New(t)
 			a, b := db.Conn(t), db.Conn(t)
 			j := job{}
-			if tc.lane == -2 {
+			if tc.leased {
 				exec(t, b, "select oq_enqueue('q')")
 				j = lease(t, b, "q", 1, 1)[0]
 			} else {
@@ -226,11 +225,18 @@ func TestOpenTransactionAtTheFrontOfTime(t *testing.T) {
 			exec(t, a, "begin")
 			exec(t, a, tc.hold, j.ID, j.Token)
 			exec(t, b, "set lock_timeout = '1s'")
-			until(t, b, "the mark passes", fmt.Sprintf(`select count(*) > 0 and (select max(low) > (date_part('epoch', now()) * 1000000)::bigint - 300000
-				from oq.mark where lane = %d) and exists (select from oq.passed where lane = %[1]d) from oq_tick()`, tc.lane))
-			audit(t, b)
-			tick(t, b, 3)
-			exec(t, a, tc.end)
+			if tc.leased {
+				passes(t, b, 1010*time.Millisecond)
+				tick(t, b, 3)
+				exec(t, a, tc.end)
+				passes(t, b, 1010*time.Millisecond)
+			} else {
+				until(t, b, "the mark passes", `select count(*) > 0 and (select max(low) > (date_part('epoch', now()) * 1000000)::bigint
+					- 300000 from oq.mark where lane = -1) and exists (select from oq.passed where lane = -1) from oq_tick()`)
+				audit(t, b)
+				tick(t, b, 3)
+				exec(t, a, tc.end)
+			}
 			tick(t, b, 2)
 			if got := get[string](t, b, "select state from oq_get($1)", j.ID); got != tc.want {
 				t.Errorf("job is %s, want %s", got, tc.want)
@@ -281,9 +287,9 @@ func TestLateCommitAfterTwoDays(t *testing.T) {
 	flow(t, c, "q")
 	id := get[int64](t, c, "select oq_enqueue('q')")
 	j := lease(t, c, "q", 1)[0]
-	exec(t, c, "update oq.mark set low = low - 172800000000 where lane between -3 and -1 and low > 0")
+	exec(t, c, "update oq.mark set low = low - 172800000000 where lane between -2 and -1 and low > 0")
 	exec(t, c, `update oq.epoch_open set lo_scheduled = greatest(lo_scheduled - 172800000000, 1),
-		lo_leased = greatest(lo_leased - 172800000000, 1), lo_ttl = greatest(lo_ttl - 172800000000, 1)`)
+		lo_ttl = greatest(lo_ttl - 172800000000, 1)`)
 	exec(t, c, "select setval('oq.position', nextval('oq.position') + 10000000)")
 	exec(t, w, "begin")
 	exec(t, w, "select oq_nack($1, $2, 'no', retry_after => '100 ms')", j.ID, j.Token)

@@ -371,6 +371,31 @@ func TestCompactionOfHollowIndexes(t *testing.T) {
 	audit(t, a)
 }
 
+// The table of leases is read as a whole each second, so it is rewritten where most of it is empty, as the catalog says here.
+func TestCompactionOfHollowLeases(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a := db.Conn(t)
+	list[int64](t, a, "select oq_enqueue_bulk('q', array_fill('{}'::jsonb, array[40]))")
+	jobs := lease(t, a, "q", 40)
+	exec(t, a, "set allow_system_table_mods = on")
+	for _, want := range []int{1, 0} {
+		if want > 0 {
+			exec(t, a, "update pg_class set relpages = 10000 where relname = 'leased'")
+		}
+		if n := get[int](t, a, "select oq_compact()::int"); n != want {
+			t.Errorf("%d tables were rewritten, want %d", n, want)
+		}
+		exec(t, a, "select setval('oq.compact_after', 1)")
+	}
+	for _, j := range jobs {
+		if !ack(t, a, j) {
+			t.Fatalf("the lease of job %d was lost", j.ID)
+		}
+	}
+	audit(t, a)
+}
+
 // A table that an open transaction keeps does not keep the others from their turn: the next is tried in the same call.
 // What is to be done is said by indexes that the catalog makes look hollow.
 func TestCompactionTriesTheNextTable(t *testing.T) {

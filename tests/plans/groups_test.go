@@ -28,7 +28,7 @@ func touched(t testing.TB, s *session, sql string, args ...any) (buffers int) {
 	}
 	for _, p := range s.plans {
 		buffers += p.Plan.Hit + p.Plan.Read
-		for _, table := range p.Plan.seqScans() {
+		for _, table := range p.seqScans() {
 			t.Errorf("scans all of %s in: %s", table, p.Query)
 		}
 	}

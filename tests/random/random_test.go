@@ -804,6 +804,7 @@ func (r *run) passTime() {
 		r.exec("update oq."+column+" = clock_timestamp() where job_id = any ($1)", over)
 	}
 	r.exec("commit")
+	r.exec("select setval('oq.reap_after', 0)")
 }
 
 // resync learns what has moved by itself of the jobs whose time has come. After a tick all have.

@@ -118,6 +118,7 @@ select pass_leases() \g /dev/null
 select oq_release(job_id, token) from oq.leased where job_id = :beside \g /dev/null
 select is((select job_id from oq_lease('beside')), :beside::bigint, 'leased again');
 update oq.leased set expires_at = clock_timestamp() where job_id = :beside;
+select setval('oq.reap_after', 0) \g /dev/null
 select is((select attempt from oq_lease('beside')), 2, 'expired behind 3500 that have expired');
 select count(*) from oq_enqueue_many((select jsonb_agg(jsonb_build_object('queue_name', 'groups', 'group_key', i::text) order by i)
     from generate_series(1, 1500) i)) \g /dev/null

@@ -1,6 +1,7 @@
 -- Narrow tables that are mostly dead while a held snapshot keeps VACUUM from helping: lock for an
 -- instant, take out the few live rows, truncate, put them back. Not MVCC-safe: an older snapshot sees
 -- the table empty, which ack, nack, release and heartbeat answer with 40001.
+-- Or leased, which is read as a whole each second, when most of it is empty.
 -- Or narrow tables whose indexes are all empty pages: before PostgreSQL 16 VACUUM gives none back while anybody
 -- holds a snapshot in another database, or a logical slot lags. These are built anew, which old snapshots bear.
 -- One a call; where its lock is not had, or it fails, the next is tried, three at most, so that a table that somebody
@@ -42,8 +43,8 @@ begin
         select n.relname, n.dead
           from (
             select c.relname, pg_stat_get_dead_tuples(c.oid) as dead_rows,
-                pg_stat_get_dead_tuples(c.oid) > t.few
-                and pg_stat_get_dead_tuples(c.oid) > 10 * pg_stat_get_live_tuples(c.oid)
+                (pg_stat_get_dead_tuples(c.oid) > t.few and pg_stat_get_dead_tuples(c.oid) > 10 * pg_stat_get_live_tuples(c.oid)
+                    or c.relname = 'leased' and c.relpages > greatest(8192, pg_stat_get_live_tuples(c.oid) / 8))
                 and pg_stat_get_live_tuples(c.oid) < 500000 as dead, (
                     select sum(i.relpages) from pg_index x join pg_class i on i.oid = x.indexrelid
                      where x.indrelid = c.oid) > greatest(8192, 8 * c.relpages) as hollow

@@ -1,5 +1,5 @@
 -- Jobs of expired leases come back.
--- Calls: verify_instance, time_low, reap_expired.
+-- Calls: verify_instance, reap_expired.
 create or replace function {{.api_schema}}.oq_reap(max_rows int default 1000)
 returns bigint
 language plpgsql
@@ -11,7 +11,7 @@ begin
         perform fail('max_rows', max_rows::text, 'between 1 and 100000');
     end if;
     perform verify_instance();
-    return reap_expired(time_low(-2), null, max_rows, null);
+    return reap_expired(max_rows, null);
 end
 $$;
 comment on function {{.api_schema}}.oq_reap(int) is

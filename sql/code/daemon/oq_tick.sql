@@ -61,7 +61,10 @@ begin
         begin
             case v_duty
             when 'promote' then v_done := {{.api_schema}}.oq_promote(max_rows);
-            when 'reap' then v_done := {{.api_schema}}.oq_reap(max_rows);
+            when 'reap' then
+                if {{template "internal/leases_due.sql" dict "schema" .schema "late" "0" "at" "v_now"}} then
+                    v_done := {{.api_schema}}.oq_reap(max_rows);
+                end if;
             when 'expire' then v_done := {{.api_schema}}.oq_expire(max_rows);
             when 'advance' then v_done := {{.api_schema}}.oq_advance();
             when 'schedules' then
@@ -116,13 +119,7 @@ begin
          order by s.due_at
          limit 1;
         done := least(done, ceil(date_part('epoch', v_next - clock_timestamp()) * 1000)::bigint);
-        v_low := time_low(-2);
-        select l.expires_at into v_next
-          from leased l
-         where l.expires_at >= v_low and l.expires_at <= v_now + interval '1 second'
-         order by l.expires_at
-         limit 1;
-        done := least(done, ceil(date_part('epoch', v_next - clock_timestamp()) * 1000)::bigint);
+        done := least(done, pg_sequence_last_value('reap_after'::regclass) - v_ms);
         done := least(done, ceil(date_part('epoch', v_due - clock_timestamp()) * 1000)::bigint);
         v_low := {{template "internal/todo_low.sql" dict "schema" .schema}};
         select least(min(x.due_at), (

@@ -47,14 +47,14 @@ begin
     -- than the one before. A row for the last speaks for all, but for those that somebody holds: it could be resolved
     -- while they are open. Nobody comes to hold another one, since the epoch has moved.
     v_current := pg_sequence_last_value('{{.schema}}.epoch'::regclass);
-    select x.epoch, x.lo, x.lo_scheduled, x.lo_leased, x.lo_ttl into v_top
+    select x.epoch, x.lo, x.lo_scheduled, x.lo_ttl into v_top
       from {{.schema}}.epoch_open x
      where x.epoch >= v_low
      order by x.epoch desc, x.lo
      limit 1;
     if v_top.epoch < v_current then
-        insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_leased, lo_ttl)
-        select g.epoch, v_top.lo, v_top.lo_scheduled, v_top.lo_leased, v_top.lo_ttl
+        insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_ttl)
+        select g.epoch, v_top.lo, v_top.lo_scheduled, v_top.lo_ttl
           from (
             select v_current as epoch
             union
@@ -78,11 +78,10 @@ begin
              order by e.epoch desc
              limit 1) then 0 else 2500000 end;
     v_current := nextval('{{.schema}}.epoch');
-    insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_leased, lo_ttl)
+    insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_ttl)
     select v_current, v_last,
         greatest((select m.low from {{.schema}}.mark m where m.lane = -1 order by m.lane, m.low desc limit 1) - v_back, 0),
-        greatest((select m.low from {{.schema}}.mark m where m.lane = -2 order by m.lane, m.low desc limit 1) - v_back, 0),
-        greatest((select m.low from {{.schema}}.mark m where m.lane = -3 order by m.lane, m.low desc limit 1) - v_back, 0);
+        greatest((select m.low from {{.schema}}.mark m where m.lane = -2 order by m.lane, m.low desc limit 1) - v_back, 0);
 
     v_raised := {{.schema}}.raise_lanes(capped, v_low, v_current, v_last);
     perform {{.schema}}.raise_time(capped);

@@ -12,15 +12,15 @@
     v_last        bigint;
     v_low         bigint;
     v_fresh       boolean;
-    v_epoch       bigint;
     v_now         timestamptz;
+    v_at          timestamptz;
     v_until       timestamptz;
     v_priority    int;
     v_token       bigint;
     v_gen         int;
     v_count       int;
     v_tended      boolean;
-    v_left        int := $4;
+    v_left        int;
     v_job_id      bigint;
     v_job_token   bigint;
     v_attempt     int;

@@ -44,8 +44,8 @@ begin
                 select x.ctid from {{.schema}}.epoch_open x where x.ctid = c.row for update skip locked) x))
         returning e.*
     )
-    insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_leased, lo_ttl, departed)
-    select min(n.epoch), min(n.lo), min(n.lo_scheduled), min(n.lo_leased), min(n.lo_ttl), true
+    insert into {{.schema}}.epoch_open (epoch, lo, lo_scheduled, lo_ttl, departed)
+    select min(n.epoch), min(n.lo), min(n.lo_scheduled), min(n.lo_ttl), true
       from noted n
     having count(*) > 0;
 end

@@ -1,32 +1,65 @@
--- Leases that expired, from expires_at = low to high (null: now): the job goes back to ready, or to dead when it has lost
+-- Takes back leases that have expired, of one queue or of all: the job goes back to ready, or to dead when it has lost
 -- max_lost_leases of them, or to finished when its time to live has passed. The loss is recorded.
--- Calls: enter, place_jobs, settle. Locks: epoch shared (memory), leased rows (skip locked). Index: leased_expires_idx.
-create or replace function {{.schema}}.reap_expired(
-    low timestamptz, high timestamptz, max_rows int, only_queue bigint)
+-- All leases are read, which are few: an index by expiry would cost every lease and heartbeat more than it saves here. No lease
+-- lasts less than a second, so it is enough to look once a second, and when the first of those seen expires; of many it is looked
+-- less often, so that it never takes more than a twentieth of the time. Where more has expired than one call takes back, the next
+-- of the session goes on from the first page that had any.
+-- Calls: enter, place_jobs, settle. Locks: epoch shared (memory), leased rows (skip locked). Index: leased_pk; leased is scanned.
+create or replace function {{.schema}}.reap_expired(max_rows int, only_queue bigint)
 returns bigint
 language plpgsql
 as $$
 #variable_conflict use_column
 declare
+    v_began timestamptz := clock_timestamp();
     v_now   timestamptz;
-    v_high  timestamptz;
+    v_next  timestamptz;
+    v_seen  bigint;
+    v_all   boolean := only_queue is null and not {{template "internal/one_snapshot.sql"}};
+    v_noted text := current_setting('{{.schema}}.reap_from', true);
+    v_from  tid := case when v_noted ~ '^[(][0-9]{1,10},0[)]$' and only_queue is null
+        then v_noted::tid else tid '(0,0)' end;
+    v_first tid;
+    v_ids   bigint[];
     v_gen   smallint;
     v_back  {{.schema}}.ready[];
     v_ended bigint[];
-    v_count bigint;
+    v_count bigint := 0;
 begin
+    select array_agg(x.job_id order by x.job_id) filter (where x.expires_at <= v_began),
+        min(x.place) filter (where x.expires_at <= v_began), min(x.expires_at), count(*)
+      into v_ids, v_first, v_next, v_seen
+      from (
+        select l.job_id, l.expires_at, l.ctid as place
+          from {{.schema}}.leased l
+         where l.ctid >= v_from and l.expires_at <= v_began + interval '1 second'
+           and (reap_expired.only_queue is null or l.lane >> 16 = reap_expired.only_queue)
+         limit 10 * reap_expired.max_rows) x;
+    -- Whoever keeps one snapshot does not see all, and one queue is not all. What expired may be locked, or this may roll back:
+    -- then it is soon looked again.
+    if v_all then
+        perform setval('{{.schema}}.reap_after', ceil(date_part('epoch', greatest(
+            case when v_next < v_began - interval '1 second' then v_began + interval '200 milliseconds'
+                when v_next <= v_began or v_seen >= 10 * max_rows then v_began + interval '20 milliseconds'
+                else least(v_next, v_began + interval '1 second') end,
+            v_began + least(20 * (clock_timestamp() - v_began), interval '1 minute'))) * 1000)::bigint);
+    end if;
+    if v_from <> '(0,0)' then
+        perform set_config('{{.schema}}.reap_from', '', false), setval('{{.schema}}.reap_after', 0);
+    end if;
+    if v_ids is null then
+        return 0;
+    end if;
     perform {{.schema}}.enter();
     v_now := clock_timestamp();
-    v_high := least(v_now, reap_expired.high);
     v_gen := pg_sequence_last_value('{{.schema}}.generation'::regclass)::smallint;
     with gone as (
         delete from {{.schema}}.leased l
          where l.ctid = any (array(
             select x.ctid
               from {{.schema}}.leased x
-             where x.expires_at >= reap_expired.low and x.expires_at <= v_high
-               and (reap_expired.only_queue is null or x.lane >> 16 = reap_expired.only_queue)
-             order by x.expires_at
+             where x.job_id = any (v_ids) and x.expires_at <= v_now
+             order by x.job_id
              limit reap_expired.max_rows
                for update skip locked))
         returning l.*
@@ -76,6 +109,10 @@ begin
         array_agg(j.job_id order by j.job_id) filter (where j.linked and j.place <> 'ready')
       into v_count, v_back, v_ended
       from judged j;
+    if v_count = max_rows and v_all then
+        perform set_config('{{.schema}}.reap_from', regexp_replace(v_first::text, ',.*', ',0)'), false),
+            setval('{{.schema}}.reap_after', 0);
+    end if;
     if v_back is not null then
         perform {{.schema}}.place_jobs(v_back, 'leased');
     end if;
@@ -85,4 +122,4 @@ begin
     return v_count;
 end
 $$;
-comment on function {{.schema}}.reap_expired(timestamptz, timestamptz, int, bigint) is 'Takes back jobs whose lease expired.';
+comment on function {{.schema}}.reap_expired(int, bigint) is 'Takes back jobs whose lease expired.';

@@ -3,7 +3,7 @@
 -- nothing of another's; without the daemon, for all, its own first, so that nobody's due jobs bar the way.
 -- linked: what this transaction itself has put in line is let in as if it committed, so that it can lease it.
 -- Calls: time_low, promote_due, reap_expired, expire_due, do_links, do_todo, lanes, advance_alone, own_locks,
--- take_up. Index: scheduled_due_idx, leased_expires_idx, ttl_expires_idx, epoch_open_epoch_idx.
+-- take_up. Index: scheduled_due_idx, ttl_expires_idx, epoch_open_epoch_idx.
 create or replace function {{.schema}}.tend(queue_id bigint, wanted int, linked boolean)
 returns boolean
 language plpgsql
@@ -13,7 +13,6 @@ declare
     v_now       timestamptz := clock_timestamp();
     v_alone     boolean := not {{template "internal/ticking.sql" .schema}};
     v_scheduled timestamptz;
-    v_leased    timestamptz;
     v_ttl       timestamptz;
     v_epoch     bigint := pg_sequence_last_value('{{.schema}}.epoch_low'::regclass);
     v_current   bigint := pg_sequence_last_value('{{.schema}}.epoch'::regclass);
@@ -28,9 +27,6 @@ begin
             select s.due_at from {{.schema}}.scheduled s
              where s.due_at >= {{.schema}}.time_low(-1) and s.due_at <= v_now
              order by s.due_at limit 1), (
-            select l.expires_at from {{.schema}}.leased l
-             where l.expires_at >= {{.schema}}.time_low(-2) and l.expires_at <= v_now
-             order by l.expires_at limit 1), (
             select min(x.lo)
               from (
                 select e.lo from {{.schema}}.epoch_open e
@@ -38,11 +34,11 @@ begin
                    and e.opened_at > v_now - interval '2 seconds'
                  order by e.epoch desc
                  limit 3) x)
-      into v_scheduled, v_leased, v_lo;
+      into v_scheduled, v_lo;
     if v_alone then
         v_ttl := (
             select t.expires_at from {{.schema}}.ttl t
-             where t.expires_at >= {{.schema}}.time_low(-3) and t.expires_at <= v_now
+             where t.expires_at >= {{.schema}}.time_low(-2) and t.expires_at <= v_now
              order by t.expires_at limit 1);
     end if;
     -- Its own first: without a daemon the backlog of others must not bar the way.
@@ -52,11 +48,17 @@ begin
             v_count := v_count + {{.schema}}.promote_due(v_scheduled, null, v_most, null);
         end if;
     end if;
-    if v_leased is not null then
-        v_step := {{.schema}}.reap_expired(v_leased, null, v_most, tend.queue_id);
+    -- Where somebody ticks it is his to look for what has expired, until he is late. Else one at a time does, since all leases are read.
+    if {{template "internal/leases_due.sql" dict "schema" .schema "late" "200" "at" "v_now"}}
+        or v_alone and {{template "internal/leases_due.sql" dict "schema" .schema "late" "0" "at" "v_now"}}
+    then
+        if v_alone and not {{template "internal/one_snapshot.sql"}} then
+            perform setval('{{.schema}}.reap_after', (date_part('epoch', v_now) * 1000)::bigint + 100);
+        end if;
+        v_step := {{.schema}}.reap_expired(v_most, tend.queue_id);
         v_count := v_count + v_step;
         if v_alone and v_step < v_most then
-            v_count := v_count + {{.schema}}.reap_expired(v_leased, null, v_most, null);
+            v_count := v_count + {{.schema}}.reap_expired(v_most, null);
         end if;
     end if;
     if v_ttl is not null then

@@ -127,8 +127,7 @@ begin
         select t.job_id
           from (
             select -1 as lane, s.job_id, s.due_at as at from scheduled s
-            union all select -2, l.job_id, l.expires_at from leased l
-            union all select -3, x.job_id, x.expires_at from ttl x) t
+            union all select -2, x.job_id, x.expires_at from ttl x) t
           join (
             select m.lane, timestamptz 'epoch' + max(m.low) * interval '1 microsecond' as low
               from mark m
@@ -136,14 +135,13 @@ begin
              group by m.lane) k on k.lane = t.lane
           cross join (
             select timestamptz 'epoch' + min(e.lo_scheduled) * interval '1 microsecond' as due,
-                timestamptz 'epoch' + min(e.lo_leased) * interval '1 microsecond' as leased,
                 timestamptz 'epoch' + min(e.lo_ttl) * interval '1 microsecond' as ttl
               from epoch_open e
              where e.epoch >= v_epoch) e
          where t.at < k.low
            and not exists (select from passed p where p.lane = t.lane and p.position = t.job_id)
            and t.at < coalesce(
-            case t.lane when -1 then e.due when -2 then e.leased else e.ttl end, 'infinity')) v;
+            case t.lane when -1 then e.due else e.ttl end, 'infinity')) v;
 
     -- A job's tokens rise with its attempts, and the lease has the largest.
     return query

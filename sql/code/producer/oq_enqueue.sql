@@ -33,8 +33,8 @@ begin
             and oq_enqueue.unique_key is null and oq_enqueue.headers is null and oq_enqueue.options is null
             and not q.restricted and q.dropped_at is null and q.max_depth is null and q.notify = 'wake'
             and clock_timestamp() < now() + interval '1 second',
-        q.linked, q.limited or q.paused
-      into v_queue_id, v_lane, v_plain, v_linked, v_bound
+        q.linked, q.limited or q.paused, pg_sequence_last_value('epoch'::regclass)
+      into v_queue_id, v_lane, v_plain, v_linked, v_bound, v_epoch
       from queue q
      where q.queue_name = oq_enqueue.queue_name collate "C"
      order by q.version desc, q.row_id

@@ -1,6 +1,6 @@
 -- Extends a lease. expires_at says when it may be taken back: until somebody does, it can be extended and acked.
--- Calls: demand, enter, lost_lease.
--- Locks: the leased row, epoch shared (memory). Index: leased_pk, queue_id_idx, finished_N_pk.
+-- Calls: demand, lost_lease.
+-- Locks: the leased row. Index: leased_pk, queue_id_idx, finished_N_pk.
 create or replace function {{.api_schema}}.oq_heartbeat(
     job_id        bigint,
     lease_token   bigint,
@@ -21,7 +21,6 @@ begin
     if progress is not null and octet_length(progress::text) > 65536 then
         perform fail('progress', octet_length(progress::text) || ' bytes long', 'at most 65536 bytes');
     end if;
-    perform enter();
     update leased l
        set expires_at = clock_timestamp() + coalesce(oq_heartbeat.lease_seconds, q.lease_seconds)
                * interval '1 second',

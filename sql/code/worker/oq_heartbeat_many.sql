@@ -1,6 +1,6 @@
 -- Extends many leases.
--- Calls: check_leases, demand, enter, lost_lease.
--- Locks: leased rows, job ids ascending; epoch shared (memory). Index: as oq_heartbeat.
+-- Calls: check_leases, demand, lost_lease.
+-- Locks: leased rows, job ids ascending. Index: as oq_heartbeat.
 create or replace function {{.api_schema}}.oq_heartbeat_many(
     job_ids       bigint[],
     lease_tokens  bigint[],
@@ -18,7 +18,6 @@ begin
         perform fail('lease_seconds', lease_seconds::text, 'between 1 and 604800');
     end if;
     perform check_leases(job_ids, lease_tokens, null);
-    perform enter();
     v_now := clock_timestamp();
     return query
     with asked as materialized (

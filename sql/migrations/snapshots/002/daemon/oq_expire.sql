@@ -11,7 +11,7 @@ begin
         perform fail('max_rows', max_rows::text, 'between 1 and 100000');
     end if;
     perform verify_instance();
-    return expire_due(time_low(-3), null, max_rows);
+    return expire_due(time_low(-2), null, max_rows);
 end
 $$;
 comment on function {{.api_schema}}.oq_expire(int) is

@@ -1,8 +1,8 @@
 {{- /* The ack of one lease: its row goes to finished, in the generation that is filling. Naming the
 partition spares the routing, 3 % of a lease and ack beside seven other workers. .id, .token and .result
 are expressions; v_linked is null where the lease is lost. */ -}}
-    v_gen := pg_sequence_last_value('generation'::regclass);
-    {{range $gen := list 0 1 2}}{{if $gen}}elsif{{else}}if{{end}} v_gen = {{$gen}} then
+    {{range $gen := list 0 1 2}}{{if eq $gen 2}}else{{else if eq $gen 1}}elsif{{else}}if{{end}}{{if lt $gen 2}}
+        pg_sequence_last_value('generation'::regclass) = {{$gen}} then{{end}}
         with ended as (
             delete from leased l
              where l.job_id = {{$.id}} and l.token = {{$.token}}
@@ -10,7 +10,7 @@ are expressions; v_linked is null where the lease is lost. */ -}}
         )
         insert into finished_{{$gen}} as f (gen, job_id, queue_id, attempt, lost, finished_at, leased_at, outcome,
             kept, linked, worker_id, result)
-        select v_gen, e.job_id, e.lane >> 16, e.attempt, e.lost, clock_timestamp(), e.leased_at, 'completed',
+        select {{$gen}}, e.job_id, e.lane >> 16, e.attempt, e.lost, clock_timestamp(), e.leased_at, 'completed',
             e.kept, e.linked, e.worker_id, {{$.result}}
           from ended e
          where case when e.restricted then demand(e.lane >> 16, null, 'consume') else true end

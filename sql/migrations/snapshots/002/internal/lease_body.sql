@@ -5,12 +5,12 @@ two statements and few expressions: each is set up anew in every transaction. */
         coalesce($3 between 1 and 604800, true) and $4 between 1 and 10000 and not q.restricted and not q.paused and not q.limited
             and coalesce(length($2) <= 200, true)
             and current_setting('{{.schema}}.instance', true) = '1'
-            and clock_timestamp() < now() + interval '1 second'
             and (m.raised_at > clock_timestamp() - interval '1 second'
                 or {{template "internal/ticking.sql" .schema}}),
-        m.lane, m.low, m.raised_at > clock_timestamp() - interval '1 second'
+        m.lane, m.low, m.raised_at > clock_timestamp() - interval '1 second', $4, clock_timestamp(),
+        {{template "internal/new_token.sql" dict "schema" .schema "at" "clock_timestamp()"}}, pg_sequence_last_value('generation'::regclass)
       into v_queue_id, v_restricted, v_paused, v_kept, v_linked, v_limited, v_max_retries, v_seconds, v_plain,
-        v_lane, v_low, v_fresh
+        v_lane, v_low, v_fresh, v_left, v_now, v_token, v_gen
       from queue q
       left join lateral (
         select k.lane, k.low, k.raised_at from mark k
@@ -20,30 +20,29 @@ two statements and few expressions: each is set up anew in every transaction. */
      where q.queue_name = $1 collate "C"
      order by q.version desc, q.row_id
      limit 1;
-    if v_plain then
-{{template "internal/enter_body.sql" .}}
-    elsif not may_lease($1, $2, $3, $4, v_queue_id, v_restricted, v_paused) then
-        return;
-    elsif v_limited and (
-        -- A queue had limits, or was throttled: does anything bind now?
-        exists (select from limit_rule r where r.queue_id = v_queue_id and r.group_id = 0)
-        or coalesce((
-            select t.until from throttled t
-             where t.queue_id = v_queue_id and t.group_id = 0
-             order by t.throttle_id desc
-             limit 1) > clock_timestamp(), false))
-    then
-        return query
-        select * from lease_limited($1, $2, v_seconds, $4, v_queue_id, v_kept, v_restricted, v_max_retries);
-        return;
-    elsif v_fresh is not true and not {{template "internal/ticking.sql" .schema}} then
-        -- Nobody ticks, nobody has leased for a second: what is due may be of a higher priority than what is ready.
-        v_tended := tend(v_queue_id, $4, v_linked) is not null;
+    if v_plain is not true then
+        if not may_lease($1, $2, $3, $4, v_queue_id, v_restricted, v_paused) then
+            return;
+        elsif v_limited and (
+            -- A queue had limits, or was throttled: does anything bind now?
+            exists (select from limit_rule r where r.queue_id = v_queue_id and r.group_id = 0)
+            or coalesce((
+                select t.until from throttled t
+                 where t.queue_id = v_queue_id and t.group_id = 0
+                 order by t.throttle_id desc
+                 limit 1) > clock_timestamp(), false))
+        then
+            return query
+            select * from lease_limited($1, $2, v_seconds, $4, v_queue_id, v_kept, v_restricted, v_max_retries);
+            return;
+        elsif v_fresh is not true and not {{template "internal/ticking.sql" .schema}} then
+            -- Nobody ticks, nobody has leased for a second: what is due may be of a higher priority than what is ready.
+            v_tended := tend(v_queue_id, $4, v_linked) is not null;
+        end if;
+        v_now := clock_timestamp();
+        v_token := {{template "internal/new_token.sql" dict "schema" .schema "at" "v_now"}};
     end if;
 
-    v_now := clock_timestamp();
-    v_token := {{template "internal/new_token.sql" dict "schema" .schema "at" "v_now"}};
-    v_gen := pg_sequence_last_value('generation'::regclass);
     loop
         if $4 = 1 then
             -- One job: statements of its own, as short as they can be.
@@ -56,21 +55,23 @@ two statements and few expressions: each is set up anew in every transaction. */
                  order by x.position
                  limit 1
                    for update skip locked)
-            returning r.job_id, greatest(v_token, r.token + 1), r.attempt + 1, r.failed, r.lost, r.expires_at
-              into v_job_id, v_job_token, v_attempt, v_failed, v_lost, v_job_expires_at;
-            v_count := 0;
-            if v_job_id is not null then
-                if v_linked then
-                    -- A job of a group with a rate begins after the moment at which its slot was seen free.
-                    v_now := clock_timestamp();
-                    v_job_token := greatest(v_job_token, {{template "internal/new_token.sql" dict "schema" .schema "at" "v_now"}});
-                end if;
-                {{range $gen := list 0 1 2}}{{if $gen}}elsif{{else}}if{{end}} v_gen = {{$gen}} then
+            returning r.job_id, r.attempt + 1, r.failed, r.lost, r.expires_at,
+                -- A job of a group with a rate begins after the moment at which its slot was seen free.
+                case when v_linked then clock_timestamp() else v_now end,
+                greatest(case when v_linked then {{template "internal/new_token.sql" dict "schema" .schema "at" "clock_timestamp()"}}
+                    else v_token end, r.token + 1)
+              into v_job_id, v_attempt, v_failed, v_lost, v_job_expires_at, v_at, v_job_token;
+            if v_job_id is null then
+                v_count := 0;
+            else
+                {{range $gen := list 0 1 2}}{{if eq $gen 2}}else{{else}}{{if $gen}}els{{end}}if v_gen = {{$gen}} then{{end}}
                 return query
 {{template "internal/lease_one.sql" $gen}}
                 {{end}}end if;
                 get diagnostics v_count = row_count;
-                if v_count = 0 then
+                if v_count = 1 and v_fresh and v_left = 1 then
+                    return;
+                elsif v_count = 0 then
                     -- Enqueued in an earlier generation.
                     return query
                     select l.job_id, l.token, $1, a.payload, a.headers, (32767 - (v_lane & 65535))::int, l.attempt,
@@ -85,7 +86,7 @@ two statements and few expressions: each is set up anew in every transaction. */
         else
             v_until := v_now + v_seconds * interval '1 second';
             v_priority := 32767 - (v_lane & 65535);
-            {{range $gen := list 0 1 2}}{{if $gen}}elsif{{else}}if{{end}} v_gen = {{$gen}} then
+            {{range $gen := list 0 1 2}}{{if eq $gen 2}}else{{else}}{{if $gen}}els{{end}}if v_gen = {{$gen}} then{{end}}
             return query
 {{template "internal/lease_claim.sql" dict "schema" $.schema "gen" $gen}}
             {{end}}end if;

@@ -1,7 +1,7 @@
 -- The lease from a queue with limits, one job at a time, each into a slot. A slot of max_running is free when
 -- the lease that took it last is gone: acked, given back or reaped. So nothing leaks, and nobody counts.
 -- Slots have a lock each, kept until the transaction ends: an open transaction keeps its own slots only.
--- Calls: limit_of, lanes, free_slot, rate_slots, use_slots, time_low, reap_expired, tend, advance_alone,
+-- Calls: limit_of, lanes, free_slot, rate_slots, use_slots, reap_expired, tend, advance_alone,
 -- raise_lane.
 -- Locks: slots (try), ready rows (skip locked). Index: mark_lane_idx, ready_pk, limit_slot_idx, job_N_pk.
 create or replace function {{.schema}}.lease_limited(
@@ -65,7 +65,9 @@ begin
                 if v_slot is null and not v_reaped then
                     -- A worker that is gone holds its slot until its lease ends, and no longer.
                     v_reaped := true;
-                    if {{.schema}}.reap_expired({{.schema}}.time_low(-2), null, 1000, queue_id) > 0 then
+                    if {{template "internal/leases_due.sql" dict "schema" .schema "late" "50" "at" "v_now"}}
+                        and {{.schema}}.reap_expired(1000, queue_id) > 0
+                    then
                         v_slot := {{.schema}}.free_slot(queue_id * 4, v_limit.max_running);
                         v_now := clock_timestamp();
                     end if;

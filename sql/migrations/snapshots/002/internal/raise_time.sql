@@ -1,8 +1,8 @@
 -- Raises the marks of the time lanes to their first visible row, but never past the clock, read before
 -- the snapshot, and not looked beyond: what is due later and dead already could be millions of rows.
 -- capped: as in advance. Where the clock went back, marks in the future go, and open epochs begin at the
--- beginning. Calls: time_low. Locks: a scheduled and a leased row, mark and epoch_open rows (skip locked).
--- Index: scheduled_due_idx, leased_expires_idx, ttl_expires_idx, mark_lane_idx, epoch_open_epoch_idx.
+-- beginning. Calls: time_low. Locks: a scheduled row, mark and epoch_open rows (skip locked).
+-- Index: scheduled_due_idx, ttl_expires_idx, mark_lane_idx, epoch_open_epoch_idx.
 create or replace function {{.schema}}.raise_time(capped boolean)
 returns void
 language plpgsql
@@ -19,7 +19,7 @@ declare
     v_epoch bigint := pg_sequence_last_value('{{.schema}}.epoch_low'::regclass);
 begin
     v_us := (date_part('epoch', v_now) * 1000000)::bigint;
-    for v_lane in reverse -1 .. -3 loop
+    for v_lane in reverse -1 .. -2 loop
         v_low := {{.schema}}.time_low(v_lane);
         v_old := (date_part('epoch', v_low) * 1000000)::bigint;
         if v_low > v_now + interval '1 second' then
@@ -29,7 +29,7 @@ begin
                 select x.ctid from {{.schema}}.mark x where x.lane = v_lane for update skip locked));
             insert into {{.schema}}.mark (lane, low) values (v_lane, 0);
             update {{.schema}}.epoch_open e
-               set lo_scheduled = 0, lo_leased = 0, lo_ttl = 0
+               set lo_scheduled = 0, lo_ttl = 0
              where e.ctid = any (array(
                 select x.ctid from {{.schema}}.epoch_open x where x.epoch >= v_epoch for update skip locked));
             continue;
@@ -37,34 +37,20 @@ begin
         if v_lane = -1 then
             select s.due_at into v_first from {{.schema}}.scheduled s
              where s.due_at >= v_low and s.due_at <= v_now order by s.due_at limit 1;
-        elsif v_lane = -2 then
-            select l.expires_at into v_first from {{.schema}}.leased l
-             where l.expires_at >= v_low and l.expires_at <= v_now order by l.expires_at limit 1;
         else
             select t.expires_at into v_first from {{.schema}}.ttl t
              where t.expires_at >= v_low and t.expires_at <= v_now order by t.expires_at limit 1;
         end if;
         -- Held by an open transaction for a second: the mark passes over what is locked and notes it, as in advance. Else
         -- all that is dead from there on would be walked by every look.
-        if not capped and v_lane > -3 and v_first < v_now - interval '1 second' then
-            if v_lane = -1 then
-                select s.due_at into v_free from {{.schema}}.scheduled s
-                 where s.due_at >= v_low and s.due_at <= v_now order by s.due_at limit 1 for update skip locked;
-            else
-                select l.expires_at into v_free from {{.schema}}.leased l
-                 where l.expires_at >= v_low and l.expires_at <= v_now order by l.expires_at limit 1 for update skip locked;
-            end if;
+        if not capped and v_lane = -1 and v_first < v_now - interval '1 second' then
+            select s.due_at into v_free from {{.schema}}.scheduled s
+             where s.due_at >= v_low and s.due_at <= v_now order by s.due_at limit 1 for update skip locked;
             if v_free is distinct from v_first and coalesce(v_free, v_now) >= v_low + interval '100 milliseconds' then
                 v_free := coalesce(v_free, v_now);
-                if v_lane = -1 then
-                    v_held := array(
-                        select s.job_id from {{.schema}}.scheduled s
-                         where s.due_at >= v_low and s.due_at < v_free order by s.due_at limit 10001);
-                else
-                    v_held := array(
-                        select l.job_id from {{.schema}}.leased l
-                         where l.expires_at >= v_low and l.expires_at < v_free order by l.expires_at limit 10001);
-                end if;
+                v_held := array(
+                    select s.job_id from {{.schema}}.scheduled s
+                     where s.due_at >= v_low and s.due_at < v_free order by s.due_at limit 10001);
                 if cardinality(v_held) <= 10000 then
                     insert into {{.schema}}.passed (lane, position) select v_lane, h.job_id from unnest(v_held) h(job_id);
                     v_first := v_free;
@@ -74,7 +60,7 @@ begin
         v_new := least(v_us, (date_part('epoch', v_first) * 1000000)::bigint);
         if capped then
             select least(v_new, coalesce(min(
-                case v_lane when -1 then e.lo_scheduled when -2 then e.lo_leased else e.lo_ttl end), 0))
+                case v_lane when -1 then e.lo_scheduled else e.lo_ttl end), 0))
               into v_new
               from {{.schema}}.epoch_open e
              where e.epoch >= v_epoch;

@@ -1,7 +1,7 @@
 -- Resolves up to 20 closed epochs: what their members committed below a mark goes to the end of its lane; what is
--- due is promoted, reaped or expired. late_lanes, late_lows: the lanes to look at, and their marks (raise_lanes).
--- Calls: own_locks, note_leavers, enter, time_low, promote_due, reap_expired, expire_due.
--- Locks: epochs (session, try); epoch_open, ready, scheduled and leased rows (skip locked).
+-- due is promoted or expired. late_lanes, late_lows: the lanes to look at, and their marks (raise_lanes).
+-- Calls: own_locks, note_leavers, enter, time_low, promote_due, expire_due.
+-- Locks: epochs (session, try); epoch_open, ready and scheduled rows (skip locked).
 -- Index: epoch_open_epoch_idx, ready_pk.
 create or replace function {{.schema}}.resolve_epochs(
     low_epoch     bigint,
@@ -38,7 +38,7 @@ declare
 begin
     perform {{.schema}}.note_leavers(low_epoch, current_epoch, v_own);
     for v_epoch in
-        select e.row_id, e.epoch, e.lo, e.lo_scheduled, e.lo_leased, e.lo_ttl
+        select e.row_id, e.epoch, e.lo, e.lo_scheduled, e.lo_ttl
           from {{.schema}}.epoch_open e
          where e.epoch >= resolve_epochs.low_epoch and e.epoch < resolve_epochs.current_epoch
            and case when e.departed then true
@@ -113,8 +113,8 @@ begin
         v_left := v_step >= 10000;
         -- The same in the time lanes, a minute of due times at a time, where a mark moved at all.
         v_more := v_high < coalesce(pg_sequence_last_value('{{.schema}}.position'::regclass), 0);
-        v_los := array[v_epoch.lo_scheduled, v_epoch.lo_leased, v_epoch.lo_ttl];
-        for v_nth in 1..3 loop
+        v_los := array[v_epoch.lo_scheduled, v_epoch.lo_ttl];
+        for v_nth in 1..2 loop
             v_lane := -v_nth;
             v_from := timestamptz 'epoch' + v_los[v_nth] * interval '1 microsecond';
             v_until := {{.schema}}.time_low(v_lane);
@@ -128,9 +128,6 @@ begin
                         when -1 then (
                             select s.due_at from {{.schema}}.scheduled s
                              where s.due_at >= v_from and s.due_at < v_until order by s.due_at limit 1)
-                        when -2 then (
-                            select l.expires_at from {{.schema}}.leased l
-                             where l.expires_at >= v_from and l.expires_at < v_until order by l.expires_at limit 1)
                         else (
                             select t.expires_at from {{.schema}}.ttl t
                              where t.expires_at >= v_from and t.expires_at < v_until order by t.expires_at limit 1) end;
@@ -163,20 +160,6 @@ begin
                     get diagnostics v_step = row_count;
                     v_left := v_left or v_step >= 10000;
                 end if;
-            elsif v_lane = -2 then
-                v_step := {{.schema}}.reap_expired(v_from, v_last, 1000, null);
-                v_count := v_count + v_step;
-                v_left := v_left or v_step >= 1000;
-                if v_step < 1000 then
-                    insert into {{.schema}}.passed (lane, position)
-                    select -2, l.job_id
-                      from {{.schema}}.leased l
-                     where l.expires_at >= v_from and l.expires_at < v_until
-                       and not exists (select from {{.schema}}.passed p where p.lane = -2 and p.position = l.job_id)
-                     limit 10000;
-                    get diagnostics v_step = row_count;
-                    v_left := v_left or v_step >= 10000;
-                end if;
             else
                 -- Of a job that is held the timer goes on to a later time.
                 v_count := v_count + {{.schema}}.expire_due(v_from, v_last, 1000);
@@ -189,7 +172,7 @@ begin
         continue when v_left;
         if v_more then
             update {{.schema}}.epoch_open e
-               set lo = least(v_high, resolve_epochs.last_drawn), lo_scheduled = v_los[1], lo_leased = v_los[2], lo_ttl = v_los[3]
+               set lo = least(v_high, resolve_epochs.last_drawn), lo_scheduled = v_los[1], lo_ttl = v_los[2]
              where e.row_id = v_epoch.row_id;
             v_count := v_count + 1;
         else

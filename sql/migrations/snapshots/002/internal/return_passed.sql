@@ -1,7 +1,7 @@
 -- What a mark passed over, since an open transaction held it: gone, come back, or still held. A job that came back goes to
 -- the end of its lane; what is due is due now. Returns how many jobs went.
--- Calls: enter, time_low. Locks: epoch shared (memory); passed, ready, scheduled and leased rows (skip locked).
--- Index: ready_pk, scheduled_pk, leased_pk.
+-- Calls: enter, time_low. Locks: epoch shared (memory); passed, ready and scheduled rows (skip locked).
+-- Index: ready_pk, scheduled_pk.
 create or replace function {{.schema}}.return_passed()
 returns bigint
 language plpgsql
@@ -21,9 +21,6 @@ begin
             when -1 then (
                 select true from {{.schema}}.scheduled s
                  where s.job_id = x.position and s.due_at < {{.schema}}.time_low(-1) limit 1)
-            when -2 then (
-                select true from {{.schema}}.leased l
-                 where l.job_id = x.position and l.expires_at < {{.schema}}.time_low(-2) limit 1)
             else (
                 select true from {{.schema}}.ready r
                  where r.lane = x.lane and r.position = x.position limit 1) end is null
@@ -63,21 +60,6 @@ begin
         returning s.job_id
     )
     delete from {{.schema}}.passed p using back b where p.lane = -1 and p.position = b.job_id;
-    with back as (
-        update {{.schema}}.leased l
-           set expires_at = clock_timestamp()
-         where l.ctid = any (array(
-            select x.ctid
-              from {{.schema}}.passed p
-             cross join lateral (
-                select l.ctid from {{.schema}}.leased l
-                 where l.job_id = p.position and l.expires_at < {{.schema}}.time_low(-2)
-                   for update skip locked) x
-             where p.lane = -2
-             limit 10000))
-        returning l.job_id
-    )
-    delete from {{.schema}}.passed p using back b where p.lane = -2 and p.position = b.job_id;
     return v_count;
 end
 $$;

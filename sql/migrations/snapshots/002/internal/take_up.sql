@@ -1,7 +1,7 @@
 -- Ready jobs above lo that a lease does not see, since marks went by before they were committed, or before this transaction's
 -- own commit. They go to the end of their lanes, as by the tick, which may not have come by yet. near: only of lanes that have
--- one as close below the mark, which costs little where there is none. The caller has entered an epoch.
--- Calls: lanes. Locks: ready rows (skip locked). Index: ready_pk.
+-- one as close below the mark, which costs little where there is none.
+-- Calls: enter, lanes. Locks: epoch shared (memory), ready rows (skip locked). Index: ready_pk.
 create or replace function {{.schema}}.take_up(queue_id bigint, wanted int, lo bigint, near int default null)
 returns bigint
 language plpgsql
@@ -33,7 +33,9 @@ begin
     )
     insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
     select l.lane, nextval('{{.schema}}.position'), l.job_id, l.token, l.attempt, l.failed, l.lost, l.expires_at
-      from (select * from late order by lane, position) l;
+      from (select * from late order by lane, position) l
+     -- Once, before the first position is drawn, and not where there is none.
+     where case when l.job_id > 0 then (select {{.schema}}.enter()) end;
     get diagnostics v_count = row_count;
     return v_count;
 end

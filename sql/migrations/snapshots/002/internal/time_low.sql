@@ -1,4 +1,4 @@
--- The low mark of a time lane: -1 scheduled, -2 leased, -3 ttl. No visible row is due before it, but
+-- The low mark of a time lane: -1 scheduled, -2 ttl. No visible row is due before it, but
 -- those that members of an unresolved epoch have still to commit. Index: mark_lane_idx.
 create or replace function {{.schema}}.time_low(lane bigint)
 returns timestamptz

@@ -1,7 +1,7 @@
 -- Creates a queue, or changes the options that are named. Everything is checked before anything is
 -- written. A new version of the row counts at once for whoever reads it next. Calls that change the
 -- same queue wait for each other; producers and workers never take that lock.
--- Calls: check_queue_name, check_retry, queue_shown, open_queue, new_version, enter.
+-- Calls: check_queue_name, check_retry, queue_shown, open_queue, new_version.
 -- Locks: queue (advisory), the queue row, leased rows by job id (skip locked). Index: queue_name_idx, queue_id_idx;
 -- leased is scanned.
 create or replace function {{.api_schema}}.oq_create_queue(
@@ -112,7 +112,6 @@ begin
          where q.row_id = v_old.row_id;
         -- A lease has a copy of what its ack looks at. Who is ending or extending one at this moment is not waited for.
         if v_new.restricted <> v_old.restricted or (v_new.keep = 'none') <> (v_old.keep = 'none') then
-            perform enter();
             update leased l
                set restricted = v_new.restricted, kept = v_new.keep <> 'none'
              where l.ctid = any (array(

@@ -12,7 +12,6 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    v_gen    smallint;
     v_linked boolean;
 begin
     -- Of its text, as it is kept and read: a number of sixteen binary bytes may be 131072 digits long.

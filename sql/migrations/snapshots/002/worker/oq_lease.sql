@@ -1,7 +1,7 @@
 -- The first jobs of the queue's highest lanes, each moved from ready to leased. Starts at the lane's
 -- low mark, so it never walks over rows that are gone; skips what another worker is leasing.
 -- Calls: may_lease, lease_limited, raise_lane, tend, advance_alone.
--- Locks: epoch shared (memory), ready rows (skip locked). Index: queue_name_idx, mark_lane_idx, ready_pk, job_N_pk.
+-- Locks: ready rows (skip locked). Index: queue_name_idx, mark_lane_idx, ready_pk, job_N_pk.
 create or replace function {{.api_schema}}.oq_lease(
     queue_name    text,
     worker_id     text default null,
