@@ -171,14 +171,14 @@ comment on column {{.schema}}.queue_grant.role_id is 'A dump writes the name: id
 -- What never changes of a job. Generations are cleared by TRUNCATE, never row by row.
 
 create table {{.schema}}.job (
-    gen         smallint    not null,
-    priority    smallint    not null,
-    max_retries int,
     job_id      bigint      not null,
     queue_id    bigint      not null,
     created_at  timestamptz not null,
     run_at      timestamptz,
     expires_at  timestamptz,
+    max_retries int,
+    gen         smallint    not null,
+    priority    smallint    not null,
     payload     jsonb       not null,
     headers     jsonb,
     retry       jsonb,
@@ -273,10 +273,10 @@ create table {{.schema}}.ready (
     lane        bigint   not null,
     position    bigint   not null,
     job_id      bigint   not null,
-    token       bigint   not null default 0,
-    attempt     int      not null default 0,
-    failed      smallint not null default 0,
-    lost        smallint not null default 0,
+    token       bigint,
+    attempt     int,
+    failed      smallint,
+    lost        smallint,
     expires_at  timestamptz,
     constraint ready_pk primary key (lane, position)
 );
@@ -285,7 +285,8 @@ comment on table {{.schema}}.ready is 'May run now. Leased from the front of eac
 comment on column {{.schema}}.ready.lane is
     'queue_id * 65536 + 32767 - priority: a queue''s lanes lie together, highest priority first.';
 comment on column {{.schema}}.ready.position is 'The job id at first, a new number of the same sequence later.';
-comment on column {{.schema}}.ready.token is 'The last lease token, so that the next is larger.';
+comment on column {{.schema}}.ready.token is
+    'The last lease token, so that the next is larger. As the next three null, for 0, where the job stands where it was enqueued.';
 comment on column {{.schema}}.ready.attempt is 'Leases so far.';
 comment on column {{.schema}}.ready.failed is 'Failures since the last redrive.';
 comment on column {{.schema}}.ready.lost is 'Lost leases since the last redrive.';

@@ -38,7 +38,9 @@ call breaks('place_without_job', 'delete from oq.job where job_id in (select job
 select current_setting('test.result');
 call breaks('job_without_place', 'delete from oq.ready');
 select current_setting('test.result');
-call breaks('job_twice', 'insert into oq.job select (gen + 1) % 3, priority, max_retries, job_id,
+call breaks('job_twice', 'insert into oq.job (gen, priority, max_retries, job_id,
+    queue_id, created_at, run_at, expires_at, payload, headers, retry, tags)
+    select (gen + 1) % 3, priority, max_retries, job_id,
     queue_id, created_at, run_at, expires_at, payload,
     headers, retry, tags from oq.job limit 1');
 select current_setting('test.result');

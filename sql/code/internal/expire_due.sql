@@ -71,7 +71,7 @@ begin
                 select f.ctid from {{.schema}}.ready f
                  where f.job_id = h.job_id and f.position <> f.job_id and f.expires_at <= v_now
                    for update skip locked) x))
-        returning r.job_id, r.lane, r.attempt, r.lost
+        returning r.job_id, r.lane, coalesce(r.attempt, 0), coalesce(r.lost, 0)
     ), ended as (
         select * from from_scheduled union all select * from from_waiting union all select * from from_ready
     ), finished as (

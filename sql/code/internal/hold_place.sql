@@ -32,7 +32,8 @@ begin
          limit 1;
         exit when v_lane is null;
 
-        select 'ready', r.lane, r.position, r.token, r.attempt, r.failed, r.lost, r.expires_at
+        select 'ready', r.lane, r.position, coalesce(r.token, 0), coalesce(r.attempt, 0), coalesce(r.failed, 0), coalesce(r.lost, 0),
+            r.expires_at
           into place, lane, place_at, token, attempt, failed, lost, expires_at
           from {{.schema}}.ready r
          where r.lane = v_lane and r.position = hold_place.job_id

@@ -16,17 +16,18 @@ which its slot was seen free: the clock is read once more, in the snapshot of th
                  order by x.position
                  limit v_left
                    for update skip locked))
-            returning r.job_id, r.position, r.token, r.attempt, r.failed, r.lost, r.expires_at
+            returning r.job_id, r.position, r.token, coalesce(r.attempt, 0) + 1 as attempt, coalesce(r.failed, 0) as failed,
+                coalesce(r.lost, 0) as lost, r.expires_at
         ), taken as (
             insert into leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost, kept,
                 restricted, linked, worker_id, job_expires_at)
             select c.job_id, greatest((select k.token from clock k), c.token + 1), v_lane, v_until,
-                (select k.at from clock k), c.attempt + 1, c.failed,
+                (select k.at from clock k), c.attempt, c.failed,
                 c.lost, v_kept, v_restricted, v_linked, $2, c.expires_at
               from claimed c
         )
         select c.job_id, greatest((select k.token from clock k), c.token + 1), $1, j.payload, j.headers,
-            v_priority, c.attempt + 1, coalesce(j.max_retries, v_max_retries),
+            v_priority, c.attempt, coalesce(j.max_retries, v_max_retries),
             j.group_key, j.created_at, v_until
           from claimed c
          cross join lateral (

@@ -32,7 +32,8 @@ begin
         returning r.*
     )
     insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
-    select l.lane, nextval('{{.schema}}.position'), l.job_id, l.token, l.attempt, l.failed, l.lost, l.expires_at
+    select l.lane, nextval('{{.schema}}.position'), l.job_id, coalesce(l.token, 0), coalesce(l.attempt, 0),
+        coalesce(l.failed, 0), coalesce(l.lost, 0), l.expires_at
       from (select * from late order by lane, position) l
      -- Once, before the first position is drawn, and not where there is none.
      where case when l.job_id > 0 then (select {{.schema}}.enter()) end;

@@ -224,8 +224,8 @@ begin
           from back b
          where b.due_at > v_now
     ), plain as (
-        insert into ready (lane, position, job_id, token, attempt, expires_at)
-        select b.lane, nextval('position'), b.job_id, b.token, b.attempt, b.expires_at
+        insert into ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
+        select b.lane, nextval('position'), b.job_id, b.token, b.attempt, 0, 0, b.expires_at
           from (select * from back where due_at <= v_now and not v_queue.linked order by job_id) b
     )
     select array_agg(row(b.lane, 0, b.job_id, b.token, b.attempt, 0, 0, b.expires_at)::ready order by b.job_id)

@@ -55,7 +55,7 @@ two statements and few expressions: each is set up anew in every transaction. */
                  order by x.position
                  limit 1
                    for update skip locked)
-            returning r.job_id, r.attempt + 1, r.failed, r.lost, r.expires_at,
+            returning r.job_id, coalesce(r.attempt, 0) + 1, coalesce(r.failed, 0::smallint), coalesce(r.lost, 0::smallint), r.expires_at,
                 -- A job of a group with a rate begins after the moment at which its slot was seen free.
                 case when v_linked then clock_timestamp() else v_now end,
                 greatest(case when v_linked then {{template "internal/new_token.sql" dict "schema" .schema "at" "clock_timestamp()"}}

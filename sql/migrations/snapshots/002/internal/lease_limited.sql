@@ -111,7 +111,7 @@ begin
         insert into {{.schema}}.leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost, kept,
             restricted, linked, worker_id, job_expires_at)
         values (v_ready.job_id, v_token, v_ready.lane, v_now + seconds * interval '1 second', v_now,
-            v_ready.attempt + 1, v_ready.failed, v_ready.lost, kept, restricted, true, worker_id,
+            coalesce(v_ready.attempt, 0) + 1, coalesce(v_ready.failed, 0), coalesce(v_ready.lost, 0), kept, restricted, true, worker_id,
             v_ready.expires_at);
         if v_slot is not null then
             perform {{.schema}}.use_slots(queue_id * 4, array[v_slot], array[v_ready.job_id], array[v_token]);
@@ -124,7 +124,7 @@ begin
         select j.* into v_job from {{.schema}}.job j where j.job_id = v_ready.job_id limit 1;
         return query
         select v_ready.job_id, v_token, queue_name, v_job.payload, v_job.headers,
-            (32767 - (v_ready.lane & 65535))::int, v_ready.attempt + 1, coalesce(v_job.max_retries, max_retries),
+            (32767 - (v_ready.lane & 65535))::int, coalesce(v_ready.attempt, 0) + 1, coalesce(v_job.max_retries, max_retries),
             v_job.group_key, v_job.created_at, v_now + seconds * interval '1 second';
         v_left := v_left - 1;
     end loop;

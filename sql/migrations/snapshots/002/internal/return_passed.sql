@@ -41,7 +41,8 @@ begin
         delete from {{.schema}}.passed p using back b where p.lane = b.lane and p.position = b.position
     )
     insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
-    select b.lane, nextval('{{.schema}}.position'), b.job_id, b.token, b.attempt, b.failed, b.lost, b.expires_at
+    select b.lane, nextval('{{.schema}}.position'), b.job_id, coalesce(b.token, 0), coalesce(b.attempt, 0),
+        coalesce(b.failed, 0), coalesce(b.lost, 0), b.expires_at
       from (select * from back order by position) b;
     get diagnostics v_count = row_count;
     -- What is due is due now.

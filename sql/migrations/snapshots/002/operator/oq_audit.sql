@@ -174,7 +174,7 @@ begin
       from (
         select p.job_id
           from (
-            select r.job_id, r.attempt from ready r
+            select r.job_id, coalesce(r.attempt, 0) as attempt from ready r
             union all select s.job_id, s.attempt from scheduled s
             union all select w.job_id, w.attempt from waiting w
             union all select l.job_id, l.attempt - 1 from leased l

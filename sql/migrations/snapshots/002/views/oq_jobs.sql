@@ -34,13 +34,14 @@ select p.job_id,
          order by a.attempt desc
          limit 1) else p.error end as error
   from (
-    select j.job_id, j.queue_id, 'ready'::text as state, j.priority::int as priority, r.attempt,
-        j.max_retries, r.failed::int as failures, r.lost::int as lost_leases, j.run_at,
+    select j.job_id, j.queue_id, 'ready'::text as state, j.priority::int as priority,
+        coalesce(r.attempt, 0) as attempt, j.max_retries, coalesce(r.failed, 0)::int as failures,
+        coalesce(r.lost, 0)::int as lost_leases, j.run_at,
         j.created_at, r.expires_at, null::text as worker_id, null::timestamptz as leased_at,
         null::timestamptz as lease_expires_at, null::timestamptz as finished_at,
         null::text as reason,
         j.group_key, j.unique_key, j.payload, j.headers, j.tags, null::jsonb as progress, null::jsonb as result,
-        r.attempt as tries, null::text as error
+        coalesce(r.attempt, 0) as tries, null::text as error
       from {{.schema}}.job j
       join {{.schema}}.ready r
         on r.lane = (j.queue_id << 16) + 32767 - j.priority and r.position = j.job_id
