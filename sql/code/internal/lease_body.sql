@@ -8,9 +8,12 @@ two statements and few expressions: each is set up anew in every transaction. */
             and (m.raised_at > clock_timestamp() - interval '1 second'
                 or {{template "internal/ticking.sql" .schema}}),
         m.lane, m.low, m.raised_at > clock_timestamp() - interval '1 second', $4, clock_timestamp(),
-        {{template "internal/new_token.sql" dict "schema" .schema "at" "clock_timestamp()"}}, pg_sequence_last_value('generation'::regclass)
+        {{template "internal/new_token.sql" dict "schema" .schema "at" "clock_timestamp()"}},
+        pg_sequence_last_value('generation'::regclass),
+        case when $4 > 1 then (
+            select true from mark k where k.lane > m.lane and k.lane <= (q.queue_id << 16) + 65535 limit 1) end
       into v_queue_id, v_restricted, v_paused, v_kept, v_linked, v_limited, v_max_retries, v_seconds, v_plain,
-        v_lane, v_low, v_fresh, v_left, v_now, v_token, v_gen
+        v_lane, v_low, v_fresh, v_left, v_now, v_token, v_gen, v_more
       from queue q
       left join lateral (
         select k.lane, k.low, k.raised_at from mark k
@@ -84,15 +87,16 @@ two statements and few expressions: each is set up anew in every transaction. */
                 end if;
             end if;
         else
-            v_until := v_now + v_seconds * interval '1 second';
-            v_priority := 32767 - (v_lane & 65535);
             {{range $gen := list 0 1 2}}{{if eq $gen 2}}else{{else}}{{if $gen}}els{{end}}if v_gen = {{$gen}} then{{end}}
             return query
 {{template "internal/lease_claim.sql" dict "schema" $.schema "gen" $gen}}
             {{end}}end if;
             get diagnostics v_count = row_count;
         end if;
-        if v_count = v_left and v_fresh then
+        -- Enough; or all that there is in the only lane, and the last tick is so young that nothing else can have become due.
+        if v_fresh and (v_count = v_left or v_count > 0 and v_more is null
+            and pg_sequence_last_value('beat'::regclass) > (date_part('epoch', v_now) * 1000)::bigint - 50)
+        then
             return;
         end if;
         -- Nobody has raised this mark for long: the daemon is down, or the lane was idle.

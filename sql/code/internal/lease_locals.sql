@@ -14,10 +14,9 @@
     v_fresh       boolean;
     v_now         timestamptz;
     v_at          timestamptz;
-    v_until       timestamptz;
-    v_priority    int;
     v_token       bigint;
     v_gen         int;
+    v_more        boolean;
     v_count       int;
     v_tended      boolean;
     v_left        int;

@@ -119,7 +119,7 @@ begin
          order by s.due_at
          limit 1;
         done := least(done, ceil(date_part('epoch', v_next - clock_timestamp()) * 1000)::bigint);
-        done := least(done, pg_sequence_last_value('reap_after'::regclass) - v_ms);
+        done := least(done, greatest(pg_sequence_last_value('reap_after'::regclass) - v_ms, 20));
         done := least(done, ceil(date_part('epoch', v_due - clock_timestamp()) * 1000)::bigint);
         v_low := {{template "internal/todo_low.sql" dict "schema" .schema}};
         select least(min(x.due_at), (

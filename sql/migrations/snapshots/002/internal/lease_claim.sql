@@ -4,7 +4,8 @@ partitions saves opening all of them at each call. A job of a group with a rate 
 which its slot was seen free: the clock is read once more, in the snapshot of the claim. */ -}}
         with clock as (
             select x.at, case when v_linked then
-                {{template "internal/new_token.sql" dict "schema" .schema "at" "x.at"}} else v_token end as token
+                {{template "internal/new_token.sql" dict "schema" .schema "at" "x.at"}} else v_token end as token,
+                x.at + v_seconds * interval '1 second' as until
               from (select case when v_linked then clock_timestamp() else v_now end as at) x
         ), claimed as (
             delete from ready r
@@ -21,14 +22,14 @@ which its slot was seen free: the clock is read once more, in the snapshot of th
         ), taken as (
             insert into leased (job_id, token, lane, expires_at, leased_at, attempt, failed, lost, kept,
                 restricted, linked, worker_id, job_expires_at)
-            select c.job_id, greatest((select k.token from clock k), c.token + 1), v_lane, v_until,
+            select c.job_id, greatest((select k.token from clock k), c.token + 1), v_lane, (select k.until from clock k),
                 (select k.at from clock k), c.attempt, c.failed,
                 c.lost, v_kept, v_restricted, v_linked, $2, c.expires_at
               from claimed c
         )
         select c.job_id, greatest((select k.token from clock k), c.token + 1), $1, j.payload, j.headers,
-            v_priority, c.attempt, coalesce(j.max_retries, v_max_retries),
-            j.group_key, j.created_at, v_until
+            (32767 - (v_lane & 65535))::int, c.attempt, coalesce(j.max_retries, v_max_retries),
+            j.group_key, j.created_at, (select k.until from clock k)
           from claimed c
          cross join lateral (
             select a.payload, a.headers, a.max_retries, a.group_key, a.created_at

@@ -26,15 +26,19 @@ declare
     v_ended bigint[];
     v_count bigint := 0;
 begin
-    select array_agg(x.job_id order by x.job_id) filter (where x.expires_at <= v_began),
-        min(x.place) filter (where x.expires_at <= v_began), min(x.expires_at), count(*)
-      into v_ids, v_first, v_next, v_seen
-      from (
-        select l.job_id, l.expires_at, l.ctid as place
-          from {{.schema}}.leased l
-         where l.ctid >= v_from and l.expires_at <= v_began + interval '1 second'
-           and (reap_expired.only_queue is null or l.lane >> 16 = reap_expired.only_queue)
-         limit 10 * reap_expired.max_rows) x;
+    loop
+        select array_agg(x.job_id order by x.job_id) filter (where x.expires_at <= v_began),
+            min(x.place) filter (where x.expires_at <= v_began), min(x.expires_at), count(*)
+          into v_ids, v_first, v_next, v_seen
+          from (
+            select l.job_id, l.expires_at, l.ctid as place
+              from {{.schema}}.leased l
+             where l.ctid >= v_from and l.expires_at <= v_began + interval '1 second'
+               and (reap_expired.only_queue is null or l.lane >> 16 = reap_expired.only_queue)
+             limit 10 * reap_expired.max_rows) x;
+        exit when v_from = tid '(0,0)' or cardinality(v_ids) >= max_rows;
+        v_from := tid '(0,0)';
+    end loop;
     -- Whoever keeps one snapshot does not see all, and one queue is not all. What expired may be locked, or this may roll back:
     -- then it is soon looked again.
     if v_all then
@@ -44,8 +48,8 @@ begin
                 else least(v_next, v_began + interval '1 second') end,
             v_began + least(20 * (clock_timestamp() - v_began), interval '1 minute'))) * 1000)::bigint);
     end if;
-    if v_from <> '(0,0)' then
-        perform set_config('{{.schema}}.reap_from', '', false), setval('{{.schema}}.reap_after', 0);
+    if v_noted <> '' and only_queue is null then
+        perform set_config('{{.schema}}.reap_from', '', false);
     end if;
     if v_ids is null then
         return 0;
