@@ -30,7 +30,9 @@ begin
             end if;
         end if;
     elsif acked_job_ids is not null or acked_tokens is not null then
-        v_lease := check_leases(acked_job_ids, acked_tokens, null, 'acked_job_ids', 'acked_tokens');
+        v_lease := case
+        {{template "internal/one_token.sql" dict "ids" "acked_job_ids" "tokens" "acked_tokens" "results" "null"}}
+        else check_leases(acked_job_ids, acked_tokens, null, 'acked_job_ids', 'acked_tokens') end;
         v_now := clock_timestamp();
         -- The generation is read when the first is ended: a lease may have been waited for.
         with ended as (

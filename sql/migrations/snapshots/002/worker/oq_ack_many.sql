@@ -13,24 +13,25 @@ as $$
 #variable_conflict use_column
 declare
     v_now   timestamptz := clock_timestamp();
-    v_twice boolean := false;
+    v_twice boolean;
     v_lease bigint;
     v_ids   bigint[];
     v_linked bigint[];
 begin
-    v_lease := check_leases(job_ids, lease_tokens, results);
-    if results is not null then
+    v_lease := case
+        {{template "internal/one_token.sql" dict "ids" "job_ids" "tokens" "lease_tokens" "results" "results"}}
+        else check_leases(job_ids, lease_tokens, results) end;
+    if results is null then
+{{template "internal/ack_batch.sql" dict "search" false}}    else
         perform fail('results[' || r.ord || ']', octet_length(r.result::text) || ' bytes long', 'at most 1048576 bytes')
            from unnest(results) with ordinality r(result, ord)
           where octet_length(r.result::text) > 1048576;
-    end if;
-    if results is not null and cardinality(job_ids) > 200 then
-{{template "internal/ack_batch.sql" dict "search" true}}    else
-        if results is not null then
+        if cardinality(job_ids) > 200 then
+{{template "internal/ack_batch.sql" dict "search" true}}        else
             -- An id that stands there twice has its result beside the token that counts.
             v_twice := (select count(distinct u.id) from unnest(job_ids) u(id)) < cardinality(job_ids);
-        end if;
-{{template "internal/ack_batch.sql" dict "search" false}}    end if;
+{{template "internal/ack_batch.sql" dict "search" false}}        end if;
+    end if;
     if cardinality(v_ids) < cardinality(job_ids)
         and cardinality(v_ids) < (select count(distinct u) from unnest(oq_ack_many.job_ids) u)
     then
