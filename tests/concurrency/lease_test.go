@@ -239,6 +239,41 @@ func TestAckAgainstReap(t *testing.T) {
 	audit(t, db.Pool)
 }
 
+// However many leases stand before it that an open transaction holds, or that end within a second and are extended in time, one
+// that has expired comes back, whoever looks.
+func TestReapBehindLeasesThatStay(t *testing.T) {
+	t.Parallel()
+	for name, held := range map[string]bool{"held": true, "extended": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := testdb.New(t)
+			c, w := db.Conn(t), db.Conn(t)
+			list[int64](t, c, "select oq_enqueue_bulk('q', array_fill('{}'::jsonb, array[51]))")
+			jobs := lease(t, c, "q", 50, 1)
+			last := lease(t, c, "q", 1, 1)[0]
+			if held {
+				exec(t, w, "begin")
+				ids, tokens := split(jobs)
+				list[int64](t, w, "select oq_ack_many($1, $2)", ids, tokens)
+				passes(t, c, 1100*time.Millisecond)
+			} else {
+				exec(t, c, "update oq.leased set expires_at = clock_timestamp() + case when job_id = $1 then '0 s' else '900 ms' end::interval",
+					last.ID)
+			}
+			for _, sql := range []string{"select oq_reap(1)", "select from oq_tick(5)"} {
+				exec(t, db.Conn(t), sql)
+			}
+			if got := get[string](t, c, "select state from oq_get($1)", last.ID); got != "ready" {
+				t.Errorf("the job is %s", got)
+			}
+			if held {
+				exec(t, w, "commit")
+			}
+			audit(t, c)
+		})
+	}
+}
+
 // An ack waits for a heartbeat of the same lease, which moves the row: the lease is still its own.
 func TestCallsThatWaitForAHeartbeatKeepTheirLease(t *testing.T) {
 	t.Parallel()
