@@ -274,6 +274,30 @@ func TestReapBehindLeasesThatStay(t *testing.T) {
 	}
 }
 
+// How long the next look is put off goes by how much there is to read, too: this one waited for somebody's lock.
+func TestALookThatWaitedPutsOffNoOther(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	a, b := db.Conn(t), db.Conn(t)
+	exec(t, a, "select oq_enqueue('q')")
+	j := lease(t, a, "q", 1, 2)[0]
+	exec(t, a, "begin")
+	exec(t, a, "lock table oq.leased")
+	wait := background(t, func() error {
+		_, err := try[int64](b, "select done from oq_tick()")
+		return err
+	})
+	blocked(t, db, pid(t, b))
+	passes(t, a, 500*time.Millisecond)
+	exec(t, a, "commit")
+	wait()
+	passes(t, a, 2*time.Second)
+	tick(t, b, 1)
+	if got := get[string](t, a, "select state from oq_get($1)", j.ID); got != "ready" {
+		t.Errorf("the job is %s", got)
+	}
+}
+
 // An ack waits for a heartbeat of the same lease, which moves the row: the lease is still its own.
 func TestCallsThatWaitForAHeartbeatKeepTheirLease(t *testing.T) {
 	t.Parallel()

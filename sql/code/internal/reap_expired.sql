@@ -2,8 +2,8 @@
 -- max_lost_leases of them, or to finished when its time to live has passed. The loss is recorded.
 -- All leases are read, which are few: an index by expiry would cost every lease and heartbeat more than it saves here. No lease
 -- lasts less than a second, so it is enough to look once a second, and when the first of those seen expires; of many it is looked
--- less often, so that it never takes more than a twentieth of the time. Where more has expired than one call takes back, the next
--- of the session goes on from the first page that had any.
+-- less often, so that it never takes more than a twentieth of the time; not by the clock alone, for it may have waited or stood
+-- still. Where more has expired than one call takes back, the next of the session goes on from the first page that had any.
 -- Calls: enter, place_jobs, settle. Locks: epoch shared (memory), leased rows (skip locked); leased is scanned.
 create or replace function {{.schema}}.reap_expired(max_rows int, only_queue bigint)
 returns bigint
@@ -45,7 +45,8 @@ begin
             case when v_next < v_began - interval '1 second' then v_began + interval '200 milliseconds'
                 when v_next <= v_began or v_seen >= 10 * max_rows then v_began + interval '20 milliseconds'
                 else least(v_next, v_began + interval '1 second') end,
-            v_began + least(20 * (clock_timestamp() - v_began), interval '1 minute'))) * 1000)::bigint);
+            v_began + least(20 * (clock_timestamp() - v_began), interval '1 minute',
+                pg_relation_size('{{.schema}}.leased'::regclass) / 8192 * interval '200 microseconds'))) * 1000)::bigint);
     end if;
     if v_from <> '(0,0)' then
         perform set_config('{{.schema}}.reap_from', '', false), setval('{{.schema}}.reap_after', 0);
