@@ -167,6 +167,25 @@ func TestClockThatGoesBackALittle(t *testing.T) {
 	audit(t, c)
 }
 
+// A clock that goes back by less than a minute leaves a time of the next look for expired leases that may be right. The marks tell.
+func TestClockThatGoesBackBesideALease(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := db.Conn(t)
+	flow(t, c, "q")
+	id := get[int64](t, c, "select oq_enqueue('q')")
+	lease(t, c, "q", 1, 1)
+	until(t, c, "the marks of time move",
+		"select count(*) > 0 and (select count(*) = 2 from oq.mark where lane in (-1, -2) and low > 0) from oq_tick()")
+	exec(t, c, "update oq.mark set low = low + 40000000 where lane in (-1, -2)")
+	exec(t, c, "select setval('oq.reap_after', (extract(epoch from clock_timestamp() + interval '40 s') * 1000)::bigint)")
+	passes(t, c, time.Second)
+	tick(t, c, 2)
+	if got := get[string](t, c, "select state from oq_get($1)", id); got != "ready" {
+		t.Errorf("the job is %s", got)
+	}
+}
+
 // The clock goes back while a worker, which advanced because no daemon did, stays open: the daemon that comes back
 // does not wait for it, and takes the marks away when it is gone.
 func TestClockThatGoesBackBesideAnOpenAdvance(t *testing.T) {
