@@ -371,7 +371,8 @@ func TestCompactionOfHollowIndexes(t *testing.T) {
 	audit(t, a)
 }
 
-// The table of leases is read as a whole each second, so it is rewritten where most of it is empty, as the catalog says here.
+// The table of leases is read as a whole each second, so it is rewritten where most of it is empty, as the catalog says here;
+// not where the statistics know of no rows, as after a crash, and VACUUM had counted many.
 func TestCompactionOfHollowLeases(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
@@ -379,9 +380,9 @@ func TestCompactionOfHollowLeases(t *testing.T) {
 	list[int64](t, a, "select oq_enqueue_bulk('q', array_fill('{}'::jsonb, array[40]))")
 	jobs := lease(t, a, "q", 40)
 	exec(t, a, "set allow_system_table_mods = on")
-	for _, want := range []int{1, 0} {
-		if want > 0 {
-			exec(t, a, "update pg_class set relpages = 10000 where relname = 'leased'")
+	for i, want := range []int{0, 1, 0} {
+		if i < 2 {
+			exec(t, a, "update pg_class set relpages = 10000, reltuples = $1 where relname = 'leased'", []float32{800000, 40}[i])
 		}
 		if n := get[int](t, a, "select oq_compact()::int"); n != want {
 			t.Errorf("%d tables were rewritten, want %d", n, want)
