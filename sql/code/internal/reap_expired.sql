@@ -2,7 +2,7 @@
 -- max_lost_leases of them, or to finished when its time to live has passed. The loss is recorded.
 -- All leases are read, which are few: an index by expiry would cost every lease and heartbeat more than it saves here. No lease
 -- lasts less than a second, so it is enough to look once a second, and when the first of those seen expires; of many it is looked
--- less often, so that it never takes more than a twentieth of the time; not by the clock alone, for it may have waited or stood
+-- less often, so that it never takes more than a tenth of the time; not by the clock alone, for it may have waited or stood
 -- still. Where more has expired than one call takes back, the next of the session goes on from the first page that had any.
 -- Calls: enter, place_jobs, settle. Locks: epoch shared (memory), leased rows (skip locked); leased is scanned.
 create or replace function {{.schema}}.reap_expired(max_rows int, only_queue bigint)
@@ -15,6 +15,7 @@ declare
     v_now   timestamptz;
     v_next  timestamptz;
     v_seen  bigint;
+    v_over  bigint;
     v_all   boolean := only_queue is null and not {{template "internal/one_snapshot.sql"}};
     v_noted text := current_setting('{{.schema}}.reap_from', true);
     v_from  tid := case when v_noted ~ '^[(][0-9]{1,10},0[)]$' and only_queue is null
@@ -26,18 +27,22 @@ declare
     v_ended bigint[];
     v_count bigint := 0;
 begin
-    -- As many as these may be locked, or be extended in time for ever: what has expired behind them is taken back all the same.
-    select coalesce(min(x.place) filter (where x.expires_at <= v_began),
-            case when count(*) >= 10 * max_rows then max(x.place) end),
-        case when count(*) < 10 * max_rows then max(x.place) filter (where x.expires_at <= v_began) else '(4294967295,0)' end,
-        min(x.expires_at), count(*)
-      into v_first, v_last, v_next, v_seen
-      from (
-        select l.expires_at, l.ctid as place
-          from {{.schema}}.leased l
-         where l.ctid >= v_from and l.expires_at <= v_began + interval '1 second'
-           and (reap_expired.only_queue is null or l.lane >> 16 = reap_expired.only_queue)
-         limit 10 * reap_expired.max_rows) x;
+    loop
+        -- As many as these may be locked, or be extended in time for ever: what has expired behind them is taken back all the same.
+        select coalesce(min(x.place) filter (where x.expires_at <= v_began),
+                case when count(*) >= 10 * max_rows then max(x.place) end),
+            case when count(*) < 10 * max_rows then max(x.place) filter (where x.expires_at <= v_began) else '(4294967295,0)' end,
+            min(x.expires_at), count(*), count(*) filter (where x.expires_at <= v_began)
+          into v_first, v_last, v_next, v_seen, v_over
+          from (
+            select l.expires_at, l.ctid as place
+              from {{.schema}}.leased l
+             where l.ctid >= v_from and l.expires_at <= v_began + interval '1 second'
+               and (reap_expired.only_queue is null or l.lane >> 16 = reap_expired.only_queue)
+             limit 10 * reap_expired.max_rows) x;
+        exit when v_from = tid '(0,0)' or v_over >= max_rows;
+        v_from := tid '(0,0)';
+    end loop;
     -- Whoever keeps one snapshot does not see all, and one queue is not all. What expired may be locked, or this may roll back:
     -- then it is soon looked again.
     if v_all then
@@ -45,11 +50,11 @@ begin
             case when v_next < v_began - interval '1 second' then v_began + interval '200 milliseconds'
                 when v_next <= v_began or v_seen >= 10 * max_rows then v_began + interval '20 milliseconds'
                 else least(v_next, v_began + interval '1 second') end,
-            v_began + least(20 * (clock_timestamp() - v_began), interval '1 minute',
-                pg_relation_size('{{.schema}}.leased'::regclass) / 8192 * interval '200 microseconds'))) * 1000)::bigint);
+            v_began + least(10 * (clock_timestamp() - v_began), interval '1 minute',
+                pg_relation_size('{{.schema}}.leased'::regclass) / 8192 * interval '100 microseconds'))) * 1000)::bigint);
     end if;
-    if v_from <> '(0,0)' then
-        perform set_config('{{.schema}}.reap_from', '', false), setval('{{.schema}}.reap_after', 0);
+    if v_noted <> '' and only_queue is null then
+        perform set_config('{{.schema}}.reap_from', '', false);
     end if;
     if v_first is null then
         return 0;

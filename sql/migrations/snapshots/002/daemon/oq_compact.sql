@@ -44,7 +44,7 @@ begin
           from (
             select c.relname, pg_stat_get_dead_tuples(c.oid) as dead_rows,
                 (pg_stat_get_dead_tuples(c.oid) > t.few and pg_stat_get_dead_tuples(c.oid) > 10 * pg_stat_get_live_tuples(c.oid)
-                    or c.relname = 'leased' and c.relpages > greatest(8192, pg_stat_get_live_tuples(c.oid) / 8))
+                    or c.relname = 'leased' and c.relpages > greatest(8192, pg_stat_get_live_tuples(c.oid) / 8, c.reltuples / 8))
                 and pg_stat_get_live_tuples(c.oid) < 500000 as dead, (
                     select sum(i.relpages) from pg_index x join pg_class i on i.oid = x.indexrelid
                      where x.indrelid = c.oid) > greatest(8192, 8 * c.relpages) as hollow

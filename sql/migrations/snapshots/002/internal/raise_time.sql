@@ -1,7 +1,7 @@
 -- Raises the marks of the time lanes to their first visible row, but never past the clock, read before
 -- the snapshot, and not looked beyond: what is due later and dead already could be millions of rows.
--- capped: as in advance. Where the clock went back, marks in the future go, and open epochs begin at the
--- beginning. Calls: time_low. Locks: a scheduled row, mark and epoch_open rows (skip locked).
+-- capped: as in advance. Where the clock went back, marks in the future go, open epochs begin at the
+-- beginning, and leases are looked at. Calls: time_low. Locks: a scheduled row, mark and epoch_open rows (skip locked).
 -- Index: scheduled_due_idx, ttl_expires_idx, mark_lane_idx, epoch_open_epoch_idx.
 create or replace function {{.schema}}.raise_time(capped boolean)
 returns void
@@ -28,6 +28,7 @@ begin
              where m.ctid = any (array(
                 select x.ctid from {{.schema}}.mark x where x.lane = v_lane for update skip locked));
             insert into {{.schema}}.mark (lane, low) values (v_lane, 0);
+            perform setval('{{.schema}}.reap_after', 0);
             update {{.schema}}.epoch_open e
                set lo_scheduled = 0, lo_ttl = 0
              where e.ctid = any (array(

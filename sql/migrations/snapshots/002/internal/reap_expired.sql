@@ -2,9 +2,9 @@
 -- max_lost_leases of them, or to finished when its time to live has passed. The loss is recorded.
 -- All leases are read, which are few: an index by expiry would cost every lease and heartbeat more than it saves here. No lease
 -- lasts less than a second, so it is enough to look once a second, and when the first of those seen expires; of many it is looked
--- less often, so that it never takes more than a twentieth of the time. Where more has expired than one call takes back, the next
--- of the session goes on from the first page that had any.
--- Calls: enter, place_jobs, settle. Locks: epoch shared (memory), leased rows (skip locked). Index: leased_pk; leased is scanned.
+-- less often, so that it never takes more than a tenth of the time; not by the clock alone, for it may have waited or stood
+-- still. Where more has expired than one call takes back, the next of the session goes on from the first page that had any.
+-- Calls: enter, place_jobs, settle. Locks: epoch shared (memory), leased rows (skip locked); leased is scanned.
 create or replace function {{.schema}}.reap_expired(max_rows int, only_queue bigint)
 returns bigint
 language plpgsql
@@ -15,28 +15,32 @@ declare
     v_now   timestamptz;
     v_next  timestamptz;
     v_seen  bigint;
+    v_over  bigint;
     v_all   boolean := only_queue is null and not {{template "internal/one_snapshot.sql"}};
     v_noted text := current_setting('{{.schema}}.reap_from', true);
     v_from  tid := case when v_noted ~ '^[(][0-9]{1,10},0[)]$' and only_queue is null
         then v_noted::tid else tid '(0,0)' end;
     v_first tid;
-    v_ids   bigint[];
+    v_last  tid;
     v_gen   smallint;
     v_back  {{.schema}}.ready[];
     v_ended bigint[];
     v_count bigint := 0;
 begin
     loop
-        select array_agg(x.job_id order by x.job_id) filter (where x.expires_at <= v_began),
-            min(x.place) filter (where x.expires_at <= v_began), min(x.expires_at), count(*)
-          into v_ids, v_first, v_next, v_seen
+        -- As many as these may be locked, or be extended in time for ever: what has expired behind them is taken back all the same.
+        select coalesce(min(x.place) filter (where x.expires_at <= v_began),
+                case when count(*) >= 10 * max_rows then max(x.place) end),
+            case when count(*) < 10 * max_rows then max(x.place) filter (where x.expires_at <= v_began) else '(4294967295,0)' end,
+            min(x.expires_at), count(*), count(*) filter (where x.expires_at <= v_began)
+          into v_first, v_last, v_next, v_seen, v_over
           from (
-            select l.job_id, l.expires_at, l.ctid as place
+            select l.expires_at, l.ctid as place
               from {{.schema}}.leased l
              where l.ctid >= v_from and l.expires_at <= v_began + interval '1 second'
                and (reap_expired.only_queue is null or l.lane >> 16 = reap_expired.only_queue)
              limit 10 * reap_expired.max_rows) x;
-        exit when v_from = tid '(0,0)' or cardinality(v_ids) >= max_rows;
+        exit when v_from = tid '(0,0)' or v_over >= max_rows;
         v_from := tid '(0,0)';
     end loop;
     -- Whoever keeps one snapshot does not see all, and one queue is not all. What expired may be locked, or this may roll back:
@@ -46,12 +50,13 @@ begin
             case when v_next < v_began - interval '1 second' then v_began + interval '200 milliseconds'
                 when v_next <= v_began or v_seen >= 10 * max_rows then v_began + interval '20 milliseconds'
                 else least(v_next, v_began + interval '1 second') end,
-            v_began + least(20 * (clock_timestamp() - v_began), interval '1 minute'))) * 1000)::bigint);
+            v_began + least(10 * (clock_timestamp() - v_began), interval '1 minute',
+                pg_relation_size('{{.schema}}.leased'::regclass) / 8192 * interval '100 microseconds'))) * 1000)::bigint);
     end if;
     if v_noted <> '' and only_queue is null then
         perform set_config('{{.schema}}.reap_from', '', false);
     end if;
-    if v_ids is null then
+    if v_first is null then
         return 0;
     end if;
     perform {{.schema}}.enter();
@@ -62,8 +67,8 @@ begin
          where l.ctid = any (array(
             select x.ctid
               from {{.schema}}.leased x
-             where x.job_id = any (v_ids) and x.expires_at <= v_now
-             order by x.job_id
+             where x.ctid >= v_first and x.ctid <= v_last and x.expires_at <= v_now
+               and (reap_expired.only_queue is null or x.lane >> 16 = reap_expired.only_queue)
              limit reap_expired.max_rows
                for update skip locked))
         returning l.*
