@@ -57,6 +57,7 @@ type lane struct {
 	running int
 	held    []*Job // for heartbeats: what is not over, that is, also what is done and not acked
 	acks    []*Job
+	aside   int       // ended, and told to the server beside the lane until it takes it
 	results bool      // one of acks has one
 	ackAt   time.Time // the first of acks
 	idleAt  time.Time // since when a handler has had nothing, while others run
@@ -103,7 +104,8 @@ func (l *lane) plan(now time.Time) (fetch, ack bool, wait time.Duration) {
 	active := unstarted + l.running
 	want := l.most - active
 	wait = time.Hour
-	hungry := active < l.slots // What is unstarted here is begun in a moment, and nobody tells.
+	// What is unstarted here is begun in a moment, and nobody tells. And who can't tell how jobs end begins no more of them.
+	hungry := active < l.slots && l.aside <= l.most
 	if hungry && !l.closed {
 		since := now.Sub(l.idleAt)
 		switch {
@@ -208,6 +210,7 @@ func (l *lane) turn(ctx context.Context, fetch bool) error {
 		l.mu.Unlock()
 		if len(acks) > 0 && (judged(err) || locked(err)) {
 			// One of them is at fault, most likely by its result, or held by another transaction: each for itself.
+			l.setAside(len(acks))
 			l.calls.Go(func() { l.ackSingly(acks) })
 			return nil
 		}
@@ -506,13 +509,23 @@ func (l *lane) do(ctx context.Context, j *Job) (ack, told bool) {
 	if l.report(j, report, err, false) {
 		return false, true
 	}
+	l.setAside(1)
 	l.workers.Go(func() {
 		l.report(j, report, err, true)
 		l.mu.Lock()
 		j.hold.over = true
 		l.mu.Unlock()
+		l.setAside(-1)
 	})
 	return false, false
+}
+
+// setAside counts jobs whose end is told beside the lane: above the most that it holds it leases no more.
+func (l *lane) setAside(n int) {
+	l.mu.Lock()
+	l.aside += n
+	l.mu.Unlock()
+	l.poke()
 }
 
 // report tells the server of a failed attempt, again and again while the lease lasts; where another transaction holds the
@@ -582,6 +595,7 @@ func (l *lane) ackSingly(acks []*Job) {
 				left = append(left, j)
 			}
 		}
+		l.setAside(len(left) - len(acks))
 		if acks = left; len(acks) == 0 {
 			return
 		}

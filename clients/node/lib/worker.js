@@ -253,7 +253,9 @@ export class Worker {
     const active = unstarted + this.#running;
     const acks = this.#acks.length;
     let wait = 3_600_000;
-    const hungry = unstarted === 0 && this.#running < this.concurrency && !this.#closed;
+    // Who can't tell how jobs end begins no more of them.
+    const untold = this.#held.size - active - acks;
+    const hungry = unstarted === 0 && this.#running < this.concurrency && untold <= this.#most && !this.#closed;
     if (hungry) {
       const since = at - this.#idleAt;
       if (this.#asleep) {

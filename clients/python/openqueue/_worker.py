@@ -418,7 +418,9 @@ class BaseWorker(Generic[J]):
         unstarted = self._unstarted()
         running = self._active - unstarted
         wait = 3600.0
-        hungry = unstarted == 0 and running < self.concurrency and not self._closed
+        # Who can't tell how jobs end begins no more of them.
+        untold = len(self._held) - self._active - len(self._acks)
+        hungry = unstarted == 0 and running < self.concurrency and untold <= self._most and not self._closed
         if hungry:
             since = now - self._idle_at
             if self._asleep:
