@@ -92,6 +92,20 @@ func judged(err error) bool {
 	return refused(err) && !locked(err) && !misled(err) && !errors.As(err, &session) && !errors.As(err, &pool)
 }
 
+// unfit says whether an ack was refused for what it has itself, as by its result, or by what hangs on its job. Whatever else
+// the server refuses acks for, as it may be broken or not ours to write to, is no failure of a job that was done.
+func unfit(err error) bool {
+	var pg *pgconn.PgError
+	if !judged(err) || !errors.As(err, &pg) {
+		return false
+	}
+	switch pg.Code[:min(2, len(pg.Code))] {
+	case "OQ", "22", "23", "54":
+		return true
+	}
+	return false
+}
+
 // misled says whether the call came to another session than the one before it, behind a pooler.
 func misled(err error) bool {
 	var pg *pgconn.PgError

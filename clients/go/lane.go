@@ -568,12 +568,13 @@ func (l *lane) report(j *Job, report, err error, wait bool) (told bool) {
 	}
 }
 
-// ackSingly acks one by one what was not acked together, beside the fetching goroutine. Whose ack is refused alone has
-// failed by it. What another transaction holds is tried again and again: heartbeats can't extend its lease, so that it may
-// be reaped a moment after that has ended.
+// ackSingly acks one by one what was not acked together, beside the fetching goroutine. Whose ack is unfit has failed by
+// it. All else is tried again and again, what another transaction holds soon: heartbeats can't extend its lease, so that it
+// may be reaped a moment after that has ended.
 func (l *lane) ackSingly(acks []*Job) {
 	for try := 0; ; try++ {
 		var left []*Job
+		var refusal error
 		wait := strconv.Itoa(max(200/len(acks), 10)) // The others wait for it, and a drain has an end.
 		for _, j := range acks {
 			var acked bool
@@ -586,18 +587,26 @@ func (l *lane) ackSingly(acks []*Job) {
 			switch {
 			case acked:
 				l.settled(j, "acked")
-			case judged(err):
+			case unfit(err):
 				l.report(j, err, err, true)
 				l.lose(j, err)
 			case err == nil || hopeless:
 				l.settled(j, "lost")
 			default:
 				left = append(left, j)
+				if judged(err) {
+					refusal = err
+				}
 			}
 		}
 		l.setAside(len(left) - len(acks))
 		if acks = left; len(acks) == 0 {
 			return
+		}
+		if refusal != nil {
+			l.w.Logger.Error("the server refuses acks", "jobs", len(left), "error", refusal)
+			sleep(l.last, backoff(try))
+			continue
 		}
 		sleep(l.last, backoff(min(try, 3)))
 	}

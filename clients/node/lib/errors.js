@@ -71,6 +71,14 @@ export function refused(error) {
   return state !== '' && !/^(57|08|53|40|25006|55P03)/.test(state);
 }
 
+/**
+ * Whether an ack was refused for what it has itself, as by its result, or by what hangs on its job. Whatever else the server
+ * refuses acks for, as it may be broken or not ours to write to, is no failure of a job that was done.
+ */
+export function unfit(error) {
+  return /^(OQ|22|23|54)/.test(sqlstate(error));
+}
+
 /** A lock that was not given within lock_timeout: it says nothing of the job, and may be had the next time. */
 export function locked(error) {
   return sqlstate(error) === '55P03';

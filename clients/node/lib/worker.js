@@ -4,7 +4,7 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { COLUMNS, encode, interval } from './calls.js';
-import { Abandoned, ArgumentError, describe, Discard, locked, refused, RetryAfter, Snooze, text, translated } from './errors.js';
+import { Abandoned, ArgumentError, describe, Discard, locked, refused, RetryAfter, Snooze, text, translated, unfit } from './errors.js';
 import { Job } from './job.js';
 import { backoff, connector, isPool, Session } from './session.js';
 import { listen } from './shared.js';
@@ -515,13 +515,16 @@ export class Worker {
         await this.#send(reports);
         failures = 0;
       } catch (error) {
+        const judged = this.#judged(how, error);
         if ((refused(error) || locked(error)) && reports.length > 1) {
           for (const report of reports) await this.#sendOne(report);
-        } else if (refused(error)) {
+        } else if (judged) {
           this.#refused(reports[0], error);
         } else if (!this.#over) {
-          this.#log('warn', `worker ${this.workerId}: a report failed: ${text(error)}`);
           this.#hope(reports, error);
+        }
+        if (!judged && !this.#over) {
+          this.#log('warn', `worker ${this.workerId}: a report failed: ${text(error)}`);
           // Heartbeats can't extend the lease of what is locked: it may be reaped soon afterwards.
           await this.#sleep(backoff(locked(error) ? 1 : failures++));
         }
@@ -530,11 +533,16 @@ export class Worker {
     }
   }
 
+  /** Whether trying again makes no sense. */
+  #judged(how, error) {
+    return refused(error) && (how !== 'ack' || unfit(error));
+  }
+
   async #sendOne(report) {
     try {
       await this.#send([report], true);
     } catch (error) {
-      if (refused(error)) this.#refused(report, error);
+      if (this.#judged(report.how, error)) this.#refused(report, error);
       else this.#hope([report], error);
     }
   }

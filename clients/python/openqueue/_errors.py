@@ -129,6 +129,15 @@ def unanswered(error: BaseException) -> bool:
     return not state or state[:2] == "08" or state[:3] == "57P"
 
 
+def unfit(error: BaseException) -> bool:
+    """Whether an ack was refused for what it has itself, as by its result, or by what hangs on its job.
+
+    Whatever else the server refuses acks for, as it may be broken or not ours to write to, is no failure
+    of a job that was done.
+    """
+    return sqlstate(error)[:2] in ("OQ", "22", "23", "54")
+
+
 def locked(error: BaseException) -> bool:
     """Whether the server would not wait for a lock: it is there, and takes other calls."""
     return isinstance(error, pg.LockNotAvailable)

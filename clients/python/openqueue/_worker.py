@@ -36,6 +36,7 @@ from ._errors import (
     locked,
     refused,
     unanswered,
+    unfit,
 )
 from ._job import BaseJob, Why
 from ._session import Connect, ConnectionFailed, Row, Session, backoff, connector, no_session
@@ -692,27 +693,31 @@ class BaseWorker(Generic[J]):
                     await self._send(reports)
                     failures = 0
                 except psycopg.Error as e:
+                    judged = self._judged(how, e)
                     if len(reports) > 1 and (refused(e) or locked(e)):
                         for report in reports:
                             await self._send_one(report)
-                        if locked(e):
-                            await asyncio.sleep(backoff(1))
-                    elif refused(e):
+                    elif judged:
                         self._refused(reports[0], e)
                     else:
-                        self._log.warning("worker %s: a report failed: %s", self.worker_id, brief(e))
                         self._hope(reports, e)
+                    if not judged:
+                        self._log.warning("worker %s: a report failed: %s", self.worker_id, brief(e))
                         # Heartbeats can't extend the lease of what is locked: it may be reaped soon afterwards.
                         await asyncio.sleep(backoff(1 if locked(e) else failures))
                         failures += 1
                 finally:
                     self._wake()
 
+    def _judged(self, how: str, error: BaseException) -> bool:
+        """Whether trying again makes no sense."""
+        return refused(error) and (how != "ack" or unfit(error))
+
     async def _send_one(self, report: _Report[J]) -> None:
         try:
             await self._send([report], one=True)
         except psycopg.Error as e:
-            if refused(e):
+            if self._judged(report.how, e):
                 self._refused(report, e)
             else:
                 self._hope([report], e)
