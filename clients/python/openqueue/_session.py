@@ -23,11 +23,28 @@ from psycopg.errors import error_from_result
 from ._errors import locked, refused, sqlstate, translated
 
 Connect = Callable[[], Awaitable["psycopg.AsyncConnection[Any]"]]
+Connector = Callable[..., Awaitable["psycopg.AsyncConnection[Any]"]]
 Row = list[bytes | None]
 
 
-def connector(db: Any, timeout: float) -> Connect:
-    """How to connect as db does: a conninfo text, a pool, a connection, or a function that connects."""
+def each_host(params: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What tells the hosts of a conninfo apart, where there are several."""
+    lists = {k: str(params[k]).split(",") for k in ("host", "hostaddr", "port") if params.get(k)}
+    n = max([1, *(len(values) for k, values in lists.items() if k != "port")])
+    # libpq has an opinion of other lists, and looks twice for a standby.
+    if n == 1 or params.get("target_session_attrs") == "prefer-standby":
+        return [{}]
+    if any(len(values) not in (1, n) for values in lists.values()):
+        return [{}]
+    return [{k: values[i % len(values)] for k, values in lists.items()} for i in range(n)]
+
+
+def connector(db: Any, timeout: float) -> Connector:
+    """How to connect as db does: a conninfo text, a pool, a connection, or a function that connects.
+
+    What it gives takes so many seconds, shared by the hosts where there are several: one that is mute,
+    as a primary that is gone, must not take them from the others.
+    """
     kwargs: dict[str, Any] = {}
     if isinstance(db, str):
         conninfo = db
@@ -42,7 +59,7 @@ def connector(db: Any, timeout: float) -> Connect:
         kwargs = {k: v for k, v in given.items() if k not in ours}
     elif callable(db):
 
-        async def connect_by_function() -> psycopg.AsyncConnection[Any]:
+        async def connect_by_function(within: float = timeout) -> psycopg.AsyncConnection[Any]:
             made = db()
             if not inspect.isawaitable(made):
                 raise TypeError(f"{db!r} gives no awaitable psycopg.AsyncConnection: {made!r}")
@@ -52,13 +69,24 @@ def connector(db: Any, timeout: float) -> Connect:
         return connect_by_function
     else:
         raise TypeError(f"no conninfo, pool, connection or function that connects: {db!r}")
-    if "connect_timeout" not in conninfo_to_dict(conninfo):
+    params = conninfo_to_dict(conninfo)
+    hosts = each_host({**params, **kwargs})
+    if "connect_timeout" not in params:
         kwargs.setdefault("connect_timeout", max(2, int(min(timeout, 2**31 - 1))))
 
-    async def connect_by_conninfo() -> psycopg.AsyncConnection[Any]:
+    async def connect_by_conninfo(within: float = timeout) -> psycopg.AsyncConnection[Any]:
         conn: psycopg.AsyncConnection[Any]
-        conn = await psycopg.AsyncConnection.connect(conninfo, autocommit=True, **kwargs)
-        return conn
+        errors: list[Exception] = []
+        for host in hosts:
+            try:
+                async with asyncio.timeout(within / len(hosts)):
+                    conn = await psycopg.AsyncConnection.connect(
+                        conninfo, autocommit=True, **{**kwargs, **host}
+                    )
+                return conn
+            except (psycopg.Error, TimeoutError) as e:
+                errors.append(e)
+        raise next((e for e in errors if not no_session(e)), errors[-1])
 
     return connect_by_conninfo
 
@@ -100,7 +128,7 @@ class Session:
 
     def __init__(
         self,
-        connect: Connect,
+        connect: Connector,
         name: str,
         prepares: bool,
         wakes: Callable[[], None] | None = None,
@@ -135,7 +163,7 @@ class Session:
             try:
                 async with asyncio.timeout(timeout):
                     if self._conn is None:
-                        await self._open()
+                        await self._open(timeout)
             except TimeoutError:
                 raise ConnectionFailed(f"{self._name}: no answer within {timeout:g} s") from None
 
@@ -153,7 +181,7 @@ class Session:
                 async with asyncio.timeout(timeout) as limit:
                     try:
                         if self._conn is None:
-                            await self._open()
+                            await self._open(timeout)
                             if limit.expired():  # A function that connects may swallow that.
                                 raise TimeoutError
                             # The server's time, statement_timeout, begins with the call and must end before ours.
@@ -189,9 +217,9 @@ class Session:
         pgconn.send_query_prepared(name, values)
         return self._rows(await self._answer(pgconn))
 
-    async def _open(self) -> None:
+    async def _open(self, timeout: float) -> None:
         try:
-            conn = await self._connect()
+            conn = await self._connect(timeout)
             try:
                 if not conn.autocommit:
                     await conn.set_autocommit(True)

@@ -39,7 +39,7 @@ from ._errors import (
     unfit,
 )
 from ._job import BaseJob, Why
-from ._session import Connect, ConnectionFailed, Row, Session, backoff, connector, no_session
+from ._session import Connector, ConnectionFailed, Row, Session, backoff, connector, no_session
 
 J = TypeVar("J", bound="BaseJob[Any]")
 W = TypeVar("W", bound="BaseWorker[Any]")
@@ -273,7 +273,7 @@ class BaseWorker(Generic[J]):
         self.drain = drain
         self.timeout = timeout
         self.pooler = pooler
-        self._connect: Connect = connector(db, timeout)
+        self._connect: Connector = connector(db, timeout)
         self._decode = decode
         self._observe = observe
         self._log = logger or logging.getLogger("openqueue")

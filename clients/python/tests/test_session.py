@@ -106,9 +106,9 @@ class Sessions(unittest.IsolatedAsyncioTestCase):
         """Else the server's time, which begins with the call, would end after ours."""
         connect = self.session._connect
 
-        async def slowly() -> psycopg.AsyncConnection[Any]:
+        async def slowly(within: float) -> psycopg.AsyncConnection[Any]:
             await asyncio.sleep(2)
-            return await connect()
+            return await connect(within)
 
         self.session._connect = slowly
         await self.session.call(SLEEP, ["2"], 3)
@@ -227,6 +227,19 @@ class Connectors(unittest.IsolatedAsyncioTestCase):
         with self.assertRaises(psycopg.OperationalError):
             await connector(f"postgresql://x@127.0.0.1:{port}/x?connect_timeout=2", 60)()
         self.assertLess(time.monotonic() - began, 30)
+
+    async def test_several_hosts(self) -> None:
+        """One that is mute, as a primary that is gone, keeps nobody from the next."""
+        mute = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(mute.close)
+        server = psycopg.conninfo.conninfo_to_dict(URL)
+        url = psycopg.conninfo.make_conninfo(
+            URL,
+            host=f"127.0.0.1,{server['host']}",
+            port=f"{mute.getsockname()[1]},{server['port']}",
+            application_name="mine",
+        )
+        self.assertEqual(await self.connects(url), "mine")
 
     async def test_nothing_to_connect_by(self) -> None:
         with self.assertRaises(TypeError):
