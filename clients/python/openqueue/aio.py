@@ -173,6 +173,8 @@ async def _call(handler: Handler[Any], job: Job[Any]) -> Any:
 
 async def _handle(handler: Handler[Any], job: Job[Any]) -> None:
     """Runs the handler, and leaves its result or error in the job."""
+    if not job._begin():  # Here: what comes to its turn before may block.
+        return
     began = monotonic()
     try:
         trace = trace_of(job.headers)
@@ -286,9 +288,6 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
     def _start(self) -> None:
         while self._queue and len(self._tasks) < self.concurrency and not self._closed:
             job = self._queue.popleft()
-            if not job._begin():
-                self._settle(job)
-                continue
             assert self._loop is not None
             task = self._loop.create_task(_handle(self._handler, job))
             job._handle = task

@@ -1292,6 +1292,22 @@ class TasksTest(support.Tasks, Both, support.Case):
         self.assertEqual(states, ["lost", "acked"])
         self.assertEqual(self.ask("select result from oq_get(%s)", job), "second")
 
+    def test_begun_behind_a_handler_that_blocks(self) -> None:
+        """A job whose task was there before and comes to its turn afterwards is not begun on a lease that has ended."""
+        begun: list[Any] = []
+
+        async def handle(job: aio.Job[Any]) -> None:
+            begun.append((job.payload, job.attempt))
+            if len(begun) == 1:
+                time.sleep(1.2)
+
+        states: list[str] = []
+        self.ask("select count(*) from oq_enqueue_bulk(%s, '{0, 1}')", self.queue)
+        running = self.start(handle, concurrency=2, lease_seconds=1, observe=lambda o: states.append(o.state))
+        self.until("all are done", lambda: states.count("acked") == 2)
+        self.assertIsNone(running.end())
+        self.assertNotIn((1, 1), begun)
+
     def test_a_plain_function(self) -> None:
         """What it returns is its result, with middlewares and without."""
 
