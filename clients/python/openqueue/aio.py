@@ -173,8 +173,6 @@ async def _call(handler: Handler[Any], job: Job[Any]) -> Any:
 
 async def _handle(handler: Handler[Any], job: Job[Any]) -> None:
     """Runs the handler, and leaves its result or error in the job."""
-    if not job._begin():  # Here: what comes to its turn before may block.
-        return
     began = monotonic()
     try:
         trace = trace_of(job.headers)
@@ -289,10 +287,14 @@ class Worker(BaseWorker[Job[P]], Generic[P]):
         while self._queue and len(self._tasks) < self.concurrency and not self._closed:
             job = self._queue.popleft()
             assert self._loop is not None
-            task = self._loop.create_task(_handle(self._handler, job))
+            task = self._loop.create_task(self._work(job))
             job._handle = task
             self._tasks.add(task)
             task.add_done_callback(lambda task, job=job: self._ended(task, job))  # type: ignore[misc]
+
+    async def _work(self, job: Job[P]) -> None:
+        if job._begin():  # Not before: what comes to its turn first may block.
+            await _handle(self._handler, job)
 
     def _ended(self, task: asyncio.Task[None], job: Job[P]) -> None:
         self._tasks.discard(task)
