@@ -87,6 +87,41 @@ func TestAckOfALostLease(t *testing.T) {
 	}
 }
 
+// A lease is committed without waiting for the disk or for a standby: a server that crashed, or another that took over, may
+// not know it. So over a connection that is younger than the lease the server says which acks it takes.
+func TestAckOverAnotherConnection(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	db := testdb.New(t)
+	told := map[int64]string{}
+	w := &Worker{Pool: db.Pool, Queue: "q", ID: "me", Timeout: time.Minute, jobs: ctx, Logger: slog.New(slog.DiscardHandler),
+		Observe: func(e Event) { told[e.Job.ID] = e.State }}
+	w.listener = newListener(w)
+	l := newLane(w, 10, 10)
+	defer l.s.close()
+	if _, err := EnqueueBulk(ctx, db.Pool, "q", []int{0, 1}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.turn(ctx, true); err != nil || len(l.queue) != 2 {
+		t.Fatal(len(l.queue), err)
+	}
+	forgotten, kept := l.queue[0], l.queue[1]
+	l.queue, l.head = nil, 0
+	if _, err := db.Pool.Exec(ctx, "select oq_release($1, $2, '1 hour')", forgotten.ID, forgotten.Token); err != nil {
+		t.Fatal(err)
+	}
+	l.s.drop()
+	for _, j := range []*Job{forgotten, kept} {
+		l.pushAck(j, time.Now())
+	}
+	if err := l.turn(ctx, true); err != nil {
+		t.Fatal(err)
+	}
+	if want := map[int64]string{forgotten.ID: "lost", kept.ID: "acked"}; !maps.Equal(told, want) {
+		t.Errorf("told %v, want %v", told, want)
+	}
+}
+
 // A job that was cancelled and redriven may be held by both of its leases: a heartbeat says of each what holds of it.
 func TestHeartbeatOfTwoLeases(t *testing.T) {
 	t.Parallel()

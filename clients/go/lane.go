@@ -292,9 +292,9 @@ func (l *lane) pushAck(j *Job, now time.Time) {
 	l.results = l.results || j.result != nil
 }
 
-// exchange is the call: it acks and, with a want of 1 or more, leases. Where one of the acks is late, and wherever else the
-// acks are a call of their own, it says which are lost. Those that go with a lease are known to be the worker's: all that
-// can have ended them is a cancel since the last heartbeat.
+// exchange is the call: it acks and, with a want of 1 or more, leases. Where one of the acks is late or its lease older than
+// the connection, and wherever else the acks are a call of their own, it says which are lost. Those that go with a lease are
+// known to be the worker's: all that can have ended them is a cancel since the last heartbeat.
 func (l *lane) exchange(ctx context.Context, acks []*Job, results bool, want int) (
 	got []*Job, lasts time.Duration, lost map[*Job]bool, err error) {
 
@@ -310,9 +310,12 @@ func (l *lane) exchange(ctx context.Context, acks []*Job, results bool, want int
 		lease := [][]byte{[]byte(l.w.Queue), []byte(l.w.ID), int4(l.w.leaseSeconds()), int4(want)}
 		taken = nil
 		l.mu.Lock()
-		late := slices.ContainsFunc(acks, (*Job).late)
+		doubtful := slices.ContainsFunc(acks, func(j *Job) bool {
+			// A server that crashed, or took over, may not know of a lease that was not waited for.
+			return j.late() || j.hold.since.Before(l.s.since)
+		})
 		l.mu.Unlock()
-		if results || late || n > 0 && want == 0 {
+		if results || doubtful || n > 0 && want == 0 {
 			taken = make(map[int64]bool, n)
 		}
 		switch {

@@ -25,6 +25,7 @@ type session struct {
 
 	turn  chan struct{} // taken by a call: one at a time
 	conn  *pgx.Conn
+	since time.Time         // when the connection was made
 	sql   map[string]string // prepared statements: name by text
 	wakes func()            // on a notification
 }
@@ -83,7 +84,7 @@ func (s *session) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.conn, s.sql = conn, map[string]string{}
+	s.conn, s.since, s.sql = conn, time.Now(), map[string]string{}
 	if s.cfg.AfterConnect != nil {
 		if err := s.cfg.AfterConnect(ctx, conn); err != nil {
 			s.drop()

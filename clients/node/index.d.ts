@@ -253,7 +253,8 @@ export interface Event<P = unknown> {
   job: Job<P>;
   /**
    * acked: the server took the ack, of a lease that was good as far as the worker knew. The others are where a job
-   * went that was not acked; lost: nowhere, its lease was over and is or was somebody else's.
+   * went that was not acked; lost: nowhere, its lease was over and is or was somebody else's, or nobody knows whether
+   * the server took the ack.
    */
   state: 'acked' | 'scheduled' | 'ready' | 'dead' | 'expired' | 'released' | 'lost' | 'cancelled';
   /** What the handler threw. With acked: after it acked the job in a transaction of its own. */

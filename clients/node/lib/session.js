@@ -54,6 +54,7 @@ export class Session {
   #client;
   #turn = Promise.resolve();
   #closed = false;
+  #since = 0;
   #opening; // stands for the connection that is being made
   #interrupt = () => {}; // ends the call that waits; pg's own may wait for ever
   /** When the last call was sent, once there was a connection. */
@@ -71,6 +72,11 @@ export class Session {
 
   get open() {
     return this.#client !== undefined;
+  }
+
+  /** When the connection was made; where there is none, it is still to be. */
+  get since() {
+    return this.open ? this.#since : Infinity;
   }
 
   /** Runs one statement, in a transaction of its own, and gives its rows as arrays of text. */
@@ -142,6 +148,7 @@ export class Session {
     }
     if (this.#client !== client) throw new ConnectionFailed(`${this.#name}: given up`);
     this.#opening = undefined;
+    this.#since = performance.now();
     return client;
   }
 

@@ -319,9 +319,11 @@ export class Worker {
     this.#woken = false;
     let rows = [];
     try {
-      // Whose lease is over may be somebody else's: oq_next would not say which.
+      // Whose lease is over may be somebody else's: oq_next would not say which. And a server that crashed, or took over,
+      // may not know of a lease that was not waited for.
       const at = now();
-      const asked = lease ? acks.filter((job) => at - job._since > job._lasts) : acks;
+      const since = this.#lane.since;
+      const asked = lease ? acks.filter((job) => at - job._since > job._lasts || job._since < since) : acks;
       if (asked.length > 0) {
         await this.#ack(this.#lane, asked);
         acks = acks.filter((job) => this.#held.has(job));

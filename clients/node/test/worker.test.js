@@ -558,6 +558,27 @@ test('an ack after the end of its lease, or of the drain, is what the server say
   await stop();
 });
 
+test('an ack over another connection: a server that crashed, or took over, may not know the lease', async (t) => {
+  const queue = 'forgotten';
+  const db = () => new pg.Client({ connectionString: url, application_name: queue });
+  const [tokens, told, over] = [{}, {}, deferred()];
+  const ids = await oq.enqueueBulk(pool, queue, ['forgotten', 'kept']);
+  const stop = start(t, new oq.Worker({
+    db, queue, concurrency: 3, leaseSeconds: 600, observe: (e) => { told[e.job.payload] = e.state; },
+    handler: async (job) => {
+      tokens[job.payload] = job.token;
+      await over.promise;
+    },
+  }));
+  await until('both run', () => tokens.forgotten && tokens.kept);
+  await pool.query("select oq_release($1, $2, '1 hour')", [ids[0], tokens.forgotten]);
+  await pool.query('select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = $1', [queue]);
+  over.resolve();
+  await until('both are observed', () => told.forgotten && told.kept);
+  await stop();
+  assert.deepEqual(told, { forgotten: 'lost', kept: 'acked' });
+});
+
 test('the signal of a job: lost, cancelled, timeout', async (t) => {
   const queue = 'signals';
   const got = {};

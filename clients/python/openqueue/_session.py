@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import math
 import random
 import re
 import time
@@ -151,11 +152,17 @@ class Session:
         self._prepared: dict[str, bytes] = {}
         self.sent = 0.0
         """When the last call was sent, once there was a connection."""
+        self._since = 0.0
         self._waiter: asyncio.Future[None] | None = None
 
     @property
     def connected(self) -> bool:
         return self._conn is not None
+
+    @property
+    def since(self) -> float:
+        """When the connection was made; where there is none, it is still to be."""
+        return self._since if self.connected else math.inf
 
     async def connect(self, timeout: float) -> None:
         """Connects, where there is no connection."""
@@ -237,6 +244,7 @@ class Session:
         except Exception as e:  # Of a function that connects.
             raise ConnectionFailed(f"{self._name}: {type(e).__name__}: {e}") from e
         self._conn, self._fd, self._prepared = conn, conn.pgconn.socket, {}
+        self._since = time.monotonic()
         conn.pgconn.nonblocking = 1
         asyncio.get_running_loop().add_reader(self._fd, self._readable)
 

@@ -515,8 +515,10 @@ class BaseWorker(Generic[J]):
         self._woken = False
         rows: list[Row] = []
         try:
-            # Whose lease is over may be somebody else's: oq_next would not say which.
-            asked = [job for job in acks if not lease or job._clock() > job._lease]
+            # Whose lease is over may be somebody else's: oq_next would not say which. And a server that crashed, or
+            # took over, may not know of a lease that was not waited for.
+            since = self._lane.since
+            asked = [j for j in acks if not lease or j._clock() > j._lease or j._since < since]
             if asked:
                 await self._ack(self._lane, asked)
                 acks = [job for job in acks if (job.id, job.token) in self._held]

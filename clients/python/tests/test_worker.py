@@ -499,6 +499,38 @@ class Both:
             {"taken": "scheduled", "late": "completed", "plain": "completed"},
         )
 
+    def test_an_ack_over_another_connection(self: Any) -> None:
+        """A lease is not waited for: a server that crashed, or took over, may not know it, and is asked."""
+        url = psycopg.conninfo.make_conninfo(URL, application_name=self.queue)
+        outcomes: dict[str, str] = {}
+        begun: dict[str, int] = {}
+        over = threading.Event()
+        self.addCleanup(over.set)
+
+        async def handle(job: Any) -> None:
+            begun[job.payload] = job.token
+            while not over.is_set():
+                await asyncio.sleep(0.005)
+
+        jobs = {word: self.enqueue(word) for word in ("forgotten", "kept")}
+        running = self.start(
+            self.either(handle),
+            db=url,
+            concurrency=3,
+            lease_seconds=600,
+            observe=lambda o: outcomes.update({o.job.payload: o.state}),
+        )
+        self.until("both run", lambda: len(begun) == 2)
+        self.ask("select oq_release(%s, %s, '1 hour')", jobs["forgotten"], begun["forgotten"])
+        self.ask(
+            "select count(pg_terminate_backend(pid, 5000)) from pg_stat_activity where application_name = %s",
+            self.queue,
+        )
+        over.set()
+        self.until("both are observed", lambda: len(outcomes) == 2)
+        self.assertIsNone(running.end())
+        self.assertEqual(outcomes, {"forgotten": "lost", "kept": "acked"})
+
     def test_the_answer_of_an_ack_is_lost(self: Any) -> None:
         """The server has it: it is not found again by the next try, and it is not lost."""
         states: list[str] = []
