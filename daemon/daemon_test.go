@@ -719,7 +719,7 @@ func TestReadOnlySessionIsGivenUp(t *testing.T) {
 	set("on")
 	var log safeBuffer
 	c, _ := startedWith(t, config(db.URL), zerolog.New(&log))
-	until(t, "it is refused", func() bool { return strings.Contains(log.String(), "read-only") })
+	until(t, "it says why", func() bool { return strings.Contains(log.String(), "the server is a standby, or read-only") })
 	set("off")
 	until(t, "ready", func() bool { return isReady(c) })
 }

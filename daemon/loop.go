@@ -62,6 +62,9 @@ func (l *loop) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if readOnly(err) {
+			what = "the server is a standby, or read-only"
+		}
 		event := l.log.Warn()
 		l.unfit.Store(nil)
 		if errors.Is(err, errSchema) {
