@@ -255,10 +255,12 @@ const (
 
 // beat keeps the leases of all that is held, whether a handler has it or not: each once a third of its
 // lease is over. A lease that could not be extended in time counts as lost. How long leases of the queue last may
-// change while jobs are held; the server extends them by what holds then.
+// change while jobs are held; the server extends them by what holds then. One that failed is soon tried again: it may have
+// taken a third of the lease to fail.
 func (w *Worker) beat(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	failed := false
 	for ctx.Err() == nil {
 		pause := time.Hour
 		if lasts := w.leaseLasts(); lasts > 0 {
@@ -266,7 +268,11 @@ func (w *Worker) beat(ctx context.Context) {
 				lasts = l.shortest(lasts)
 			}
 			pause = lasts / 6
+			if failed {
+				pause = lasts / 30
+			}
 		}
+		failed = false
 		timer.Reset(pause)
 		select {
 		case <-ctx.Done():
@@ -287,6 +293,7 @@ func (w *Worker) beat(ctx context.Context) {
 				err = w.beatSingly(ctx, due[:n])
 			}
 			if err != nil {
+				failed = true
 				if ctx.Err() == nil {
 					w.Logger.Warn("heartbeat failed", "jobs", len(due), "error", err)
 				}

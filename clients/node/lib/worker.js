@@ -612,13 +612,15 @@ export class Worker {
 
   /**
    * Keeps the leases of all that is held, begun or not, done and not told: each once a third of it is over. How long those of the
-   * queue last may change; the server extends them by what holds then.
+   * queue last may change; the server extends them by what holds then. One that failed is soon tried again: it may have taken a
+   * third of the lease to fail.
    */
-  #beat() {
+  #beat(failed = false) {
     let lasts = this.#lasts || 3_600_000;
     for (const job of this.#held) lasts = Math.min(lasts, job._lasts);
     this.#beatTimer = setTimeout(async () => {
       this.#beating = true;
+      let fails = false;
       const at = now();
       const due = [];
       for (const job of this.#held) {
@@ -630,11 +632,12 @@ export class Worker {
       try {
         for (let i = 0; i < due.length; i += 1000) await this.#beatAll(due.slice(i, i + 1000));
       } catch (error) {
+        fails = true;
         if (!this.#over) this.#log('warn', `worker ${this.workerId}: a heartbeat failed: ${text(error)}`);
       }
       this.#beating = false;
-      if (!this.#over) this.#beat();
-    }, Math.min(lasts / 6, MOST));
+      if (!this.#over) this.#beat(fails);
+    }, Math.min(lasts / (failed ? 30 : 6), MOST));
   }
 
   async #beatAll(jobs) {

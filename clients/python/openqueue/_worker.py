@@ -780,16 +780,19 @@ class BaseWorker(Generic[J]):
     async def _beat(self) -> None:
         """Keeps the leases of all that is held, begun or not, done and not told: each once a third of it is over.
 
-        How long leases of the queue last may change; the server extends them by what holds then.
+        How long leases of the queue last may change; the server extends them by what holds then. One that
+        failed is soon tried again: it may have taken a third of the lease to fail.
         """
+        failed = False
         while True:
             lasts = min([self._lasts or 3600.0, *(job._lease for job in self._held.values())])
             try:
-                async with asyncio.timeout(lasts / 6):
+                async with asyncio.timeout(lasts / (30 if failed else 6)):
                     await self._learned.wait()
             except TimeoutError:
                 pass
             self._learned.clear()
+            failed = False
             now = time.monotonic()
             due: list[J] = []
             for job in list(self._held.values()):
@@ -804,6 +807,7 @@ class BaseWorker(Generic[J]):
                 for i in range(0, len(due), 1000):
                     await self._beat_all(due[i : i + 1000])
             except psycopg.Error as e:
+                failed = True
                 self._log.warning("worker %s: a heartbeat failed: %s", self.worker_id, brief(e))
 
     def _beat_timeout(self) -> float:
