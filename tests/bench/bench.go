@@ -130,17 +130,19 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	var rows []row
 	for _, w := range picked {
-		got, err := w.run(b, ctx)
-		if err != nil {
-			return fmt.Errorf("%s: %w", w.id, err)
-		}
+		got, runErr := w.run(b, ctx)
 		rows = append(rows, got...)
-		if err := b.dropOpen(ctx); err != nil {
-			return fmt.Errorf("%s: %w", w.id, err)
+		if runErr = errors.Join(runErr, b.dropOpen(ctx)); runErr != nil {
+			// What was measured before it is printed all the same.
+			err = fmt.Errorf("%s: %w", w.id, runErr)
+			break
 		}
 	}
 	fmt.Fprintln(cfg.Out, about)
 	printTable(cfg.Out, rows, b.notes)
+	if err != nil {
+		return err
+	}
 	if err := b.writeFiles(ctx, cfg, rows); err != nil {
 		return err
 	}

@@ -91,6 +91,8 @@ func (b *bench) calls(ctx context.Context) (rows []row, err error) {
 					if err := e.t.fill(ctx, jobs, 1); err != nil {
 						return nil, err
 					}
+					// A tick may have passed over some of so large a transaction, and takes a moment to make them good.
+					time.Sleep(b.size.settling / 2)
 				}
 				begin := time.Now()
 				if _, err := e.t.conn.Exec(ctx, fillIn(e.sql, jobs)); err != nil {
