@@ -36,7 +36,7 @@ WAITING_TESTS = ./clients/... ./daemon/... ./tests/contract
 test: go tools lint ## everything CI runs; brings its own PostgreSQL
 	CGO_ENABLED=1 go test -race -timeout 15m -p 2 $(WAITING_TESTS)
 	CGO_ENABLED=1 go test -race -timeout 15m -p 1 $$(go list ./sql ./tests/... | grep -vE '/tests/(contract|model|plans)$$')
-	go test ./tests/model ./tests/plans # one goroutine each: nothing to race
+	go test ./tests/model ./tests/plans # what they look at is the protocol and the server's plans: no code of ours to race
 	@$(MAKE) --no-print-directory test-versions VERSIONS='14 18' TESTS='$(SERVER_TESTS)'
 
 test-all-versions: go tools ## every test on PostgreSQL 14 to 18

@@ -90,7 +90,7 @@ begin
         )
         insert into {{.schema}}.ready (lane, position, job_id, token, attempt, failed, lost, expires_at)
         select l.lane, nextval('{{.schema}}.position'), l.job_id, coalesce(l.token, 0), coalesce(l.attempt, 0),
-        coalesce(l.failed, 0), coalesce(l.lost, 0), l.expires_at
+            coalesce(l.failed, 0), coalesce(l.lost, 0), l.expires_at
           from (select * from late order by position) l;
         get diagnostics v_step = row_count;
         v_count := v_count + v_step;
