@@ -133,6 +133,14 @@ func age(t testing.TB, q querier) {
 		where row_id in (select row_id from oq.epoch_open for update skip locked)`)
 }
 
+// overtake raises the marks over what an open transaction has enqueued, as when that is a while ago.
+func overtake(t testing.TB, q querier) {
+	t.Helper()
+	tick(t, q, 1)
+	age(t, q)
+	tick(t, q, 1)
+}
+
 // alone makes the leases think that no daemon is there.
 func alone(t testing.TB, q querier) {
 	t.Helper()

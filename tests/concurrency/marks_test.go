@@ -83,8 +83,10 @@ func TestAdvancedTwiceRolledBack(t *testing.T) {
 	exec(t, d, "select oq_lease('q')")
 	exec(t, w, "begin")
 	late := get[int64](t, w, "select oq_enqueue('q')")
-	exec(t, d, agedMarks)
-	tick(t, d, 2)
+	overtake(t, d)
+	if mark := low(t, d, "q"); mark <= late {
+		t.Fatalf("the mark is at %d, not above %d", mark, late)
+	}
 	exec(t, w, "commit")
 	exec(t, a, "begin")
 	exec(t, a, "select oq_advance()")
@@ -95,6 +97,33 @@ func TestAdvancedTwiceRolledBack(t *testing.T) {
 	if got := list[int64](t, d, "select job_id from oq_lease('q')"); len(got) != 1 || got[0] != late {
 		t.Fatalf("leased %v, want the late job %d", got, late)
 	}
+}
+
+// The marks wait for a young transaction, but not for one that stays open, nor for one that many jobs have gone past.
+func TestMarksPassAnOldTransaction(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	w, d := db.Conn(t), db.Conn(t)
+	exec(t, d, "select oq_enqueue('q')")
+	drain(t, db, "q")
+	for name, sql := range map[string]string{
+		"a while":    agedEpoch,
+		"many ahead": "select setval('oq.position', nextval('oq.position') + 10000)",
+	} {
+		exec(t, w, "begin")
+		late := get[int64](t, w, "select oq_enqueue('q')")
+		tick(t, d, 1)
+		exec(t, d, sql)
+		exec(t, d, agedMarks)
+		tick(t, d, 1)
+		if mark := low(t, d, "q"); mark <= late {
+			t.Errorf("%s: the mark stays at %d below %d", name, mark, late)
+		}
+		exec(t, w, "commit")
+		tick(t, d, 1)
+		expect(t, drain(t, db, "q"), late)
+	}
+	audit(t, d)
 }
 
 // A transaction enqueues, others raise the mark over what they can't see, and the same transaction leases:
@@ -109,8 +138,7 @@ func TestOwnJobsBelowTheMark(t *testing.T) {
 	mine := list[int64](t, w, "select oq_enqueue_bulk('q', '{1,2}')")
 	tick(t, d, 1)
 	exec(t, d, "select oq_ack(job_id, lease_token) from oq_lease('q')")
-	exec(t, d, agedMarks)
-	tick(t, d, 1)
+	overtake(t, d)
 	if low := get[int64](t, d, "select max(low) from oq.mark where lane > 0"); low <= mine[1] {
 		t.Fatalf("the mark is at %d, not above %v", low, mine)
 	}

@@ -173,6 +173,7 @@ func TestWhatDoesNotMatter(t *testing.T) {
 		{"resolve keeps the lock that it tried", protocol{holdExclusive: true}},
 		{"a member of an epoch enters no other", protocol{enterOnce: true}},
 		{"the last position is read late", protocol{positionLate: true}},
+		{"marks stay below epochs that somebody holds", protocol{heed: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -71,6 +71,7 @@ type protocol struct {
 	holdExclusive bool // resolve keeps the lock that it tried until its end
 	enterOnce     bool // a transaction that is a member of an epoch enters no other
 	positionLate  bool // a mark reads the last position after its snapshot
+	heed          bool // the marks of an advance stay below epochs that somebody holds
 }
 
 type script struct {
@@ -392,6 +393,8 @@ func (m *model) raise(s *state, i int, lease bool) {
 	}
 	if m.capped(i, lease) {
 		to = min(to, s.minLo(snap, p.tx)+1)
+	} else if m.heed && !lease {
+		to = min(to, s.heldLo(i)+1)
 	}
 	p.moved = 0
 	if to > low {

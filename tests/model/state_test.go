@@ -145,6 +145,22 @@ func (s *state) minLo(snap uint16, own uint8) uint8 {
 	return lo
 }
 
+// heldLo is the lowest lo of the closed epochs of which somebody else is a member.
+func (s *state) heldLo(i int) uint8 {
+	lo := uint8(254)
+	for _, e := range s.epochs {
+		if e.num == 0 || e.num >= s.procs[i].n || e.departed != 0 || !visible(e.ins, e.del, s.now(), s.procs[i].tx) {
+			continue
+		}
+		for k := range s.procs {
+			if k != i && (s.procs[k].locks|s.procs[k].excl)>>e.num&1 == 1 {
+				lo = min(lo, e.lo)
+			}
+		}
+	}
+	return lo
+}
+
 func (s *state) abort(i int) {
 	tx := s.procs[i].tx
 	for k := range s.rows {

@@ -1,11 +1,12 @@
 -- Raises the low marks of lanes of jobs, each to its first row. A mark that would hardly move stays: a hundred dead rows
 -- cost a lease next to nothing. What was drawn since is spread over the lanes that are empty and in use; an empty one
 -- that had no job for ten seconds has no dead rows either, and the lease that finds its next job raises it.
--- last_drawn: the position up to which all are drawn; capped: as in advance. Returns how many moved, and the lanes whose
--- mark stands above the lowest open epoch, as they are from here on: nobody else raises one as far.
+-- last_drawn: the position up to which all are drawn; cap: no mark is raised above it; capped: as in advance. Returns how many moved,
+-- and the lanes whose mark stands above the lowest open epoch, as they are from here on: nobody else raises one as far.
 -- Calls: lanes. Locks: mark and ready rows (skip locked). Index: ready_pk, mark_lane_idx, epoch_open_epoch_idx.
 create or replace function {{.schema}}.raise_lanes(
     capped        boolean,
+    cap           bigint,
     low_epoch     bigint,
     current_epoch bigint,
     last_drawn    bigint,
@@ -36,10 +37,7 @@ begin
                 k.raised_at not between v_now - interval '1 second' and v_now + interval '5 seconds' as is_old, r.locked,
                 r.position is not null
                     or k.seen_at between v_now - interval '10 seconds' and v_now + interval '5 seconds' as in_use,
-                least(coalesce(r.position, raise_lanes.last_drawn + 1), raise_lanes.last_drawn + 1,
-                case when raise_lanes.capped then (
-                    select coalesce(min(e.lo) + 1, 0) from {{.schema}}.epoch_open e where e.epoch >= raise_lanes.low_epoch) end)
-                as new_low
+                least(r.position, raise_lanes.last_drawn + 1, raise_lanes.cap) as new_low
               from k
               left join lateral (
                 select r.position, r.xmax <> xid '0' as locked from {{.schema}}.ready r
@@ -127,4 +125,4 @@ begin
     end loop;
 end
 $$;
-comment on function {{.schema}}.raise_lanes(boolean, bigint, bigint, bigint) is 'Raises the low marks of lanes of jobs.';
+comment on function {{.schema}}.raise_lanes(boolean, bigint, bigint, bigint, bigint) is 'Raises the low marks of lanes of jobs.';

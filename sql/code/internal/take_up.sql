@@ -1,8 +1,7 @@
--- Ready jobs above lo that a lease does not see, since marks went by before they were committed, or before this transaction's
--- own commit. They go to the end of their lanes, as by the tick, which may not have come by yet. near: only of lanes that have
--- one as close below the mark, which costs little where there is none.
+-- This transaction's own jobs above lo that its lease does not see, since marks went by before its commit. They go to the end of
+-- their lanes, as by the tick after it.
 -- Calls: enter, lanes. Locks: epoch shared (memory), ready rows (skip locked). Index: ready_pk.
-create or replace function {{.schema}}.take_up(queue_id bigint, wanted int, lo bigint, near int default null)
+create or replace function {{.schema}}.take_up(queue_id bigint, wanted int, lo bigint)
 returns bigint
 language plpgsql
 as $$
@@ -21,12 +20,7 @@ begin
                    and r.position <= take_up.lo + 200000
                  order by r.position
                  limit take_up.wanted
-                   for update skip locked) x
-             where take_up.near is null or (
-                select true from {{.schema}}.ready r
-                 where r.lane = k.lane and r.position < k.low
-                   and r.position >= greatest(k.low - take_up.near, take_up.lo + 1)
-                 limit 1)))
+                   for update skip locked) x))
            and not exists (
             select from {{.schema}}.passed p where p.lane = r.lane and p.position = r.position)
         returning r.*
@@ -41,4 +35,4 @@ begin
     return v_count;
 end
 $$;
-comment on function {{.schema}}.take_up(bigint, int, bigint, int) is 'Moves ready jobs below the marks to the end of their lanes.';
+comment on function {{.schema}}.take_up(bigint, int, bigint) is 'Moves ready jobs below the marks to the end of their lanes.';

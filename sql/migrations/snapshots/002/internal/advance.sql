@@ -18,6 +18,7 @@ declare
     v_current bigint;
     v_last    bigint;
     v_back    bigint;
+    v_cap     bigint;
     v_raised  record;
     v_count   bigint;
 begin
@@ -83,7 +84,22 @@ begin
         greatest((select m.low from {{.schema}}.mark m where m.lane = -1 order by m.lane, m.low desc limit 1) - v_back, 0),
         greatest((select m.low from {{.schema}}.mark m where m.lane = -2 order by m.lane, m.low desc limit 1) - v_back, 0);
 
-    v_raised := {{.schema}}.raise_lanes(capped, v_low, v_current, v_last);
+    -- What is about to be committed stays above the marks, if it is not too much to walk through: else each import of a few
+    -- milliseconds would be swept up after its commit, every row written twice, and behind what came later.
+    v_cap := case when capped then (
+        select coalesce(min(e.lo) + 1, 0) from {{.schema}}.epoch_open e where e.epoch >= v_low)
+        else (
+        select min(x.lo) + 1
+          from (
+            select e.epoch, e.lo, e.departed, lead(e.opened_at) over (order by e.epoch) as closed_at
+              from {{.schema}}.epoch_open e
+             where e.epoch >= v_low
+             order by e.epoch desc
+             limit 20) x
+         where x.epoch < v_current and not x.departed and x.lo > v_last - 10000
+           and x.closed_at between v_now - interval '100 milliseconds' and v_now + interval '1 second'
+           and {{template "internal/epoch_free.sql" dict "schema" .schema "epoch" "x.epoch"}} is false) end;
+    v_raised := {{.schema}}.raise_lanes(capped, v_cap, v_low, v_current, v_last);
     perform {{.schema}}.raise_time(capped);
     v_count := v_raised.moved + {{.schema}}.return_passed();
     return v_count + {{.schema}}.resolve_epochs(v_low, v_current, v_last, v_raised.late_lanes, v_raised.late_lows);

@@ -43,9 +43,7 @@ begin
          where e.epoch >= resolve_epochs.low_epoch and e.epoch < resolve_epochs.current_epoch
            and case when e.departed then true
                when e.epoch & 2147483647 = any (v_own) then false
-               when pg_try_advisory_lock(hashtext('{{.schema}}:epoch'), (e.epoch & 2147483647)::int)
-               then pg_advisory_unlock(hashtext('{{.schema}}:epoch'), (e.epoch & 2147483647)::int)
-               else false end
+               else {{template "internal/epoch_free.sql" dict "schema" .schema "epoch" "e.epoch"}} end
          order by e.epoch
          limit 20
     loop

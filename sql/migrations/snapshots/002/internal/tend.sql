@@ -15,7 +15,6 @@ declare
     v_scheduled timestamptz;
     v_ttl       timestamptz;
     v_epoch     bigint := pg_sequence_last_value('{{.schema}}.epoch_low'::regclass);
-    v_current   bigint := pg_sequence_last_value('{{.schema}}.epoch'::regclass);
     v_lo        bigint;
     v_own       bigint[];
     v_most      int := greatest(wanted, 1000);
@@ -23,18 +22,11 @@ declare
     v_count     bigint := 0;
 begin
     -- The first of each that is due, if any: an idle worker's poll ends with this one statement.
-    select (
-            select s.due_at from {{.schema}}.scheduled s
-             where s.due_at >= {{.schema}}.time_low(-1) and s.due_at <= v_now
-             order by s.due_at limit 1), (
-            select min(x.lo)
-              from (
-                select e.lo from {{.schema}}.epoch_open e
-                 where e.epoch >= v_epoch and e.epoch < v_current
-                   and e.opened_at > v_now - interval '2 seconds'
-                 order by e.epoch desc
-                 limit 3) x)
-      into v_scheduled, v_lo;
+    select s.due_at into v_scheduled
+      from {{.schema}}.scheduled s
+     where s.due_at >= {{.schema}}.time_low(-1) and s.due_at <= v_now
+     order by s.due_at
+     limit 1;
     if v_alone then
         v_ttl := (
             select t.expires_at from {{.schema}}.ttl t
@@ -86,11 +78,6 @@ begin
     -- Late commits below the marks.
     if v_alone then
         v_count := v_count + {{.schema}}.advance_alone();
-    end if;
-    -- What members of the last epochs have committed just below a mark. The rest, and what longer transactions commit, comes
-    -- with the next tick: there is too much that is dead to walk through at each poll.
-    if v_count = 0 and v_lo is not null then
-        v_count := {{.schema}}.take_up(queue_id, wanted, v_lo, 1000);
     end if;
     -- This transaction's own jobs, where it is old enough for a mark to have gone by.
     if v_count = 0 and now() < v_now - interval '5 milliseconds' and pg_current_xact_id_if_assigned() is not null then
