@@ -719,7 +719,11 @@ func TestReadOnlySessionIsGivenUp(t *testing.T) {
 	set("on")
 	var log safeBuffer
 	c, _ := startedWith(t, config(db.URL), zerolog.New(&log))
-	until(t, "it says why", func() bool { return strings.Contains(log.String(), "the server is a standby, or read-only") })
+	const why = "the server is a standby, or read-only"
+	until(t, "it says why", func() bool { return strings.Contains(log.String(), why) })
+	if said := c.databases[0].unready(); !strings.Contains(said, "tick has not run yet ("+why+")") {
+		t.Errorf("while it is read-only: %q", said)
+	}
 	set("off")
 	until(t, "ready", func() bool { return isReady(c) })
 }

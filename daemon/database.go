@@ -65,11 +65,18 @@ func (d *database) unready() string {
 		if l.duty.name == "stats" {
 			limit += 2 * d.cfg.StatsEvery
 		}
-		if beat := l.beat.Load(); beat == nil {
-			stuck = append(stuck, l.duty.name+" has not run yet")
-		} else if age := time.Since(*beat); age > limit {
-			stuck = append(stuck, fmt.Sprintf("%s last ran %s ago", l.duty.name, age.Round(time.Second)))
+		how := " has not run yet"
+		if beat := l.beat.Load(); beat != nil {
+			age := time.Since(*beat)
+			if age <= limit {
+				continue
+			}
+			how = fmt.Sprintf(" last ran %s ago", age.Round(time.Second))
 		}
+		if why := l.trouble.Load(); why != nil {
+			how += " (" + *why + ")"
+		}
+		stuck = append(stuck, l.duty.name+how)
 	}
 	return strings.Join(stuck, "; ")
 }

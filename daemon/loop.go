@@ -23,6 +23,9 @@ const (
 	backoffMin = 100 * time.Millisecond
 	backoffMax = 10 * time.Second
 
+	// A standby may be promoted at any moment, and to ask it costs it little.
+	standbyPause = time.Second
+
 	connectTimeout = 10 * time.Second
 
 	// Longer than the sessions' statement_timeout: it is for a server that does not answer at all.
@@ -40,6 +43,7 @@ type loop struct {
 	stay    bool
 	beat    atomic.Pointer[time.Time] // when the duty last succeeded, by a clock that nobody sets
 	unfit   atomic.Pointer[string]    // why the schema does not fit, while it does not
+	trouble atomic.Pointer[string]    // what keeps the duty from being done, while something does
 }
 
 func (l *loop) run(ctx context.Context) error {
@@ -64,7 +68,9 @@ func (l *loop) run(ctx context.Context) error {
 		}
 		if readOnly(err) {
 			what = "the server is a standby, or read-only"
+			pause = min(pause, standbyPause)
 		}
+		l.trouble.Store(&what)
 		event := l.log.Warn()
 		l.unfit.Store(nil)
 		if errors.Is(err, errSchema) {
@@ -90,6 +96,7 @@ func (l *loop) serve(ctx context.Context, conn *pgx.Conn) (worked bool, err erro
 		next, err := l.once(ctx, conn)
 		if err == nil {
 			l.unfit.Store(nil)
+			l.trouble.Store(nil)
 			now := time.Now()
 			l.beat.Store(&now)
 			worked, pause = true, backoffMin
@@ -106,7 +113,9 @@ func (l *loop) serve(ctx context.Context, conn *pgx.Conn) (worked bool, err erro
 		if transient(err) {
 			event = l.log.Warn()
 		}
-		event.Err(err).Str("duty", l.duty.name).Dur("again_in", pause).Msg("duty failed")
+		what := "duty failed"
+		l.trouble.Store(&what)
+		event.Err(err).Str("duty", l.duty.name).Dur("again_in", pause).Msg(what)
 		if !sleep(ctx, pause) {
 			return worked, nil
 		}
