@@ -449,7 +449,7 @@ func TestGroupOrderHolds(t *testing.T) {
 		}},
 		"lost lease": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
 			next(t, c, "q")
-			exec(t, c, "with lapsed as (update oq.leased set expires_at = clock_timestamp()) select setval('oq.reap_after', 0)")
+			exec(t, c, testdb.Lapse(""))
 		}},
 		"release": {do: func(t *testing.T, db *testdb.DB, c *pgx.Conn, j job) {
 			exec(t, c, "select oq_release($1, $2)", j.ID, j.Token)

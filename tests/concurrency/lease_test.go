@@ -117,7 +117,7 @@ func TestReturnedJobsComeBehindTheOthersWithLargerTokens(t *testing.T) {
 		case 1:
 			exec(t, c, "select oq_nack($1, $2, 'no', true, '0')", j.ID, j.Token)
 		case 2:
-			exec(t, c, "with lapsed as (update oq.leased set expires_at = clock_timestamp() where job_id = $1) select setval('oq.reap_after', 0)", j.ID)
+			exec(t, c, testdb.Lapse("where job_id = $1"), j.ID)
 			tick(t, c, 1)
 		}
 	}

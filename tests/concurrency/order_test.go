@@ -231,7 +231,7 @@ func TestDropAndPurgeAgainstOpenTransactions(t *testing.T) {
 				t.Fatalf("job is %q, want %s", got, tc.state)
 			}
 			comesDue(t, b)
-			exec(t, b, "with lapsed as (update oq.leased set expires_at = clock_timestamp()) select setval('oq.reap_after', 0)")
+			exec(t, b, testdb.Lapse(""))
 			until(t, b, "the queue is seen again", `select exists (select from oq_queues where queue_name = 'q')
 				and (select count(*) > 0 from oq_tick())`)
 			until(t, b, "the job is ready", `select count(*) > 0 and

@@ -265,7 +265,7 @@ func (l *lines) passTime() {
 	r.exec("update oq.job set run_at = clock_timestamp() where run_at > now()")
 	r.exec("update oq.throttled set until = clock_timestamp()")
 	r.exec("update oq.todo set due_at = clock_timestamp()")
-	r.exec("with lapsed as (update oq.leased set expires_at = clock_timestamp()) select setval('oq.reap_after', 0)")
+	r.exec(testdb.Lapse(""))
 	r.exec("commit")
 	clear(l.held)
 }

@@ -732,7 +732,7 @@ func (l *links) due(percent int) {
 	l.exec("begin")
 	l.exec("select oq.enter()")
 	l.exec("update oq.scheduled set due_at = clock_timestamp() where job_id = any ($1)", due)
-	l.exec("with lapsed as (update oq.leased set expires_at = clock_timestamp() where job_id = any ($1)) select setval('oq.reap_after', 0)", due)
+	l.exec(testdb.Lapse("where job_id = any ($1)"), due)
 	l.exec("update oq.job set run_at = clock_timestamp() where run_at > clock_timestamp() and job_id = any ($1)", slices.Concat(due, later))
 	l.exec("commit")
 }

@@ -798,13 +798,12 @@ func (r *run) passTime() {
 	r.exec("begin")
 	r.exec("select oq.enter()")
 	r.exec("update oq.scheduled set due_at = clock_timestamp() where job_id = any ($1)", due)
-	r.exec("update oq.leased set expires_at = clock_timestamp() where job_id = any ($1)", due)
+	r.exec(testdb.Lapse("where job_id = any ($1)"), due)
 	for _, column := range []string{"ttl set expires_at", "job set expires_at", "ready set expires_at",
 		"scheduled set expires_at", "leased set job_expires_at"} {
 		r.exec("update oq."+column+" = clock_timestamp() where job_id = any ($1)", over)
 	}
 	r.exec("commit")
-	r.exec("select setval('oq.reap_after', 0)")
 }
 
 // resync learns what has moved by itself of the jobs whose time has come. After a tick all have.

@@ -29,6 +29,11 @@ import (
 	"github.com/openqueue/openqueue/sql"
 )
 
+// Lapse is a statement that ends leases at once, as if their time were over: of all jobs (""), or "where …".
+func Lapse(which string) string {
+	return "with lapsed as (update oq.leased set expires_at = clock_timestamp() " + which + ") select setval('oq.reap_after', 0)"
+}
+
 // DB is a test's database.
 type DB struct {
 	Pool *pgxpool.Pool
