@@ -25,9 +25,7 @@ begin
     if paused then
         return false;
     end if;
-    if current_setting('{{.schema}}.instance', true) is distinct from '1' then
-        perform {{.schema}}.verify_instance();
-    end if;
+    perform {{.schema}}.verify_instance();
     return true;
 end
 $$;
