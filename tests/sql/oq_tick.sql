@@ -79,8 +79,10 @@ select ok(max(low) > (select max(i) from unnest(:'ids'::bigint[]) i), 'the mark 
 select ok(oq_advance() >= 0 and oq_compact() = 0, 'any time, and nothing to compact');
 
 -- oq_rotate: what has finished goes after its retention, what has not stays.
-select oq_create_queue('ret', '{"retention": "1 hour"}'), oq_create_queue('m',
-    '{"retention": "1 hour"}'), oq_create_queue('q', '{"retention": "1 hour"}') \g /dev/null
+select oq_create_queue(q, '{"retention": "1 hour"}')
+    from (select 'ret' union all select queue_name from oq_queues) n(q) \g /dev/null
+-- One that is dropped, with its retention of a day, has no say.
+select oq_create_queue('was'), oq_drop_queue('was') \g /dev/null
 select oq_enqueue('ret', '"done"') as done \gset
 select oq_ack(job_id, lease_token, '"r"') from oq_lease('ret') \g /dev/null
 select oq_enqueue('ret', '"waits"', run_at => now() + interval '1 h') as waits,
@@ -110,6 +112,8 @@ update oq.generation_state set closed_at = closed_at - interval '2 hours'
 update oq.finished set finished_at = finished_at - interval '2 hours';
 call rotate_all();
 select is_empty(format('select from oq_get(%s)', :done), 'then it is gone');
+select is_empty(format('select from oq.job where job_id = %1$s union all select from oq.finished where job_id = %1$s', :done),
+    'with its rows');
 select is((select array_agg(payload #>> '{}' || ' ' || state order by job_id) from oq_jobs
     where queue_name = 'ret'), '{"waits scheduled","dead dead","failed ready"}',
         'what has not finished stays');

@@ -134,7 +134,8 @@ begin
     -- more than eightfold.
     select greatest(min(q.retention), max(q.retention) / 8), max(q.retention)
       into v_retention, v_longest
-      from queue_now q;
+      from queue_now q
+     where q.dropped_at is null;
     v_retention := coalesce(v_retention, interval '1 day');
     v_longest := coalesce(v_longest, v_retention);
 

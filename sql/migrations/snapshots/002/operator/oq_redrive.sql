@@ -243,8 +243,9 @@ comment on function {{.api_schema}}.oq_redrive(text, jsonb, jsonb, numeric, int,
 'Makes dead or cancelled jobs ready again; returns their ids, ascending.
 filter: state (dead, or cancelled), job_ids, reason (as in oq_dead), error (a part of it, case
 counts), since and until (died or cancelled in that time), payload (contains this). patch: as in
-oq_update. per_second: how many become ready each second; null: all at once. max_jobs: 1 to 10000;
-null: as many as 100000, so call it until nothing comes. dry_run => true only says which. A
+oq_update. per_second: how many this call makes ready each second, from now on: the paces of
+several calls add up; null: all at once. max_jobs: 1 to 10000; null: as many as 100000, so call it until
+nothing comes. dry_run => true only says which. A
 cancelled job comes back while its payload is kept. A run_at that is to come and a time to live that has passed are
 dropped. It takes its unique key back where that is free, else it comes back without one. An unknown queue gives no
 rows. Errors: OQ001.';
