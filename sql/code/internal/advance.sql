@@ -92,10 +92,12 @@ begin
         select min(x.lo) + 1
           from (
             select e.epoch, e.lo, e.departed, lead(e.opened_at) over (order by e.epoch) as closed_at
-              from {{.schema}}.epoch_open e
-             where e.epoch >= v_low
-             order by e.epoch desc
-             limit 20) x
+              from (
+                select e.epoch, e.lo, e.departed, e.opened_at
+                  from {{.schema}}.epoch_open e
+                 where e.epoch >= v_low
+                 order by e.epoch desc
+                 limit 20) e) x
          where x.epoch < v_current and not x.departed and x.lo > v_last - 10000
            and x.closed_at between v_now - interval '100 milliseconds' and v_now + interval '1 second'
            and {{template "internal/epoch_free.sql" dict "schema" .schema "epoch" "x.epoch"}} is false) end;
