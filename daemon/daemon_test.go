@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	osexec "os/exec"
 	"os/signal"
@@ -528,6 +529,27 @@ func TestLoginWithoutTheSchema(t *testing.T) {
 	if err := checkVersion(t.Context(), conn, cfg.APISchema); !errors.As(err, &refused) || refused.Code != "42501" {
 		t.Errorf("without usage of the schema: %v", err)
 	}
+}
+
+// A login without the daemon's role is told what it lacks, and goes on once it has it.
+func TestLoginWithoutTheRole(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	u, err := url.Parse(db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	role := "d_" + strings.TrimPrefix(u.Path, "/")
+	exec(t, db, "create role "+role+" login")
+	u.User = url.User(role)
+	c, stop := started(t, config(u.String()))
+	until(t, "it says why", func() bool { return strings.Contains(c.databases[0].unready(), "a member of oq_daemon") })
+	exec(t, db, "grant oq_daemon to "+role)
+	until(t, "ready", func() bool { return isReady(c) })
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	exec(t, db, "drop role "+role)
 }
 
 func TestDutiesAreDoneInTime(t *testing.T) {

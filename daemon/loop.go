@@ -66,9 +66,12 @@ func (l *loop) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if readOnly(err) {
+		switch {
+		case refusedBy(err, "25006"):
 			what = "the server is a standby, or read-only"
 			pause = min(pause, standbyPause)
+		case refusedBy(err, "42501"):
+			what = "the login lacks a right: is it a member of oq_daemon?"
 		}
 		l.trouble.Store(&what)
 		event := l.log.Warn()
@@ -105,7 +108,7 @@ func (l *loop) serve(ctx context.Context, conn *pgx.Conn) (worked bool, err erro
 			}
 			continue
 		}
-		if ctx.Err() != nil || conn.IsClosed() || errors.Is(err, errSchema) || readOnly(err) || gone(err) {
+		if ctx.Err() != nil || conn.IsClosed() || errors.Is(err, errSchema) || gone(err) {
 			return worked, err
 		}
 		l.failed(l.duty.name)
@@ -129,21 +132,22 @@ func (l *loop) once(ctx context.Context, conn *pgx.Conn) (time.Duration, error) 
 	return l.duty.run(ctx, conn)
 }
 
-// readOnly is a standby's answer, or of what was the primary: another connection may lead to the one that is.
-func readOnly(err error) bool {
+// refusedBy is whether the server's answer was this error.
+func refusedBy(err error, code string) bool {
 	var refused *pgconn.PgError
-	return errors.As(err, &refused) && refused.Code == "25006"
+	return errors.As(err, &refused) && refused.Code == code
 }
 
 // gone is the answer of a database where the queue, or a part of it, was removed or made anew under this session: the
-// next one looks at the version again.
+// next one looks at the version again. Or of a standby, or of what was the primary: another connection may lead to the one that is.
 func gone(err error) bool {
 	var refused *pgconn.PgError
 	if !errors.As(err, &refused) {
 		return false
 	}
 	switch refused.Code {
-	case "3F000", "42883", "42P01", "42704", "XX000": // schema, function, table, type; a cached oid
+	case "3F000", "42883", "42P01", "42704", "XX000", // schema, function, table, type; a cached oid
+		"25006": // read-only
 		return true
 	}
 	return false

@@ -30,7 +30,7 @@ select is((select string_agg(e.step, ' ' order by e.n) from oq_explain(:a) with 
     'finished leased restored paused scheduled parent group group_throttled group_rate limit throttled rate line worker verdict',
     'the gates, in the order in which they bind');
 select is((select detail from oq_explain(:c) where step = 'line'), 'the next', 'the highest priority');
-select is((select detail from oq_explain(:a) where step = 'line'), '1 jobs before it', 'behind it');
+select is((select detail from oq_explain(:a) where step = 'line'), '1 job before it', 'behind it');
 select is((select detail from oq_explain(:b) where step = 'line'), '2 jobs before it', 'behind both');
 select oq_listen('q') as x \gset
 select is(gates(:a), 'verdict ready', 'a sleeping worker is seen');

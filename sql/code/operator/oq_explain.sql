@@ -188,7 +188,8 @@ begin
                     select p.position from ready p where p.job_id = v_job.job_id and p.position <> p.job_id limit 1),
                     v_job.job_id))
              limit 10000) r;
-        detail := case when v_count = 0 then 'the next' when v_count < 10000 then v_count || ' jobs before it'
+        detail := case when v_count = 0 then 'the next' when v_count = 1 then '1 job before it'
+            when v_count < 10000 then v_count || ' jobs before it'
             else '10000 jobs and more before it' end;
     end if;
     return next;

@@ -23,7 +23,7 @@ declare
     v_count  int;
 begin
     if oq_list.state not in ('scheduled', 'waiting', 'ready', 'leased', 'completed', 'dead', 'cancelled', 'expired') then
-        perform fail('state', quote_literal(left(oq_list.state, 100)),
+        perform fail('state', oq_list.state,
             'scheduled, waiting, ready, leased, completed, dead, cancelled or expired');
     end if;
     if oq_list.max_jobs is null or oq_list.max_jobs not between 1 and 10000 then
