@@ -35,6 +35,16 @@ func touched(t testing.TB, s *session, sql string, args ...any) (buffers int) {
 	return buffers
 }
 
+// least is what the cheapest of five calls touches: the first of a second also raises marks, and a tick looks after more.
+func least(t testing.TB, s *session, sql string) int {
+	t.Helper()
+	n := touched(t, s, sql)
+	for range 4 {
+		n = min(n, touched(t, s, sql))
+	}
+	return n
+}
+
 // turns of a grouped job, and what its enqueue, lease and ack touch.
 func groupTurn(t testing.TB, s *session, key string) (enqueue, lease, ack int) {
 	t.Helper()
@@ -177,15 +187,8 @@ func TestDeadTodosAreNotWalked(t *testing.T) {
 	s, holder, loader := open(t, db), open(t, db), open(t, db)
 	s.do(t, "select oq_enqueue('q', group_key => 'a')")
 	s.do(t, "select oq_ack(job_id, lease_token) from oq_lease('q')")
-	least := func(sql string) int {
-		n := touched(t, s, sql)
-		for range 4 {
-			n = min(n, touched(t, s, sql)) // one of them may be the first tick of a second
-		}
-		return n
-	}
 	tick, lease := "select from oq_tick()", "select from oq_lease('q')"
-	t1, l1 := least(tick), least(lease)
+	t1, l1 := least(t, s, tick), least(t, s, lease)
 	holder.do(t, "begin isolation level repeatable read")
 	holder.do(t, "lock table oq.todo in access share mode")
 	holder.do(t, "select 1")
@@ -194,7 +197,7 @@ func TestDeadTodosAreNotWalked(t *testing.T) {
 	loader.do(t, "delete from oq.todo where queue_id = 7")
 	s.do(t, "select setval('oq.beat', 1)")
 	s.do(t, "select from oq_tick()")
-	t2, l2 := least(tick), least(lease)
+	t2, l2 := least(t, s, tick), least(t, s, lease)
 	t.Logf("a tick touched %d buffers, %d after 30000 todos died; an empty lease %d and %d", t1, t2, l1, l2)
 	if t2 > 2*t1+100 || l2 > 2*l1+100 {
 		t.Errorf("a tick touched %d buffers, %d after 30000 todos died; an empty lease %d and %d", t1, t2, l1, l2)
@@ -216,10 +219,8 @@ func TestTodosOfOthersAreNotWalked(t *testing.T) {
 		s.do(t, "set "+set) // as in a tick
 	}
 	ask := func() (buffers [4]int) {
-		for range 3 {
-			for i, sql := range asks {
-				buffers[i] = touched(t, s, sql)
-			}
+		for i, sql := range asks {
+			buffers[i] = least(t, s, sql)
 		}
 		return buffers
 	}
@@ -234,7 +235,7 @@ func TestTodosOfOthersAreNotWalked(t *testing.T) {
 	after := ask()
 	for i, sql := range asks {
 		t.Logf("%s: %d buffers, %d beside todos of other queues", sql, before[i], after[i])
-		if after[i] > before[i]+100 && (i < 3 || after[i] > 2500) {
+		if after[i] > before[i]+20 && (i < 3 || after[i] > 2500) {
 			t.Errorf("%s: %d buffers, %d beside todos of other queues", sql, before[i], after[i])
 		}
 	}
