@@ -66,11 +66,11 @@ func (l *loop) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		switch {
-		case refusedBy(err, "25006"):
+		switch sqlstate(err) {
+		case "25006":
 			what = "the server is a standby, or read-only"
 			pause = min(pause, standbyPause)
-		case refusedBy(err, "42501"):
+		case "42501":
 			what = "the login lacks a right: is it a member of oq_daemon?"
 		}
 		l.trouble.Store(&what)
@@ -132,20 +132,19 @@ func (l *loop) once(ctx context.Context, conn *pgx.Conn) (time.Duration, error) 
 	return l.duty.run(ctx, conn)
 }
 
-// refusedBy is whether the server's answer was this error.
-func refusedBy(err error, code string) bool {
+// sqlstate is the code of the server's answer; empty: there was none.
+func sqlstate(err error) string {
 	var refused *pgconn.PgError
-	return errors.As(err, &refused) && refused.Code == code
+	if !errors.As(err, &refused) {
+		return ""
+	}
+	return refused.Code
 }
 
 // gone is the answer of a database where the queue, or a part of it, was removed or made anew under this session: the
 // next one looks at the version again. Or of a standby, or of what was the primary: another connection may lead to the one that is.
 func gone(err error) bool {
-	var refused *pgconn.PgError
-	if !errors.As(err, &refused) {
-		return false
-	}
-	switch refused.Code {
+	switch sqlstate(err) {
 	case "3F000", "42883", "42P01", "42704", "XX000", // schema, function, table, type; a cached oid
 		"25006": // read-only
 		return true
@@ -155,15 +154,12 @@ func gone(err error) bool {
 
 // transient errors go away by themselves.
 func transient(err error) bool {
-	var refused *pgconn.PgError
-	if !errors.As(err, &refused) {
+	code := sqlstate(err)
+	switch code {
+	case "", "40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03":
 		return true
 	}
-	switch refused.Code {
-	case "40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03":
-		return true
-	}
-	return strings.HasPrefix(refused.Code, "08") || strings.HasPrefix(refused.Code, "53")
+	return strings.HasPrefix(code, "08") || strings.HasPrefix(code, "53")
 }
 
 // sleep is false when the context ended first.

@@ -149,8 +149,7 @@ func checkAPISchema(ctx context.Context, conn *pgx.Conn, cfg Config, up bool) er
 func checkVersion(ctx context.Context, conn *pgx.Conn, apiSchema string) error {
 	var version string
 	err := conn.QueryRow(ctx, fmt.Sprintf(`select %s.oq_version()`, pgx.Identifier{apiSchema}.Sanitize())).Scan(&version)
-	var refused *pgconn.PgError
-	if errors.As(err, &refused) && (refused.Code == "42883" || refused.Code == "3F000") {
+	if code := sqlstate(err); code == "42883" || code == "3F000" {
 		return fmt.Errorf("%w: OpenQueue is not installed here: run openqueued migrate", errSchema)
 	}
 	if err != nil {
