@@ -22,6 +22,10 @@ declare
     v_next  timestamptz;
     v_due   timestamptz;
     v_duty  text;
+    v_noted text := coalesce(current_setting('{{.schema}}.failing', true), '');
+    v_left  text[] := array[]::text[]; -- duties that fail, left out for now
+    v_pause int := 0;
+    v_fails text[] := array[]::text[];
 begin
     if max_rows is null or max_rows not between 1 and 100000 then
         perform fail('max_rows', max_rows::text, 'between 1 and 100000');
@@ -51,12 +55,21 @@ begin
         perform setval('todo_low', greatest((date_part('epoch', least(v_low, v_now)) * 1000)::bigint - 5000, 0));
     end if;
 
+    -- A duty that fails is tried again after a pause that doubles up to a second: where the disk is full, its warnings would fill the
+    -- logs as well. Noted are the last pause, when it ends, and of which duties.
+    if v_noted ~ '^[0-9]{1,4} [0-9]{1,15} [{][a-z,]*[}]$' then
+        v_pause := split_part(v_noted, ' ', 1)::int;
+        if split_part(v_noted, ' ', 2)::bigint - v_ms between 1 and v_pause then
+            v_left := split_part(v_noted, ' ', 3)::text[];
+        end if;
+    end if;
+
     -- Advance first: its transaction is no member of an epoch yet.
     foreach v_duty in array array[
         'advance', 'promote', 'reap', 'expire', 'schedules', 'links', 'groups', 'rotate', 'compact', 'wake']
     loop
         -- Space is looked after once a second.
-        continue when v_duty in ('rotate', 'compact') and v_ms / 1000 = v_beat / 1000;
+        continue when v_duty in ('rotate', 'compact') and v_ms / 1000 = v_beat / 1000 or v_duty = any (v_left);
         v_done := 0;
         begin
             case v_duty
@@ -98,12 +111,20 @@ begin
             end case;
         exception when others then
             raise warning 'duty % failed: % (%)', v_duty, sqlerrm, sqlstate;
+            v_fails := v_fails || v_duty;
         end;
         v_busy := v_busy or v_done > 0;
         duty := v_duty;
         done := v_done;
         return next;
     end loop;
+
+    if v_fails <> '{}' then
+        v_pause := least(greatest(2 * v_pause, 20), 1000);
+        perform set_config('{{.schema}}.failing', concat_ws(' ', v_pause, v_ms + v_pause, v_left || v_fails), false);
+    elsif v_noted <> '' and v_left = '{}' then
+        perform set_config('{{.schema}}.failing', '', false);
+    end if;
 
     -- While things move: soon, to catch the wake-up that slips. Else when the next is due.
     duty := 'sleep_ms';
@@ -173,7 +194,8 @@ end
 $$;
 comment on function {{.api_schema}}.oq_tick(int) is
 'Runs every duty once; a row for each.
-rotate and compact run in the first tick of each second only. While sleepers take nothing, wake wakes them
+rotate and compact run in the first tick of each second only. A duty that fails says so in a warning and has no row
+in the next ticks, for a pause that doubles up to a second. While sleepers take nothing, wake wakes them
 after pauses that grow to a second. The last row, sleep_ms, says how long until the next is due, if nothing
 comes due meanwhile, which oq_idle tells. The daemon calls it in time; pg_cron, or anybody by hand, can as well, at
 once or twice. Commit at once: while the transaction is open nobody else moves the low marks. max_rows bounds
