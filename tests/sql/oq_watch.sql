@@ -214,21 +214,6 @@ delete from shop.customer where id = 1;
 update shop.customer set id = 4;
 select is(made('b'), '{DELETE 1,DELETE 2,UPDATE 3 3}', 'by foreign keys');
 
--- 100,000 rows by one statement, and by COPY: set-based, in seconds.
-create table shop.many (id int, v int);
-select oq_watch('shop.many', 'many', 'insert, update, delete', '{v}', 'new.v is distinct from -1') as x \gset
-insert into shop.many values (0, 0);
-update shop.many set v = 1;
-select clock_timestamp() as began \gset
-insert into shop.many select g, g from generate_series(1, 99999) g;
-update shop.many set v = v + 1;
-select ok(clock_timestamp() - :'began' < interval '30 s', 'inserted and updated in seconds');
-select is((select array_agg(n order by n) from (select count(*) as n from oq_jobs where queue_name = 'many'
-    group by payload ->> 'op') x), '{100000,100001}', 'a job for each row');
-select is((select count(*) from oq_jobs where queue_name = 'many' and payload ->> 'op' = 'UPDATE'
-    and payload -> 'new' ->> 'id' = payload -> 'old' ->> 'id'
-    and (payload -> 'new' ->> 'v')::int = (payload -> 'old' ->> 'v')::int + 1), 100001::bigint, 'old and new belong together');
-
 -- A table changes: columns come, names change.
 drop view shop.v;
 drop materialized view shop.m;
@@ -427,5 +412,20 @@ select is(array(select payload from oq_jobs where queue_name = 'names' order by 
 select is(array(select payload - 'new' - 'old' from oq_jobs where queue_name = 'names-all' order by job_id), array[
     '{"op": "INSERT", "schema": "shop", "table": "names"}', '{"op": "UPDATE", "schema": "shop", "table": "names"}',
     '{"op": "DELETE", "schema": "shop", "table": "names"}']::jsonb[], 'all columns');
+
+-- 100,000 rows by one statement. Last, since whatever looks at all jobs takes long after it.
+create table shop.many (id int, v int);
+select oq_watch('shop.many', 'many', 'insert, update, delete', '{v}', 'new.v is distinct from -1') as x \gset
+select ok(bool_and(tgtype & 1 = 0), 'a trigger of statements, not of rows') from pg_trigger
+    where tgrelid = 'shop.many'::regclass;
+insert into shop.many values (0, 0);
+update shop.many set v = 1;
+insert into shop.many select g, g from generate_series(1, 99999) g;
+update shop.many set v = v + 1;
+select is((select array_agg(n order by n) from (select count(*) as n from oq_jobs where queue_name = 'many'
+    group by payload ->> 'op') x), '{100000,100001}', 'a job for each row');
+select is((select count(*) from oq_jobs where queue_name = 'many' and payload ->> 'op' = 'UPDATE'
+    and payload -> 'new' ->> 'id' = payload -> 'old' ->> 'id'
+    and (payload -> 'new' ->> 'v')::int = (payload -> 'old' ->> 'v')::int + 1), 100001::bigint, 'old and new belong together');
 
 select finish();

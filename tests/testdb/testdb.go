@@ -74,7 +74,7 @@ func start() {
 		}
 	} else {
 		var root string
-		if root, shared.end, shared.err = guardedDir(); shared.err != nil {
+		if root, shared.end, shared.err = guardedDir(inMemory()); shared.err != nil {
 			return
 		}
 		shared.server, shared.err = launch(ctx, filepath.Join(root, "data"), map[string]string{"fsync": "off"})
@@ -86,11 +86,22 @@ func start() {
 	shared.err = makeTemplate(ctx)
 }
 
-// guardedDir is a folder for a server, in data, with a process that outlives this one: when end is
+// inMemory is a folder for temporary files in memory, with room for a server; empty: there is none. Each test's database is
+// hundreds of files, which some file systems make so slowly that it takes longer than the test.
+func inMemory() string {
+	const dir, room = "/dev/shm", 4 << 30
+	var fs syscall.Statfs_t
+	if os.Getenv("TMPDIR") != "" || syscall.Statfs(dir, &fs) != nil || uint64(fs.Bavail)*uint64(fs.Bsize) < room {
+		return ""
+	}
+	return dir
+}
+
+// guardedDir is a folder for a server, in data, within parent, with a process that outlives this one: when end is
 // called, or when this process dies of a timeout, a panic or a signal, it ends whatever server runs
 // there and removes the folder.
-func guardedDir() (root string, end func() error, err error) {
-	if root, err = os.MkdirTemp("", "oqtest"); err != nil {
+func guardedDir(parent string) (root string, end func() error, err error) {
+	if root, err = os.MkdirTemp(parent, "oqtest"); err != nil {
 		return "", nil, err
 	}
 	if err := os.Chmod(root, 0o755); err != nil {
@@ -335,7 +346,7 @@ func StartServer(t testing.TB, o ServerOptions) *Server {
 // newServer has a folder that goes with the test, and no files yet.
 func newServer(t testing.TB, settings map[string]string) *Server {
 	t.Helper()
-	root, end, err := guardedDir()
+	root, end, err := guardedDir("")
 	if err != nil {
 		t.Fatal(err)
 	}
