@@ -30,13 +30,12 @@ migrate: go ## install or upgrade the queue in DATABASE_URL by tern
 SERVER_TESTS = ./tests/sql ./tests/catalog ./tests/concurrency ./tests/plans ./tests/upgrade ./tests/watches
 VERSIONS = 14 15 16 17 18
 
-# What waits more than it works runs two packages at a time.
-WAITING_TESTS = ./clients/... ./daemon/... ./tests/contract
+# Our own Go is raced. These wait more than they work, so two packages run at a time, the longest first.
+RACED_TESTS = ./tests/contract ./clients/... ./daemon/... ./tests/bench
 
 test: go tools lint ## everything CI runs; brings its own PostgreSQL
-	CGO_ENABLED=1 go test -race -timeout 15m -p 2 $(WAITING_TESTS)
-	CGO_ENABLED=1 go test -race -timeout 15m -p 1 $$(go list ./sql ./tests/... | grep -vE '/tests/(contract|model|plans)$$')
-	go test ./tests/model ./tests/plans # what they look at is the protocol and the server's plans: no code of ours to race
+	CGO_ENABLED=1 go test -race -timeout 15m -p 2 $(RACED_TESTS)
+	go test -timeout 15m -p 1 $$(go list ./sql ./tests/... | grep -vE '/tests/(contract|bench)$$')
 	@$(MAKE) --no-print-directory test-versions VERSIONS='14 18' TESTS='$(SERVER_TESTS)'
 
 test-all-versions: go tools ## every test on PostgreSQL 14 to 18

@@ -26,6 +26,11 @@ type epoch struct {
 	held                              uint16
 }
 
+// order is where it stands among the others.
+func (e epoch) order() uint64 {
+	return uint64(e.num)<<48 | uint64(e.lo)<<40 | uint64(e.departed)<<32 | uint64(e.ins)<<24 | uint64(e.del)<<16 | uint64(e.held)
+}
+
 type note struct{ pos, ins, del uint8 }
 
 // A process runs one script of steps, in one or more transactions.
@@ -306,10 +311,7 @@ func (s *state) normalize() {
 	slices.SortFunc(s.marks[:], func(a, b mark) int {
 		return (int(a.low)-int(b.low))<<8 + int(a.ins) - int(b.ins)
 	})
-	slices.SortFunc(s.epochs[:], func(a, b epoch) int {
-		return cmp.Or(cmp.Compare(a.num, b.num), cmp.Compare(a.lo, b.lo), cmp.Compare(a.departed, b.departed),
-			cmp.Compare(a.ins, b.ins), cmp.Compare(a.del, b.del), cmp.Compare(a.held, b.held))
-	})
+	slices.SortFunc(s.epochs[:], func(a, b epoch) int { return cmp.Compare(a.order(), b.order()) })
 	slices.SortFunc(s.notes[:], func(a, b note) int {
 		return (int(a.pos)-int(b.pos))<<8 + int(a.ins) - int(b.ins)
 	})
