@@ -420,8 +420,12 @@ select ok(bool_and(tgtype & 1 = 0), 'a trigger of statements, not of rows') from
     where tgrelid = 'shop.many'::regclass;
 insert into shop.many values (0, 0);
 update shop.many set v = 1;
+begin;
+set local track_functions = 'all';
 insert into shop.many select g, g from generate_series(1, 99999) g;
 update shop.many set v = v + 1;
+select ok(sum(calls) < 2000, format('%s calls of functions for 200,000 rows', sum(calls))) from pg_stat_xact_user_functions;
+commit;
 select is((select array_agg(n order by n) from (select count(*) as n from oq_jobs where queue_name = 'many'
     group by payload ->> 'op') x), '{100000,100001}', 'a job for each row');
 select is((select count(*) from oq_jobs where queue_name = 'many' and payload ->> 'op' = 'UPDATE'
